@@ -1,0 +1,16 @@
+"""Hypothesis profiles, and the reason printed for every GPU test that is skipped."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("everyday", max_examples=25, deadline=None)
+settings.register_profile(
+    "ci", max_examples=50, deadline=None, derandomize=True, print_blob=True, database=None
+)
+settings.register_profile("campaign", max_examples=5000, deadline=None, print_blob=True)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "everyday")
+)
