@@ -1,0 +1,186 @@
+"""WordPiece: text to the ids of the longest pieces that the vocabulary has.
+
+A word is cut greedily from the left; a piece that does not begin the word is written ``##piece``.
+A word that cannot be cut, or is longer than ``max_characters``, becomes one [UNK].
+Sources: google-research/electra, model/tokenization.py; Hugging Face's BertTokenizer, whose ids
+these are.
+
+Differences: words may have 100 characters as in Hugging Face (the original allows 200, which can
+be asked for). Text that reads "[MASK]" is five characters between punctuation, as in the original;
+Hugging Face turns it into the special token.
+
+Words repeat, so the ids of a chunk of text between two spaces are remembered: reading ordinary
+text is then a split and one dictionary look-up a chunk. ``encode_with_offsets`` does without, one
+character after the other; it is the twin that the fast path is tested against.
+
+Time is linear in the text: a word over the limit is never cut, and no look-up is longer than the
+longest piece. Memory for remembered chunks is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from electra_ref.batch import SPECIAL_TOKENS, SpecialTokens
+from electra_ref.errors import UserError
+from electra_ref.text.normalization import CharacterTable, split_on_spaces
+
+PREFIX = "##"
+MAX_CHARACTERS = 100
+REMEMBERED_CHUNKS = 1 << 18  # forgotten all at once when full; some 60 MB at most
+REMEMBERED_CHARACTERS = 40  # a longer chunk is seldom seen twice
+
+
+class Encoding(NamedTuple):
+    """The n pieces of one text."""
+
+    ids: list[int]  # (n)
+    tokens: list[str]  # (n)  as the vocabulary spells them, with ## and [UNK]
+    offsets: list[tuple[int, int]]  # (n)  [start, end) in the original text, in characters
+
+
+class EncodedLines(NamedTuple):
+    """The pieces of several texts, one after the other."""
+
+    ids: npt.NDArray[np.int32]  # (total)
+    lengths: npt.NDArray[np.int64]  # (texts)  pieces of each text; they add up to ``total``
+
+
+class WordPiece:
+    """A vocabulary and how to cut text with it. Ids are positions in ``vocabulary``.
+
+    ``strip_accents`` follows ``lowercase`` unless it is given, as in Hugging Face.
+    Raises UserError if the vocabulary lacks a special token or holds a token twice.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        *,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        max_characters: int = MAX_CHARACTERS,
+    ) -> None:
+        self.vocab = tuple(vocabulary)
+        self.special_tokens = find_special_tokens(self.vocab)
+        self.max_characters = max_characters
+        self._characters = CharacterTable(
+            lowercase=lowercase,
+            strip_accents=lowercase if strip_accents is None else strip_accents,
+        )
+        self._first = {token: i for i, token in enumerate(self.vocab)}
+        self._inner = {
+            token.removeprefix(PREFIX): i
+            for token, i in self._first.items()
+            if token.startswith(PREFIX)
+        }
+        self._longest = max(map(len, self.vocab))
+        self._words = _Remembered(self._encode_word)
+        self._chunks = _Remembered(self._encode_chunk)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of the pieces of ``text``, without [CLS] and [SEP]."""
+        return list(chain.from_iterable(map(self._chunks.__getitem__, split_on_spaces(text))))
+
+    def encode_lines(self, lines: Iterable[str]) -> EncodedLines:
+        """Encode each of ``lines``; what a corpus is read with.
+
+        The result takes 4 bytes a piece and 8 a line, so hand over a corpus some megabytes at a
+        time.
+        """
+        encoded = [self.encode(line) for line in lines]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        total = int(lengths.sum())
+        return EncodedLines(np.fromiter(chain.from_iterable(encoded), np.int32, total), lengths)
+
+    def encode_with_offsets(self, text: str) -> Encoding:
+        """Return the ids of ``encode(text)`` with the token and the place in ``text`` of each.
+
+        Characters that are dropped belong to a piece if they stand inside it. Two pieces share
+        their place if one character became both, as a Hangul syllable can. Places ascend.
+        """
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for word in _words(self._characters.normalize_with_sources(text)):
+            start = 0
+            for piece, end in self._cut("".join(character for character, _ in word)):
+                ids.append(piece)
+                offsets.append((word[start][1], word[end - 1][1] + 1))
+                start = end
+        return Encoding(ids, [self.vocab[i] for i in ids], offsets)
+
+    def _encode_chunk(self, chunk: str) -> tuple[int, ...]:
+        words = self._characters.normalize(chunk).split()
+        return tuple(chain.from_iterable(map(self._words.__getitem__, words)))
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        return tuple(piece for piece, _ in self._cut(word))
+
+    def _cut(self, word: str) -> list[tuple[int, int]]:
+        """Return (id, where it ends in the word) of each piece of a normalized word."""
+        if len(word) > self.max_characters:
+            return [(self.special_tokens.unknown, len(word))]
+        pieces: list[tuple[int, int]] = []
+        start = 0
+        while start < len(word):
+            known = self._inner if start else self._first
+            for end in range(min(start + self._longest, len(word)), start, -1):
+                piece = known.get(word[start:end])
+                if piece is not None:
+                    break
+            else:
+                return [(self.special_tokens.unknown, len(word))]
+            pieces.append((piece, end))
+            start = end
+        return pieces
+
+
+def find_special_tokens(vocabulary: Sequence[str]) -> SpecialTokens:
+    """Return the ids of BERT's five special tokens.
+
+    Raises UserError if one of them is missing or any token stands in ``vocabulary`` twice.
+    """
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    for i, token in enumerate(vocabulary):
+        if ids[token] != i:
+            raise UserError(
+                f"the vocabulary has {token!r} twice, as ids {i} and {ids[token]}: remove one"
+            )
+    for token in SPECIAL_TOKENS:
+        if token not in ids:
+            raise UserError(f"the vocabulary lacks the special token {token}: add it")
+    return SpecialTokens(*(ids[token] for token in SPECIAL_TOKENS))
+
+
+class _Remembered(dict[str, tuple[int, ...]]):
+    """Results of ``compute`` by text: a dictionary that fills itself and never outgrows a bound."""
+
+    def __init__(self, compute: Callable[[str], tuple[int, ...]]) -> None:
+        super().__init__()
+        self._compute = compute
+
+    def __missing__(self, text: str) -> tuple[int, ...]:
+        result = self._compute(text)
+        if len(text) <= REMEMBERED_CHARACTERS:
+            if len(self) >= REMEMBERED_CHUNKS:
+                self.clear()
+            self[text] = result
+        return result
+
+
+def _words(characters: list[tuple[str, int]]) -> Iterable[list[tuple[str, int]]]:
+    """Cut normalized characters, each with its source, into words at the spaces."""
+    word: list[tuple[str, int]] = []
+    for pair in characters:
+        if pair[0] != " ":
+            word.append(pair)
+        elif word:
+            yield word
+            word = []
+    if word:
+        yield word
