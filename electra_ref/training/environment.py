@@ -1,0 +1,120 @@
+"""What a run ran on: versions for the reader, and the fingerprint that its exact bits depend on.
+
+A float32 matrix product changes its last bits with the BLAS build, the kernels it picks for the
+processor and the number of threads (one thread and two differ in OpenBLAS). A resumed run therefore
+equals the uninterrupted one bit for bit only if the fingerprint of both is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "regex", "safetensors")
+_GPU_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x")
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+_KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME")
+
+
+def describe_environment(*, device: str, precision: str, backend: str) -> dict[str, Any]:
+    """Plain JSON for ``environment.json``; ``fingerprint`` is the part that decides the bits."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "git_commit": _git_commit(Path(__file__).resolve().parents[2]),
+        "fingerprint": {
+            "device": device,
+            "precision": precision,
+            "backend": backend,
+            "packages": _package_versions(_PACKAGES + (_GPU_PACKAGES if device == "gpu" else ())),
+            "blas": _blas(),
+            "cpu": _cpu_model(),
+            "cpu_features": _simd_extensions(),
+            "cores": _usable_cores(),
+            "variables": {
+                name: os.environ[name]
+                for name in _THREAD_VARIABLES + _KERNEL_VARIABLES
+                if name in os.environ
+            },
+        },
+    }
+
+
+def fingerprint_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each entry of the two fingerprints that differs: "cores: 2 then, 4 now"."""
+    before, after = then.get("fingerprint") or {}, now.get("fingerprint") or {}
+    return [
+        f"{key}: {before.get(key)} then, {after.get(key)} now"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions by name, read from the packages' metadata: nothing is imported."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _blas() -> dict[str, str]:
+    configuration: Any = np.show_config(mode="dicts")  # type: ignore[call-overload, unused-ignore]
+    blas = configuration.get("Build Dependencies", {}).get("blas", {})
+    keys = ("name", "version", "openblas configuration")
+    return {key: str(blas[key]) for key in keys if key in blas}
+
+
+def _simd_extensions() -> list[str]:
+    """The extensions that NumPy found in this processor, of those it was built to use."""
+    configuration: Any = np.show_config(mode="dicts")  # type: ignore[call-overload, unused-ignore]
+    extensions = configuration.get("SIMD Extensions", {})
+    return [*extensions.get("baseline", []), *extensions.get("found", [])]
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _usable_cores() -> int:
+    """Cores this process may run on: BLAS and numba start as many threads unless told otherwise."""
+    return len(os.sched_getaffinity(0))
+
+
+def _git_commit(checkout: Path) -> str | None:
+    """The commit that ``checkout`` is on, read from its files; None for an installed package."""
+    git = checkout / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = head.removeprefix("ref: ")
+        if (git / reference).exists():
+            return (git / reference).read_text(encoding="utf-8").strip()
+        for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines():
+            commit, _, name = line.partition(" ")
+            if name == reference:
+                return commit
+    except (OSError, UnicodeDecodeError):
+        pass
+    return None
