@@ -29,3 +29,30 @@ def import_cupy() -> ModuleType:
     import cupy  # noqa: PLC0415  (optional, and slow to import)
 
     return cupy  # type: ignore[no-any-return]
+
+
+def erf(x: Array) -> Array:
+    """Return the error function of ``x``, any shape, real or complex (complex on the host only)."""
+    if get_xp(x) is np:
+        import scipy.special  # noqa: PLC0415  (a tenth of a second that --help need not pay)
+
+        return scipy.special.erf(x)  # type: ignore[no-any-return]
+    import cupyx.scipy.special  # noqa: PLC0415
+
+    return cupyx.scipy.special.erf(x)  # type: ignore[no-any-return]
+
+
+def sum_rows_by_index(rows: Array, indices: Array, count: int) -> Array:
+    """Return the (count, C) array whose row i is the sum of all ``rows`` (N, C) with index i.
+
+    The rows are sorted by index (stably) and each run is summed in order, so that the same
+    input gives the same bits every time, which atomic additions on a GPU would not.
+    ``indices`` (N,) are in [0, count).
+    """
+    xp = get_xp(rows, indices)
+    sums: Array = xp.zeros((count, rows.shape[1]), rows.dtype)
+    order = xp.argsort(indices, kind="stable")
+    ordered = indices[order]
+    starts = xp.flatnonzero(xp.concatenate([xp.ones(1, bool), ordered[1:] != ordered[:-1]]))
+    sums[ordered[starts]] = xp.add.reduceat(rows[order], starts, axis=0)
+    return sums

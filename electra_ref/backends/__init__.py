@@ -1,0 +1,152 @@
+"""What the model asks of a backend, and how one is chosen.
+
+The model is written once against the ``Backend`` protocol. Each operation is a pair of pure
+functions: the forward one returns its result and a cache, the backward one takes the gradient of
+the result and that cache and returns the gradients of the inputs, in the order of the arguments.
+``electra_ref.backends.reference`` holds the formula behind each name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from electra_ref import arrays
+from electra_ref.arrays import Array
+from electra_ref.errors import UserError
+from electra_ref.rng import RandomStream
+
+Cache = Any  # what a backward pass needs; only the backend that made it looks inside
+Bits = Any  # random bits of a dropout, as the backend made them; None in evaluation
+
+
+class Backend(Protocol):
+    """The operations of ELECTRA; see ``backends.reference`` for formulas, shapes and sources."""
+
+    def to_device(self, array: Array) -> Array: ...
+    def to_host(self, array: Array) -> Array: ...
+    def dropout_bits(self, stream: RandomStream, examples: int, count: int) -> Bits: ...
+
+    def embed(
+        self, word: Array, position: Array, segment: Array, input_ids: Array, token_type_ids: Array
+    ) -> tuple[Array, Cache]: ...
+    def embed_backward(self, dx: Array, cache: Cache) -> tuple[Array, Array, Array]: ...
+
+    def linear(self, x: Array, weight: Array, bias: Array) -> tuple[Array, Cache]: ...
+    def linear_backward(self, dy: Array, cache: Cache) -> tuple[Array, Array, Array]: ...
+
+    def layer_norm(
+        self, x: Array, gamma: Array, beta: Array, eps: float
+    ) -> tuple[Array, Cache]: ...
+    def layer_norm_backward(self, dy: Array, cache: Cache) -> tuple[Array, Array, Array]: ...
+
+    def dropout(self, x: Array, bits: Bits, rate: float) -> tuple[Array, Cache]: ...
+    def dropout_backward(self, dy: Array, cache: Cache) -> Array: ...
+
+    def dropout_add_layer_norm(
+        self,
+        x: Array,
+        residual: Array,
+        gamma: Array,
+        beta: Array,
+        bits: Bits,
+        rate: float,
+        eps: float,
+    ) -> tuple[Array, Cache]: ...
+    def dropout_add_layer_norm_backward(
+        self, dy: Array, cache: Cache
+    ) -> tuple[Array, Array, Array, Array]: ...
+
+    def attention(
+        self,
+        query_key_value: Array,
+        attention_mask: Array,
+        num_attention_heads: int,
+        bits: Bits,
+        rate: float,
+    ) -> tuple[Array, Cache]: ...
+    def attention_backward(self, dcontext: Array, cache: Cache) -> Array: ...
+
+    def gelu(self, x: Array) -> tuple[Array, Cache]: ...
+    def gelu_backward(self, dy: Array, cache: Cache) -> Array: ...
+
+    def gather_positions(self, x: Array, positions: Array) -> tuple[Array, Cache]: ...
+    def gather_positions_backward(self, dy: Array, cache: Cache) -> Array: ...
+
+    def vocabulary_logits(
+        self, hidden: Array, word_embeddings: Array, bias: Array
+    ) -> tuple[Array, Cache]: ...
+    def vocabulary_logits_backward(
+        self, dlogits: Array, cache: Cache
+    ) -> tuple[Array, Array, Array]: ...
+
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, weights: Array
+    ) -> tuple[Array, Cache]: ...
+    def softmax_cross_entropy_backward(self, dloss: float, cache: Cache) -> Array: ...
+
+    def binary_cross_entropy(
+        self, logits: Array, labels: Array, weights: Array
+    ) -> tuple[Array, Cache]: ...
+    def binary_cross_entropy_backward(self, dloss: float, cache: Cache) -> Array: ...
+
+    def global_norm(self, gradients: Array) -> Array: ...
+    def clip_by_global_norm(self, gradients: Array, norm: Array, limit: float) -> None: ...
+    def adamw(
+        self,
+        parameters: Array,
+        gradients: Array,
+        first_moment: Array,
+        second_moment: Array,
+        *,
+        learning_rate: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+    ) -> None: ...
+
+
+class OpenedBackend(NamedTuple):
+    """A backend, the float type it was asked to compute in, and why it was the one taken."""
+
+    backend: Backend
+    dtype: str  # NumPy's name of the float type of parameters and activations
+    reason: str  # one line for the person at the terminal
+
+
+def open_backend(device: str, precision: str) -> OpenedBackend:
+    """Choose the backend for ``device`` (auto, cpu, gpu, reference) and ``precision``.
+
+    ``auto`` takes the GPU where there is one, float32 everywhere. Raises UserError if the device
+    or the precision is not to be had, with the reason.
+    """
+    from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415
+
+    dtype = "float32" if precision == "auto" else precision
+    if device in ("cpu", "reference"):
+        return OpenedBackend(ReferenceBackend(), dtype, f"device: cpu, {dtype} (as asked)")
+    missing = why_no_gpu()
+    if missing is None:
+        xp = arrays.import_cupy()
+        name = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["name"].decode()
+        why = "as asked" if device == "gpu" else "found by --device auto"
+        return OpenedBackend(ReferenceBackend(xp), dtype, f"device: gpu, {name}, {dtype} ({why})")
+    if device == "gpu":
+        raise UserError(f"--device gpu: {missing}; use --device cpu, or see README.md on GPUs")
+    return OpenedBackend(
+        ReferenceBackend(), dtype, f"device: cpu, {dtype} (--device auto: {missing})"
+    )
+
+
+def why_no_gpu() -> str | None:
+    """Return why CuPy cannot compute on a GPU here, in a few words, or None if it can."""
+    try:
+        cupy = arrays.import_cupy()
+    except ImportError:
+        return "CuPy is not installed (pip install 'electra-ref[gpu]')"
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+        cupy.zeros(1).sum().item()
+    except Exception as error:  # CuPy raises many kinds; all mean the same here
+        return f"CuPy finds no usable GPU ({str(error).splitlines()[0]})"
+    return None

@@ -1,0 +1,54 @@
+"""The end of every half layer: dropout, residual sum, layer norm; and its gradient.
+
+    y = layer_norm(residual + dropout(x))
+
+One operation because a fast backend reads and writes the row once for all three. The sum sends
+its gradient to both of its terms.
+Source: Vaswani et al. 2017, arXiv:1706.03762, sections 3.1 and 5.4 (post-LN: the norm follows
+the sum); google-research/electra model/modeling.py (``transformer_model``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from electra_ref.arrays import Array
+from electra_ref.backends.reference.dropout import DropoutCache, dropout, dropout_backward
+from electra_ref.backends.reference.layer_norm import (
+    LayerNormCache,
+    layer_norm,
+    layer_norm_backward,
+)
+
+
+class DropoutAddLayerNormCache(NamedTuple):
+    """Kept for the backward pass: what the two parts keep."""
+
+    dropout: DropoutCache  # keep: (N, C)
+    layer_norm: LayerNormCache
+
+
+def dropout_add_layer_norm(
+    x: Array,
+    residual: Array,
+    gamma: Array,
+    beta: Array,
+    bits: Array | None,
+    rate: float,
+    eps: float,
+) -> tuple[Array, DropoutAddLayerNormCache]:
+    """Drop from ``x`` (N, C), add ``residual`` (N, C), normalize with ``gamma``, ``beta`` (C,).
+
+    ``bits`` (B, N C / B) and ``rate`` are dropout's, ``eps`` is layer norm's.
+    """
+    dropped, dropout_cache = dropout(x, bits, rate)
+    y, layer_norm_cache = layer_norm(dropped + residual, gamma, beta, eps)
+    return y, DropoutAddLayerNormCache(dropout_cache, layer_norm_cache)
+
+
+def dropout_add_layer_norm_backward(
+    dy: Array, cache: DropoutAddLayerNormCache
+) -> tuple[Array, Array, Array, Array]:
+    """Return (dx (N, C), dresidual (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
+    dsum, dgamma, dbeta = layer_norm_backward(dy, cache.layer_norm)
+    return dropout_backward(dsum, cache.dropout), dsum, dgamma, dbeta

@@ -1,0 +1,54 @@
+"""Sum of word, position and segment embeddings, and its gradient.
+
+    x[b, t] = word[id[b, t]] + position[t] + segment[type[b, t]]
+
+The derivative of a table lookup is a scatter: row i of a table's gradient is the sum of dx over
+all places that looked row i up. Positions count from 0 in every row.
+Source: Devlin et al. 2019, arXiv:1810.04805, figure 2; google-research/electra model/modeling.py
+(``embedding_postprocessor``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from electra_ref.arrays import Array, get_xp, sum_rows_by_index
+
+
+class EmbeddingCache(NamedTuple):
+    """Kept for the backward pass: the integers that were looked up, and the tables' heights."""
+
+    input_ids: Array  # (B, T)
+    token_type_ids: Array  # (B, T)
+    vocab_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+
+
+def embed(
+    word: Array, position: Array, segment: Array, input_ids: Array, token_type_ids: Array
+) -> tuple[Array, EmbeddingCache]:
+    """Return the (N, E) sum of the rows that ``input_ids`` and ``token_type_ids`` (B, T) name.
+
+    ``word`` is (V, E), ``position`` (P, E), ``segment`` (2, E). Raises ValueError if T > P.
+    """
+    length = input_ids.shape[1]
+    if length > position.shape[0]:
+        raise ValueError(f"{length} tokens a row, but only {position.shape[0]} position embeddings")
+    x = word[input_ids]  # (B, T, E)
+    x += segment[token_type_ids]
+    x += position[:length]
+    cache = EmbeddingCache(
+        input_ids, token_type_ids, word.shape[0], position.shape[0], segment.shape[0]
+    )
+    return x.reshape(-1, word.shape[1]), cache
+
+
+def embed_backward(dx: Array, cache: EmbeddingCache) -> tuple[Array, Array, Array]:
+    """Return (dword (V, E), dposition (P, E), dsegment (2, E)) for ``dx`` (N, E)."""
+    length = cache.input_ids.shape[1]
+    dword = sum_rows_by_index(dx, cache.input_ids.reshape(-1), cache.vocab_size)
+    dsegment = sum_rows_by_index(dx, cache.token_type_ids.reshape(-1), cache.type_vocab_size)
+    dposition = get_xp(dx).zeros((cache.max_position_embeddings, dx.shape[1]), dx.dtype)
+    dposition[:length] = dx.reshape(-1, length, dx.shape[1]).sum(axis=0)
+    return dword, dposition, dsegment

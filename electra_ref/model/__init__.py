@@ -1,0 +1,1 @@
+"""ELECTRA's two networks, written once against the ``Backend`` protocol."""

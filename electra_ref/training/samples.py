@@ -1,0 +1,72 @@
+"""Samples that show what both networks do: original, masked, generated, and what was flagged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_ref.backends import Backend
+from electra_ref.model.electra import ElectraOutput
+
+SAMPLES = 4  # rows that an evaluation keeps
+_RED, _GREEN, _YELLOW, _DIM, _PLAIN = "\33[31m", "\33[32m", "\33[33m", "\33[2m", "\33[0m"
+
+
+def describe_samples(
+    backend: Backend, output: ElectraOutput, vocabulary: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the first rows of ``output`` as one JSON object each, a list entry a token.
+
+    ``original``, ``masked`` and ``generated`` are tokens, ``replaced`` and ``probability`` what
+    is true and what the discriminator believes of each generated token.
+    """
+    corrupted = output.corrupted
+    batch = corrupted.masked.batch
+    logits = backend.to_host(output.discriminator_logits).reshape(batch.input_ids.shape)
+    samples = []
+    for row in range(min(SAMPLES, batch.input_ids.shape[0])):
+        length = int(batch.attention_mask[row].sum())
+        sample: dict[str, Any] = {
+            name: [vocabulary[token] for token in ids[row, :length]]
+            for name, ids in (
+                ("original", batch.input_ids),
+                ("masked", corrupted.masked.masked_ids),
+                ("generated", corrupted.corrupted_ids),
+            )
+        }
+        sample["replaced"] = corrupted.replaced[row, :length].tolist()
+        probability = 0.5 * (1.0 + np.tanh(0.5 * logits[row, :length].astype(np.float64)))
+        sample["probability"] = [round(p, 4) for p in probability.tolist()]
+        samples.append(sample)
+    return samples
+
+
+def format_sample(sample: dict[str, Any], *, colour: bool, words: int = 24) -> str:
+    """Return ``sample`` as four aligned lines of its first ``words`` tokens.
+
+    On a terminal green marks a replaced token that was flagged, red one that was missed, yellow
+    a false alarm; without colour the last line says the same with ``^``, ``-`` and ``?``.
+    """
+    lines: dict[str, list[str]] = {"original": [], "masked": [], "generated": [], "flagged": []}
+    columns = list(
+        zip(
+            *(sample[key] for key in ("original", "masked", "generated", "replaced")),
+            (probability > 0.5 for probability in sample["probability"]),
+            strict=True,
+        )
+    )
+    for original, masked, generated, replaced, flagged in columns[:words]:
+        width = max(len(original), len(masked), len(generated))
+        verdict = {(True, True): "^", (True, False): "-", (False, True): "?"}
+        sign = verdict.get((replaced, flagged), " ") * len(generated)
+        paint = {"^": _GREEN, "-": _RED, "?": _YELLOW}.get(sign[:1], "") if colour else ""
+        lines["original"].append(original.ljust(width))
+        lines["masked"].append(masked.ljust(width))
+        lines["generated"].append(f"{paint}{generated.ljust(width)}{_PLAIN if paint else ''}")
+        lines["flagged"].append(f"{paint}{sign.ljust(width)}{_PLAIN if paint else ''}")
+    dim, plain = (_DIM, _PLAIN) if colour else ("", "")
+    return "\n".join(
+        f"{dim}{name:>9}{plain} {' '.join(tokens).rstrip()}" for name, tokens in lines.items()
+    )
