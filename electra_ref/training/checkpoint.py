@@ -9,8 +9,9 @@ to the disk; one rename makes it visible, and the parent folder is forced to the
 anything older goes. What goes is renamed first, so that a half-deleted folder never carries a
 checkpoint's name:
 
-    .step-00001000.<8 hex digits>.tmp    being written
-    .step-00001000.<8 hex digits>.old    being deleted
+    .step-00001000.<8 hex digits>.tmp         being written
+    .step-00001000.<8 hex digits>.replaced    makes way for a new one of its step
+    .step-00001000.<8 hex digits>.old         being deleted
 
 Files are read into memory, never mapped (a file that shrinks under a mapping is a SIGBUS), and
 nothing is handed out before every byte agrees with its SHA-256; safetensors by itself accepts most
@@ -48,7 +49,7 @@ _MAX_INDEX_BYTES = (
 _GROUP = re.compile(r"[a-z][a-z_]*")
 _FILE = re.compile(r"checkpoint\.json|[a-z][a-z_]*\.safetensors")
 _FOLDER = re.compile(r"step-([0-9]{8})")
-_TEMPORARY = re.compile(r"\.(?P<name>step-[0-9]{8})\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
+_TEMPORARY = re.compile(r"\.(?P<name>step-[0-9]{8})\.[0-9a-f]{8}\.(?P<kind>tmp|replaced|old)")
 
 Groups = Mapping[str, Mapping[str, Array]]
 
@@ -98,7 +99,7 @@ def save_checkpoint(
             _rotate(directory, step, keep)
         except BaseException:
             with suppress(OSError):
-                _remove_temporaries(directory)
+                _undo(directory)
             raise
     return path
 
@@ -173,18 +174,12 @@ def load_checkpoint(path: Path, *, like: Groups | None = None) -> Checkpoint:
 
 
 def recover_checkpoints(directory: Path) -> None:
-    """Finish or undo what a killed process left half done in ``directory``: no temporary stays.
+    """Undo what a killed process left half done in ``directory``; no temporary stays.
 
-    A temporary that is complete and whose rename alone was lost becomes the checkpoint it was to
-    be. Only for the process that holds the run's lock. Raises UserError.
+    Only for the process that holds the run's lock. Raises UserError.
     """
     with disk_errors(f"tidy {directory}"):
-        for name, path in _temporaries(directory, "tmp"):
-            target = directory / name
-            if not os.path.lexists(target) and _is_complete(path, name):
-                os.rename(path, target)
-                sync_folder(directory)
-        _remove_temporaries(directory)
+        _undo(directory)
 
 
 # Writing
@@ -211,15 +206,18 @@ def _serialize(step: int, groups: Groups, state: Mapping[str, Any]) -> dict[str,
         },
     }
     try:
-        return {**files, _INDEX: _render_index(index)}
+        files[_INDEX] = _render_index(index)
     except ValueError as error:
         raise NonFiniteError(f"step {step} is not saved: its state: {error}") from error
+    if json.loads(files[_INDEX])["state"] != state:
+        raise TypeError("the state must be plain JSON: string keys, lists and no tuples")
+    return files
 
 
 def _render_index(index: Mapping[str, Any]) -> bytes:
     """The only spelling of ``index`` that is accepted; the last entry is a digest of the rest."""
     body = {key: value for key, value in index.items() if key != "sha256"}
-    digest = _sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode())
+    digest = _sha256(json.dumps(body, allow_nan=False).encode())
     return (json.dumps({**body, "sha256": digest}, indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -231,7 +229,7 @@ def _write(path: Path, contents: Mapping[str, bytes]) -> None:
         write_new_file(temporary / name, data)
     sync_folder(temporary)
     if os.path.lexists(path):
-        _set_aside(path)  # between the two renames, recover_checkpoints completes the second
+        _rename_away(path, "replaced")  # until the next line is done, _undo would bring it back
     os.rename(temporary, path)
     sync_folder(path.parent)
 
@@ -242,39 +240,45 @@ def _rotate(directory: Path, step: int, keep: int) -> None:
     kept = [path for path in saved if path <= checkpoint_path(directory, step)][:keep]
     unwanted = [path for path in saved if path not in kept and _holds_only_our_files(path)]
     for path in unwanted:
-        _set_aside(path)
+        _rename_away(path, "old")
     if unwanted:
         sync_folder(directory)
     _remove_temporaries(directory)
 
 
-def _set_aside(path: Path) -> None:
-    if not _holds_only_our_files(path):
-        raise UserError(f"cannot replace {path}: it holds files of somebody else; move them away")
-    os.rename(path, _temporary_path(path, "old"))
-
-
-def _temporary_path(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
-
-
-def _temporaries(directory: Path, kind: str = "") -> list[tuple[str, Path]]:
-    """(final name, path) of the temporaries of one kind, or of both."""
-    matches = [_TEMPORARY.fullmatch(name) for name in sorted(os.listdir(directory))]
-    return [
-        (match["name"], directory / match.string)
-        for match in matches
-        if match and kind in ("", match["kind"])
-    ]
+def _undo(directory: Path) -> None:
+    """Bring back a checkpoint whose replacement never came; then delete every temporary."""
+    for match in _temporaries(directory):
+        target = directory / match["name"]
+        if match["kind"] == "replaced" and not os.path.lexists(target):
+            os.rename(directory / match.string, target)
+    sync_folder(directory)  # whichever of the two has the name now, it is there to stay
+    _remove_temporaries(directory)
 
 
 def _remove_temporaries(directory: Path) -> None:
     """Delete them; a link, or a folder in which somebody keeps files of their own, stays."""
-    for _, path in _temporaries(directory):
+    for match in _temporaries(directory):
+        path = directory / match.string
         if _holds_only_our_files(path):
             for name in os.listdir(path):
                 os.unlink(path / name)
             os.rmdir(path)
+
+
+def _temporaries(directory: Path) -> list[re.Match[str]]:
+    matches = (_TEMPORARY.fullmatch(name) for name in sorted(os.listdir(directory)))
+    return [match for match in matches if match]
+
+
+def _rename_away(path: Path, kind: str) -> None:
+    if not _holds_only_our_files(path):
+        raise UserError(f"cannot replace {path}: it holds files of somebody else; move them away")
+    os.rename(path, _temporary_path(path, kind))
+
+
+def _temporary_path(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
 
 
 def _is_folder(path: Path) -> bool:
@@ -368,16 +372,6 @@ def _read_tensors(path: Path, size: int, sha256: str) -> dict[str, Array]:
     except (SafetensorError, KeyError, ValueError) as error:
         raise _DamageError(f"{path.name} is not a safetensors file: {error}") from error
     return tensors
-
-
-def _is_complete(path: Path, name: str) -> bool:
-    """Whether the temporary ``path`` holds all of the checkpoint called ``name``."""
-    if not _holds_only_our_files(path):
-        return False
-    try:
-        return checkpoint_path(path.parent, load_checkpoint(path).step).name == name
-    except CheckpointError:
-        return False
 
 
 # What makes sound bytes the wrong ones
