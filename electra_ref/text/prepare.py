@@ -1,0 +1,253 @@
+"""From what the user names to batches: read, train a vocabulary, tokenize, hold out, pack.
+
+Every stage leaves its result in the cache folder under a key that is a hash of what went in, so a
+second run on the same text skips all but hashing the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from electra_ref.config import Config
+from electra_ref.errors import UserError
+from electra_ref.files import disk_errors
+from electra_ref.text import embedded_corpus
+from electra_ref.text.cache_folder import CacheFolder, cache_key, open_intact, open_or_build
+from electra_ref.text.corpus import (
+    BLOCK_BYTES,
+    CorpusFile,
+    CorpusReport,
+    corpus_file,
+    hash_files,
+    list_files,
+    read_documents,
+)
+from electra_ref.text.examples import ExampleSource, open_examples
+from electra_ref.text.packing import PackingRules
+from electra_ref.text.token_cache import (
+    EncodedDocument,
+    id_documents,
+    id_vocabulary,
+    largest_id,
+    open_id_array,
+    open_tokens,
+    write_tokens,
+)
+from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
+from electra_ref.text.wordpiece import WordPiece
+
+STANDARD_INPUT = "-"
+VOCABULARY_BYTES = 1 << 28  # of a larger corpus only every n-th document trains the vocabulary
+
+Progress = Callable[[str, int, int], None]
+"""``progress(stage, done, total)``, in bytes or token ids; both 0 while there is nothing to count.
+
+It is called often, and may raise to stop: then nothing half-built stays behind.
+"""
+
+
+def _ignore(_stage: str, _done: int, _total: int) -> None:
+    """Report progress to nobody."""
+
+
+class PreparedData(NamedTuple):
+    """Everything about the data that training needs."""
+
+    tokenizer: WordPiece
+    training: ExampleSource
+    held_out: ExampleSource
+    key: str  # of the token cache; a resumed run hands it back as ``known_key``
+    report: dict[str, Any]  # CorpusReport's fields, and ``tokens``: what was read
+
+
+def prepare(
+    config: Config,
+    cache_dir: Path,
+    *,
+    corpus: Sequence[str] = (),
+    ids_path: str | None = None,
+    vocabulary: Sequence[str] | None = None,
+    known_key: str | None = None,
+    progress: Progress = _ignore,
+) -> PreparedData:
+    """Prepare the files and folders of ``corpus``, or the array of ids at ``ids_path``.
+
+    ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. Without a
+    ``vocabulary`` one is trained. A resumed run gives the vocabulary and the ``known_key`` of its
+    first start: while that cache is intact the corpus is not read at all, and otherwise it must
+    still be the same. Of ``config``: vocab_size, lowercase, held_out_fraction, max_length,
+    single_segment_probability, short_probability, seed.
+
+    Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
+    """
+    folder = open_intact(cache_dir, known_key) if known_key and vocabulary else None
+    if folder is not None:
+        assert vocabulary is not None
+        tokenizer = WordPiece(vocabulary, lowercase=config.lowercase)
+    elif ids_path is not None:
+        tokenizer, folder = _cache_ids(ids_path, cache_dir, progress)
+    else:
+        with _named_files(corpus, cache_dir, progress) as files:
+            tokenizer, folder = _cache_text(files, config, vocabulary, cache_dir, progress)
+    if known_key not in (None, folder.key):
+        raise UserError("the corpus has changed since this run began; start a new run with it")
+    cache = open_tokens(folder, len(tokenizer.vocab))
+    rules = PackingRules(
+        config.max_length,
+        config.single_segment_probability,
+        config.short_probability,
+        config.seed,
+    )
+    training, held_out = open_examples(
+        cache_dir, cache, rules, config.held_out_fraction, lambda: progress("waiting", 0, 0)
+    )
+    report = {**folder.facts, "tokens": int(cache.tokens.size)}
+    return PreparedData(tokenizer, training, held_out, folder.key, report)
+
+
+@contextmanager
+def _named_files(
+    corpus: Sequence[str], cache_dir: Path, progress: Progress
+) -> Iterator[list[CorpusFile]]:
+    """The files to read, in the order they were named, while standard input is kept on disk."""
+    if not corpus:
+        yield [_embedded_file(cache_dir, progress)]
+    elif STANDARD_INPUT not in corpus:
+        yield list_files(corpus)
+    elif corpus.count(STANDARD_INPUT) > 1:
+        raise UserError("standard input (-) can be read only once; name it once")
+    else:
+        before = corpus.index(STANDARD_INPUT)
+        with _spooled_input(cache_dir, progress) as typed:
+            yield [*list_files(corpus[:before]), typed, *list_files(corpus[before + 1 :])]
+
+
+@contextmanager
+def _spooled_input(cache_dir: Path, progress: Progress) -> Iterator[CorpusFile]:
+    """Standard input as a file that can be read twice.
+
+    The file has no name, so nothing stays behind however the process ends.
+    """
+    if sys.stdin is None:
+        raise UserError("standard input (-) is closed; pipe text into it or name a file")
+    with ExitStack() as stack:
+        with disk_errors(f"keep standard input in {cache_dir}"):
+            spool = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir))
+            advance = _counter(progress, "reading standard input", 0)
+            while block := os.read(sys.stdin.fileno(), BLOCK_BYTES):
+                spool.write(block)
+                advance(len(block))
+            spool.flush()
+        yield corpus_file(f"/dev/fd/{spool.fileno()}", name="standard input")
+
+
+def _embedded_file(cache_dir: Path, progress: Progress) -> CorpusFile:
+    """The embedded corpus as a text file in the cache, extracted anew when its sources change."""
+    sources = embedded_corpus.documentation_files()
+    states = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in sources]
+    key = cache_key("documentation", sources=states)
+    done = 0
+
+    def advanced() -> Iterator[Path]:
+        nonlocal done
+        for path, size, _ in states:
+            progress("reading the installed documentation", done, sum(s for _, s, _ in states))
+            yield Path(path)
+            done += size
+
+    def build(folder: Path) -> dict[str, Any]:
+        with open(folder / "documentation.txt", "w", encoding="utf-8", newline="\n") as stream:
+            for document in embedded_corpus.read_documentation(advanced()):
+                stream.write("\n".join(document) + "\n\n")
+        return {}
+
+    return corpus_file(str(open_or_build(cache_dir, key, build).path / "documentation.txt"))
+
+
+def _cache_text(
+    files: Sequence[CorpusFile],
+    config: Config,
+    vocabulary: Sequence[str] | None,
+    cache_dir: Path,
+    progress: Progress,
+) -> tuple[WordPiece, CacheFolder]:
+    on_disk = sum(file.size for file in files)
+    content = hash_files(files, _counter(progress, "hashing the corpus", on_disk))
+    if vocabulary is None:
+        vocabulary = _cached_vocabulary(files, content, config, cache_dir, progress)
+    tokenizer = WordPiece(vocabulary, lowercase=config.lowercase)
+
+    def build(folder: Path) -> dict[str, Any]:
+        report = CorpusReport()
+        advance = _counter(progress, "tokenizing", on_disk)
+        documents = read_documents(files, report, advance)
+        encoded = (EncodedDocument(*tokenizer.encode_lines(document)) for document in documents)
+        write_tokens(folder, encoded, len(tokenizer.vocab))
+        return dataclasses.asdict(report)
+
+    key = cache_key(
+        "tokens",
+        corpus=content,
+        vocabulary=hashlib.sha256("\n".join(tokenizer.vocab).encode()).hexdigest(),
+        lowercase=config.lowercase,
+    )
+    return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
+
+
+def _cached_vocabulary(
+    files: Sequence[CorpusFile], content: str, config: Config, cache_dir: Path, progress: Progress
+) -> list[str]:
+    """Train a vocabulary on all documents, the held-out ones too, or on every n-th of many."""
+    on_disk = sum(file.size for file in files)
+    every = 1 + on_disk // VOCABULARY_BYTES
+
+    def build(folder: Path) -> dict[str, Any]:
+        advance = _counter(progress, "training the vocabulary", on_disk)
+        documents = read_documents(files, CorpusReport(), advance)
+        texts = chain.from_iterable(islice(documents, 0, None, every))
+        vocabulary = train_vocabulary(texts, config.vocab_size, lowercase=config.lowercase)
+        save_vocabulary(folder / "vocab.txt", vocabulary)
+        return {}
+
+    key = cache_key(
+        "vocabulary", corpus=content, size=config.vocab_size, lowercase=config.lowercase
+    )
+    folder = open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
+    return load_vocabulary(folder.path / "vocab.txt")
+
+
+def _cache_ids(path: str, cache_dir: Path, progress: Progress) -> tuple[WordPiece, CacheFolder]:
+    ids = open_id_array(path)
+    tokenizer = WordPiece(id_vocabulary(largest_id(ids, path)), lowercase=False)
+    status = os.stat(path)
+
+    def build(folder: Path) -> dict[str, Any]:
+        advance = _counter(progress, "copying the token ids", ids.size)
+        write_tokens(folder, id_documents(ids, advance), len(tokenizer.vocab))
+        return {"files": 1, "bytes": status.st_size}
+
+    with open(path, "rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    key = cache_key("ids", content=content)
+    return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
+
+
+def _counter(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """Return a function that adds to what is done and passes the sum on."""
+    done = 0
+
+    def advance(amount: int) -> None:
+        nonlocal done
+        done += amount
+        progress(stage, done, total)
+
+    return advance
