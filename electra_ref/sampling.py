@@ -1,0 +1,261 @@
+"""One token a masked slot from the generator's softmax, and what the discriminator then reads.
+
+For logits l over V tokens and temperature tau, token v is drawn in proportion to the integer
+
+    w_v = floor(2**62 exp((l_v - max l) / tau))
+
+by inverting the cumulative sum. With 64 random bits U, the token is the first v for which
+
+    w_0 + ... + w_v  >  floor(U W / 2**64),      W = w_0 + ... + w_{V-1}.
+
+Sums of integers are exact in any order, so that threads, block sizes and devices cannot change a
+draw. A token 30 nats below the maximum still weighs about 2**18.7: its share is right to one part
+in 2**18. Below 43 nats it is zero. One random number a slot is enough, where Gumbel noise takes V.
+
+The exponential is 2**k P(r) with x = k ln 2 + r and P the Taylor polynomial of degree 13, whose
+remainder is below 5e-18 for |r| <= ln(2) / 2. Additions and multiplications are rounded one by
+one: the bits are the same wherever arithmetic is IEEE 754.
+
+Source: google-research/electra, pretrain/pretrain_helpers.py, ``sample_from_softmax`` and
+``unmask``; run_pretraining.py, ``_get_fake_data``. What differs from it: there, the float32 noise
+-log(-log(u + 1e-9) + 1e-9) lies between -3.03 and 20.7 and is coarse at its upper end. A token 16
+nats below the maximum is drawn half as often as it should be, one 19 nats below hardly ever.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from electra_ref.arrays import Array, get_xp
+from electra_ref.compilation import jit
+from electra_ref.masking import MaskedBatch
+from electra_ref.rng import Purpose, RandomStream, random_words
+
+FRACTION_BITS = 2.0**62
+LOWEST = -44.0  # exp(-44) 2**62 < 1, so the weight is zero from here down
+LOG2_E = 1.0 / math.log(2.0)
+LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # its products with integers below 2**21 are exact
+LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")  # ln 2 = LN2_HIGH + LN2_LOW to 2**-86
+ROUNDER = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
+TAYLOR = tuple(1.0 / math.factorial(degree) for degree in range(13, -1, -1))
+LOW_WORD, WORD_BITS = np.uint64(0xFFFF_FFFF), np.uint64(32)
+BLOCK = 128  # tokens whose weights are summed before the drawn one is looked for
+
+
+class CorruptedBatch(NamedTuple):
+    """What the discriminator reads, and what it is to say about it."""
+
+    masked: MaskedBatch
+    sampled_ids: npt.NDArray[np.int32]  # (B, M)
+    corrupted_ids: npt.NDArray[np.int32]  # (B, T)
+    replaced: npt.NDArray[np.bool_]  # (B, T)  True where corrupted_ids differs from the original
+
+
+def corrupt(masked: MaskedBatch, sampled_ids: npt.NDArray[np.int32]) -> CorruptedBatch:
+    """Write ``sampled_ids``, (B, M) or (B * M,), at all used slots of ``masked``.
+
+    The 15 % of the chosen tokens that the generator could see are replaced as well. A sample that
+    equals the original counts as original. Raises ValueError for another number of samples.
+    """
+    sampled_ids = sampled_ids.astype(np.int32).reshape(masked.positions.shape)
+    original_ids = masked.batch.input_ids
+    rows, slots = np.nonzero(masked.weights)
+    corrupted_ids = original_ids.copy()
+    corrupted_ids[rows, masked.positions[rows, slots]] = sampled_ids[rows, slots]
+    return CorruptedBatch(masked, sampled_ids, corrupted_ids, corrupted_ids != original_ids)
+
+
+def sample_tokens(
+    logits: Array, temperature: float, stream: RandomStream, slots: int
+) -> npt.NDArray[np.int32]:
+    """Draw a token from softmax(logits / temperature) for each row of ``logits`` (B * M, V).
+
+    Row i is slot i % M of example ``stream.first_example`` + i // M, M being ``slots``; its bits
+    are two words of the stream's SAMPLE purpose. Returns ids (B * M,) on the host, whichever
+    device ``logits`` are on.
+
+    Raises FloatingPointError if a row holds NaN or +inf, or -inf only, and ValueError for a
+    temperature that is not positive or logits that are not B * M rows of float32 or float64.
+    """
+    _check_arguments(logits, temperature, slots)
+    return draw_tokens(logits, temperature, _slot_bits(stream, len(logits), slots))
+
+
+def sample_tokens_reference(
+    logits: Array, temperature: float, stream: RandomStream, slots: int
+) -> npt.NDArray[np.int32]:
+    """Return what ``sample_tokens`` returns, from the whole array of cumulative sums."""
+    _check_arguments(logits, temperature, slots)
+    return draw_tokens_reference(logits, temperature, _slot_bits(stream, len(logits), slots))
+
+
+def draw_tokens(
+    logits: Array, temperature: float, bits: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int32]:
+    """Return the token that ``bits`` (R,) select in each row of ``logits`` (R, V).
+
+    As a function of its bits a token never decreases. On a GPU this is the reference form.
+    """
+    if get_xp(logits) is not np:
+        return draw_tokens_reference(logits, temperature, bits)
+    maxima = _finite_maxima(logits)
+    tokens = np.empty(len(logits), np.int32)
+    _draw_rows(np.ascontiguousarray(logits), maxima, 1.0 / temperature, bits, tokens)
+    return tokens
+
+
+def draw_tokens_reference(
+    logits: Array, temperature: float, bits: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int32]:
+    """Return what ``draw_tokens`` returns: the number of cumulative sums the target has reached."""
+    xp = get_xp(logits)
+    distances = (logits.astype(np.float64) - _finite_maxima(logits)[:, None]) * (1.0 / temperature)
+    weights = integer_weights(distances)
+    high, low = _carry((weights >> WORD_BITS).cumsum(axis=1), (weights & LOW_WORD).cumsum(axis=1))
+    target_high, target_low = _scale(xp.asarray(bits)[:, None], high[:, -1:], low[:, -1:])
+    tokens = _reached(high, low, target_high, target_low).sum(axis=1, dtype=np.int32)
+    return tokens if xp is np else xp.asnumpy(tokens)  # type: ignore[no-any-return]
+
+
+def integer_weights(distances: Array) -> Array:
+    """Return floor(2**62 exp(distances)) for ``distances`` <= 0 (any shape), right to 2**10.
+
+    Relative to the exponential the error is below 2**-51 + 2**-62 exp(-distance).
+    """
+    xp = get_xp(distances)
+    mantissa, exponent = _exponential(xp.maximum(distances, LOWEST))
+    weights: Array = (mantissa * FRACTION_BITS).astype(np.uint64) >> (-exponent).astype(np.uint64)
+    return weights
+
+
+def _exponential(x: Any) -> Any:
+    """Split exp(x) into (mantissa, exponent): mantissa * 2**exponent; mantissa in (0.7, 1.42)."""
+    exponent = (x * LOG2_E + ROUNDER) - ROUNDER
+    r = (x - exponent * LN2_HIGH) - exponent * LN2_LOW
+    mantissa = r * TAYLOR[0] + TAYLOR[1]
+    for coefficient in TAYLOR[2:]:
+        mantissa = mantissa * r + coefficient
+    return mantissa, exponent
+
+
+def _carry(high: Any, low: Any) -> Any:
+    """Normalize the sum high 2**32 + low, so that low < 2**32."""
+    return high + (low >> WORD_BITS), low & LOW_WORD
+
+
+def _scale(bits: Any, high: Any, low: Any) -> Any:
+    """Return floor(bits (high 2**32 + low) / 2**64), as (high, low): digits to the base 2**32."""
+    u0, u1 = bits & LOW_WORD, bits >> WORD_BITS
+    t0, t1, t2 = low, high & LOW_WORD, high >> WORD_BITS
+    first = u0 * t0
+    second = (first >> WORD_BITS) + u0 * t1
+    third = (second >> WORD_BITS) + u0 * t2
+    first = (second & LOW_WORD) + u1 * t0
+    second = (first >> WORD_BITS) + (third & LOW_WORD) + u1 * t1
+    third = (second >> WORD_BITS) + (third >> WORD_BITS) + u1 * t2
+    return third, second & LOW_WORD
+
+
+def _reached(high: Any, low: Any, target_high: Any, target_low: Any) -> Any:
+    """Return whether the target is at least high 2**32 + low."""
+    return (high < target_high) | ((high == target_high) & (low <= target_low))
+
+
+def _finite_maxima(logits: Array) -> Array:
+    """Return the maximum of each row, (R,) float64. Raises FloatingPointError if one is not finite.
+
+    NaN anywhere in a row makes its maximum NaN.
+    """
+    xp = get_xp(logits)
+    with np.errstate(invalid="ignore"):
+        maxima = logits.max(axis=1).astype(np.float64)
+    bad = ~xp.isfinite(maxima)
+    if bad.any():
+        row = int(bad.argmax())
+        raise FloatingPointError(
+            f"the maximum of the logits of row {row} is {float(maxima[row])}: no token can be drawn"
+        )
+    return maxima  # type: ignore[no-any-return]
+
+
+def _slot_bits(stream: RandomStream, rows: int, slots: int) -> npt.NDArray[np.uint64]:
+    """Return 64 bits a row, (R,): words 2 m (high) and 2 m + 1 (low) of slot m of each example."""
+    words = random_words(stream.of(Purpose.SAMPLE), rows // slots, 2 * slots)
+    high, low = words.reshape(rows, 2).T.astype(np.uint64)
+    return (high << WORD_BITS) | low
+
+
+def _check_arguments(logits: Array, temperature: float, slots: int) -> None:
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    if logits.dtype not in (np.float32, np.float64):
+        raise ValueError(f"logits must be float32 or float64, got {logits.dtype}")
+    if logits.ndim != 2 or slots < 1 or len(logits) % slots or logits.shape[1] < 1:
+        raise ValueError(f"logits must be (B * {slots}, V), got {logits.shape}")
+
+
+_exponential_compiled = jit()(_exponential)
+_carry_compiled = jit()(_carry)
+_scale_compiled = jit()(_scale)
+_reached_compiled = jit()(_reached)
+
+
+@jit()
+def _weigh_block(
+    weights: npt.NDArray[np.uint64],
+    logits: npt.NDArray[Any],
+    maximum: np.float64,
+    inverse_temperature: float,
+) -> None:
+    """Write the weights of ``logits``, both of the same length: ``integer_weights``, compiled."""
+    for i in range(logits.size):
+        distance = (np.float64(logits[i]) - maximum) * inverse_temperature
+        mantissa, exponent = _exponential_compiled(max(distance, LOWEST))
+        weights[i] = np.uint64(mantissa * FRACTION_BITS) >> np.uint64(-exponent)
+
+
+@jit()
+def _draw_row(
+    logits: npt.NDArray[Any], maximum: np.float64, inverse_temperature: float, bits: np.uint64
+) -> int:
+    """Find the block in which the cumulative sum passes the target, then the token in it."""
+    blocks = -(-logits.size // BLOCK)
+    highs, lows = np.zeros(blocks + 1, np.uint64), np.zeros(blocks + 1, np.uint64)
+    weights = np.zeros(BLOCK, np.uint64)
+    for block in range(blocks):
+        piece = logits[block * BLOCK : (block + 1) * BLOCK]
+        _weigh_block(weights, piece, maximum, inverse_temperature)
+        high, low = highs[block], lows[block]
+        for i in range(piece.size):
+            high += weights[i] >> WORD_BITS
+            low += weights[i] & LOW_WORD
+        highs[block + 1], lows[block + 1] = _carry_compiled(high, low)
+    target_high, target_low = _scale_compiled(bits, highs[blocks], lows[blocks])
+
+    block = 0
+    while _reached_compiled(highs[block + 1], lows[block + 1], target_high, target_low):
+        block += 1
+    piece = logits[block * BLOCK : (block + 1) * BLOCK]
+    _weigh_block(weights, piece, maximum, inverse_temperature)
+    high, low, i = highs[block], lows[block], -1
+    while _reached_compiled(high, low, target_high, target_low):
+        i += 1
+        high, low = _carry_compiled(high + (weights[i] >> WORD_BITS), low + (weights[i] & LOW_WORD))
+    return block * BLOCK + i
+
+
+@jit(parallel=True)
+def _draw_rows(
+    logits: npt.NDArray[Any],
+    maxima: npt.NDArray[np.float64],
+    inverse_temperature: float,
+    bits: npt.NDArray[np.uint64],
+    tokens: npt.NDArray[np.int32],
+) -> None:
+    for row in numba.prange(len(logits)):
+        tokens[row] = _draw_row(logits[row], maxima[row], inverse_temperature, bits[row])
