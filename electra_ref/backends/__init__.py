@@ -107,10 +107,12 @@ class Backend(Protocol):
 
 
 class OpenedBackend(NamedTuple):
-    """A backend, the float type it was asked to compute in, and why it was the one taken."""
+    """A backend, where and in which float type it computes, and why it was the one taken."""
 
     backend: Backend
+    name: str  # "reference"
     dtype: str  # NumPy's name of the float type of parameters and activations
+    device: str  # "cpu" or "gpu"
     reason: str  # one line for the person at the terminal
 
 
@@ -123,19 +125,18 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
     from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415
 
     dtype = "float32" if precision == "auto" else precision
+    on_cpu = OpenedBackend(ReferenceBackend(), "reference", dtype, "cpu", f"device: cpu, {dtype}")
     if device in ("cpu", "reference"):
-        return OpenedBackend(ReferenceBackend(), dtype, f"device: cpu, {dtype} (as asked)")
+        return on_cpu
     missing = why_no_gpu()
-    if missing is None:
-        xp = arrays.import_cupy()
-        name = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["name"].decode()
-        why = "as asked" if device == "gpu" else "found by --device auto"
-        return OpenedBackend(ReferenceBackend(xp), dtype, f"device: gpu, {name}, {dtype} ({why})")
-    if device == "gpu":
-        raise UserError(f"--device gpu: {missing}; use --device cpu, or see README.md on GPUs")
-    return OpenedBackend(
-        ReferenceBackend(), dtype, f"device: cpu, {dtype} (--device auto: {missing})"
-    )
+    if missing is not None:
+        if device == "gpu":
+            raise UserError(f"--device gpu: {missing}; use --device cpu")
+        return on_cpu._replace(reason=f"{on_cpu.reason} (auto: {missing})")
+    cupy = arrays.import_cupy()
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    reason = f"device: gpu, {name}, {dtype}" + (" (auto: found)" if device == "auto" else "")
+    return OpenedBackend(ReferenceBackend(cupy), "reference", dtype, "gpu", reason)
 
 
 def why_no_gpu() -> str | None:

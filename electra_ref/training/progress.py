@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -19,81 +18,97 @@ def wants_colour(stream: TextIO) -> bool:
 
 
 class Progress:
-    """Lines on standard error, and under them, on a terminal, one bar at a time."""
+    """Lines on a stream, standard error by default, and on a terminal one bar under them."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
-        self.colour = wants_colour(self.stream)
-        self._bar: Any = None
+        self.bar: Bar | None = None
 
     def say(self, line: str) -> None:
-        """Write one line above the bar."""
-        if self._bar is not None:
-            self._bar.write(line, file=self.stream)
+        """Write one line, above the bar if there is one."""
+        if self.bar is not None and self.bar.tqdm is not None:
+            self.bar.tqdm.write(line, file=self.stream)
         else:
             print(line, file=self.stream, flush=True)
 
-    def track(self, items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-        """Pass ``items`` through, showing how many of ``total`` are done and the time left."""
-        with self.bar(description, total) as bar:
-            for item in items:
-                yield item
-                bar.advance()
+    def stage(self, description: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` bytes or ids of a stage are done; 0 of 0 if unknown."""
+        if self.bar is None or self.bar.description != description:
+            self.close()
+            self.bar = Bar(self, description, total, unit="B")
+        self.bar.move_to(done)
 
-    def bar(self, description: str, total: int, start: int = 0) -> Bar:
-        """Open a bar from ``start`` to ``total``; use it as a context manager."""
-        return Bar(self, description, total, start)
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 class Bar:
-    """A bar that also states a rate of its own, such as tokens a second."""
+    """How far one stage is: redrawn in place on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, progress: Progress, description: str, total: int, start: int) -> None:
-        self._progress, self._description = progress, description
-        self._total, self._start, self._done = total, start, start
-        self._note = ""
+    def __init__(
+        self,
+        progress: Progress,
+        description: str,
+        total: int,
+        *,
+        start: int = 0,
+        unit: str = "step",
+    ) -> None:
+        self.description = description
+        self._progress, self._total, self._start, self._done = progress, total, start, start
         self._started = self._last_line = time.monotonic()
-        self._tqdm: Any = None
-
-    def __enter__(self) -> Bar:
-        if self._progress.stream.isatty():
-            self._tqdm = tqdm(
-                total=self._total,
-                initial=self._start,
-                desc=self._description,
-                file=self._progress.stream,
+        self.tqdm: Any = None
+        if progress.stream.isatty():
+            self.tqdm = tqdm(
+                total=total or None,
+                initial=start,
+                desc=description,
+                unit=unit,
+                unit_scale=unit == "B",
+                file=progress.stream,
                 dynamic_ncols=True,
-                colour="green" if self._progress.colour else None,
+                leave=False,
+                colour="green" if wants_colour(progress.stream) else None,
             )
-            self._progress._bar = self._tqdm
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._tqdm is not None:
-            self._progress._bar = None
-            self._tqdm.close()
-
-    def advance(self, note: str = "") -> None:
-        """Count one more item done; ``note`` is shown behind the bar."""
-        self._done += 1
-        self._note = note
-        if self._tqdm is not None:
-            self._tqdm.set_postfix_str(note, refresh=False)
-            self._tqdm.update(1)
+    def move_to(self, done: int, note: str = "") -> None:
+        """Show ``done`` of the total, and ``note``, such as a rate, behind it."""
+        advanced, self._done = done - self._done, done
+        if self.tqdm is not None:
+            if note:
+                self.tqdm.set_postfix_str(note, refresh=False)
+            self.tqdm.update(advanced)
         elif self._is_due():
-            self._write_line()
+            self._progress.say(self._line(note))
+
+    def close(self) -> None:
+        """Remove the bar from the terminal."""
+        if self.tqdm is not None:
+            self.tqdm.close()
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        if self._done < self._total and now - self._last_line < SECONDS_BETWEEN_LINES:
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
             return False
         self._last_line = now
         return True
 
-    def _write_line(self) -> None:
-        elapsed = time.monotonic() - self._started
-        left = elapsed / max(self._done - self._start, 1) * (self._total - self._done)
-        note = f", {self._note}" if self._note else ""
-        self._progress.say(
-            f"{self._description}: {self._done}/{self._total}{note}, {left:.0f} s left"
-        )
+    def _line(self, note: str) -> str:
+        if not self._total:
+            return f"{self.description}: {self._done}"
+        per_item = (time.monotonic() - self._started) / max(self._done - self._start, 1)
+        left = format_seconds(per_item * (self._total - self._done))
+        share = f"{self._done}/{self._total} ({100 * self._done // self._total} %)"
+        return ", ".join(part for part in (f"{self.description}: {share}", note, left) if part)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return "1 h 02 min left", "3 min 20 s left" or "7 s left"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min left"
+    return f"{minutes} min {rest:02d} s left" if minutes else f"{rest} s left"

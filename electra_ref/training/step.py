@@ -64,7 +64,7 @@ def train_step(
     state.gradients.restart()
     mlm_sum = rtd_sum = 0.0
     for micro_batch, stream in zip(masked, streams, strict=True):
-        sampler = make_sampler(config, backend, micro_batch, stream)
+        sampler = make_sampler(config, micro_batch, stream)
         output, cache = electra_forward(
             backend, state.parameters, electra, micro_batch, sampler, stream
         )
@@ -93,18 +93,15 @@ def evaluation_step(
     """
     stream = RandomStream(config.seed, Purpose.MASK | EVALUATION, number)
     masked = mask_tokens(batch, special_tokens, config.mask_probability, stream)
-    sampler = make_sampler(config, backend, masked, stream)
+    sampler = make_sampler(config, masked, stream)
     return electra_forward(backend, parameters, electra, masked, sampler, None)[0]
 
 
-def make_sampler(
-    config: Config, backend: Backend, masked: MaskedBatch, stream: RandomStream
-) -> Corrupt:
+def make_sampler(config: Config, masked: MaskedBatch, stream: RandomStream) -> Corrupt:
     """Return the function that samples replacements from the generator's logits (B M, V)."""
 
     def sample(generator_logits: Array) -> CorruptedBatch:
-        logits = backend.to_host(generator_logits)
-        sampled = sample_tokens(logits, config.temperature, stream, masked.positions.shape[0])
-        return corrupt(masked, sampled)
+        slots = masked.positions.shape[1]
+        return corrupt(masked, sample_tokens(generator_logits, config.temperature, stream, slots))
 
     return sample

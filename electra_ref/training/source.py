@@ -1,0 +1,13 @@
+"""Where the data of a run come from, as the user named it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """Text or token ids; both empty means the embedded corpus."""
+
+    corpus: Sequence[str]  # files and folders by absolute path, or "-" for standard input
+    tokens: str | None  # an .npy file of ids by absolute path
