@@ -1,0 +1,362 @@
+"""Caches are whole or absent, verified before use, and never mapped when cut short."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from electra_ref.batch import SPECIAL_TOKENS
+from electra_ref.errors import UserError
+from electra_ref.text import token_cache
+from electra_ref.text.cache_folder import (
+    CacheFolder,
+    cache_key,
+    check_size,
+    find_cache_dir,
+    map_array,
+    open_intact,
+    open_or_build,
+)
+from electra_ref.text.token_cache import (
+    FEWEST_DOCUMENTS,
+    FEWEST_TOKENS,
+    EncodedDocument,
+    cut_documents,
+    id_documents,
+    id_vocabulary,
+    largest_id,
+    open_id_array,
+    open_tokens,
+    write_tokens,
+)
+
+KEY = cache_key("test", content="x")
+
+
+def build_two_files(folder: Path) -> dict[str, Any]:
+    (folder / "a.bin").write_bytes(np.arange(5, dtype=np.int64).tobytes())
+    (folder / "empty.bin").write_bytes(b"")
+    return {"made": "here"}
+
+
+def never_build(_folder: Path) -> dict[str, Any]:
+    raise AssertionError("an intact cache was built again")
+
+
+def visible(folder: Path) -> list[str]:
+    """Names in a cache folder, locks apart."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_a_folder_is_built_once(tmp_path: Path) -> None:
+    built = open_or_build(tmp_path, KEY, build_two_files)
+    opened = open_or_build(tmp_path, KEY, never_build)
+    assert built == opened == CacheFolder(tmp_path / KEY, KEY, built.sizes, {"made": "here"})
+    assert opened.sizes == {"a.bin": 40, "empty.bin": 0}
+    np.testing.assert_array_equal(map_array(opened, "a.bin", np.int64), np.arange(5))
+    assert map_array(opened, "empty.bin", np.int64, columns=3).shape == (0, 3)
+    assert visible(tmp_path) == [KEY]
+
+
+def test_a_mapped_array_cannot_be_written(tmp_path: Path) -> None:
+    array = map_array(open_or_build(tmp_path, KEY, build_two_files), "a.bin", np.int64)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1
+
+
+def test_keys_tell_facts_apart() -> None:
+    keys = {
+        cache_key("tokens", corpus="a", lowercase=True),
+        cache_key("tokens", corpus="a", lowercase=False),
+        cache_key("tokens", corpus="b", lowercase=True),
+        cache_key("vocabulary", corpus="a", lowercase=True),
+    }
+    assert len(keys) == 4
+    assert cache_key("k", a=1, b=2) == cache_key("k", b=2, a=1)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "meta.json"])
+def test_altered_bytes_and_truncations_are_detected(name: str, tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    path = tmp_path / KEY / name
+    data = path.read_bytes()
+    altered = [data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))]
+    cut_or_grown = [*(data[:i] for i in range(0, len(data), 8)), data[:-1], data + b"x"]
+    for damaged in altered + cut_or_grown:
+        path.write_bytes(damaged)
+        assert open_intact(tmp_path, KEY) is None, damaged
+    path.write_bytes(data)
+    assert open_intact(tmp_path, KEY) == whole
+
+
+@pytest.mark.parametrize("damage", ["removed", "altered", "another key", "no folder"])
+def test_a_damaged_folder_is_built_anew(damage: str, tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    if damage == "removed":
+        (whole.path / "a.bin").unlink()
+    elif damage == "altered":
+        (whole.path / "a.bin").write_bytes(bytes(40))
+    elif damage == "another key":
+        other = open_or_build(tmp_path, cache_key("other"), build_two_files)
+        (whole.path / "meta.json").write_bytes((other.path / "meta.json").read_bytes())
+    else:
+        whole.path.rename(tmp_path / "elsewhere")
+    assert open_or_build(tmp_path, KEY, build_two_files) == whole
+    assert open_intact(tmp_path, KEY) == whole
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def build_half(folder: Path) -> dict[str, Any]:
+        build_two_files(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_or_build(tmp_path, KEY, build_half)
+    assert visible(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from electra_ref.text.cache_folder import cache_key, open_or_build
+
+def build(folder):
+    (folder / "a.bin").write_bytes(bytes(100))
+    (folder / "stray.bin").write_bytes(bytes(100))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+open_or_build(Path(sys.argv[1]), cache_key("test", content="x"), build)
+"""
+
+
+def test_a_build_killed_halfway_leaves_no_cache(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert open_intact(tmp_path, KEY) is None
+    assert open_or_build(tmp_path, KEY, build_two_files).sizes == {"a.bin": 40, "empty.bin": 0}
+    assert visible(tmp_path) == [KEY]
+
+
+def test_a_second_builder_waits_for_the_first(tmp_path: Path) -> None:
+    begun, waiting = threading.Event(), threading.Event()
+    results: list[CacheFolder] = []
+
+    def build_slowly(folder: Path) -> dict[str, Any]:
+        begun.set()
+        assert waiting.wait(30)
+        return build_two_files(folder)
+
+    first = threading.Thread(
+        target=lambda: results.append(open_or_build(tmp_path, KEY, build_slowly))
+    )
+    first.start()
+    assert begun.wait(30)
+    results.append(open_or_build(tmp_path, KEY, never_build, waiting.set))
+    first.join()
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("how", ["cut", "grown", "removed"])
+def test_a_file_cut_short_is_not_mapped(how: str, tmp_path: Path) -> None:
+    folder = open_or_build(tmp_path, KEY, build_two_files)
+    path = folder.path / "a.bin"
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(39 if how == "cut" else 41))
+    with pytest.raises(UserError, match=r"a\.bin"):
+        map_array(folder, "a.bin", np.int64)
+    with pytest.raises(UserError, match=r"a\.bin"):
+        check_size(folder, "a.bin")
+
+
+def test_the_cache_folder_is_the_users_or_the_fallback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert find_cache_dir(tmp_path / "run") == tmp_path / "xdg/electra_ref"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert find_cache_dir(tmp_path / "run") == tmp_path / "home/.cache/electra_ref"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert find_cache_dir(tmp_path / "run") == tmp_path / "run"
+    with pytest.raises(UserError, match="cannot write to the cache folder"):
+        find_cache_dir(tmp_path / "file" / "run")
+
+
+def test_a_cache_folder_that_is_gone_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write"):
+        open_or_build(tmp_path / "gone", KEY, build_two_files)
+
+
+def encode(documents: Sequence[Sequence[Sequence[int]]]) -> list[EncodedDocument]:
+    return [
+        EncodedDocument(
+            np.array([i for sentence in document for i in sentence], np.int32),
+            np.array([len(sentence) for sentence in document], np.int64),
+        )
+        for document in documents
+    ]
+
+
+def cached(
+    folder: Path, documents: Sequence[Sequence[Sequence[int]]], vocab_size: int
+) -> token_cache.TokenCache:
+    def build(path: Path) -> dict[str, Any]:
+        write_tokens(path, encode(documents), vocab_size)
+        return {}
+
+    return open_tokens(open_or_build(folder, KEY, build), vocab_size)
+
+
+@given(
+    shape=st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=40, max_size=60),
+    vocab_size=st.sampled_from([100, 1 << 16, (1 << 16) + 1]),
+    buffer=st.sampled_from([1, 7, 1 << 20]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_documents_come_back_as_written(
+    shape: list[list[int]],
+    vocab_size: int,
+    buffer: int,
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = [*shape, *[[10]] * 20]  # enough tokens and documents
+    documents = [[rng.integers(vocab_size, size=n).tolist() for n in lengths] for lengths in shape]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_cache, "_BUFFER_TOKENS", buffer)
+        cache = cached(tmp_path_factory.mktemp("tokens"), documents, vocab_size)
+    assert cache.tokens.dtype == (np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+    ends = [0, *cache.sentence_ends.tolist()]
+    sentences = [cache.tokens[start:end].tolist() for start, end in pairwise(ends)]
+    ends = [0, *cache.document_ends.tolist()]
+    expected = [[sentence for sentence in document if sentence] for document in documents]
+    assert [sentences[start:end] for start, end in pairwise(ends)] == [d for d in expected if d]
+
+
+def test_too_few_tokens_are_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"too small: 199 tokens, need at least {FEWEST_TOKENS}"):
+        cached(tmp_path, [[[1] * 199]], 10)
+
+
+def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="too small: 0 tokens"):
+        cached(tmp_path, [], 10)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    documents=st.integers(1, FEWEST_DOCUMENTS - 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_few_documents_are_cut_at_equal_distances(
+    lengths: list[int], documents: int, seed: int
+) -> None:
+    lengths = [*lengths, FEWEST_TOKENS]
+    sentence_ends = np.cumsum(lengths)
+    inner = np.random.default_rng(seed).integers(1, len(lengths) + 1, documents - 1)
+    document_ends = np.unique([*inner, len(lengths)]).astype(np.int64)
+    new_sentence_ends, new_document_ends = cut_documents(sentence_ends, document_ends)
+
+    def in_tokens(sentences: npt.NDArray[np.int64], documents: npt.NDArray[np.int64]) -> set[int]:
+        return set(sentences[documents - 1].tolist())
+
+    old = in_tokens(sentence_ends, document_ends)
+    new = in_tokens(new_sentence_ends, new_document_ends)
+    total = int(sentence_ends[-1])
+    assert new == old | {total * k // FEWEST_DOCUMENTS for k in range(1, FEWEST_DOCUMENTS)}
+    assert set(new_sentence_ends.tolist()) == set(sentence_ends.tolist()) | new
+    assert (np.diff(new_sentence_ends) > 0).all()
+    assert len(new_document_ends) >= FEWEST_DOCUMENTS
+
+
+def test_a_single_long_document_is_cut_on_opening(tmp_path: Path) -> None:
+    cache = cached(tmp_path, [[list(range(500))]], 1000)
+    assert cache.sentence_ends[cache.document_ends - 1].tolist() == list(range(25, 501, 25))
+
+
+def saved(folder: Path, array: npt.NDArray[Any]) -> str:
+    np.save(folder / "ids.npy", array)
+    return str(folder / "ids.npy")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64])
+def test_rows_of_ids_become_documents(dtype: type[np.integer[Any]], tmp_path: Path) -> None:
+    rows = np.array([[3, 1, 0], [7, 7, 7], [0, 2, 5]], dtype)
+    if np.issubdtype(dtype, np.signedinteger):
+        rows[0, 1:] = rows[2, :] = -1
+    ids = open_id_array(saved(tmp_path, rows))
+    assert largest_id(ids, "ids.npy") == 7
+    kept = [(row[row >= 0].astype(int) + 5).tolist() for row in rows]
+    assert [document.ids.tolist() for document in id_documents(ids)] == kept
+    assert [document.lengths.tolist() for document in id_documents(ids)] == [[len(k)] for k in kept]
+    vocabulary = id_vocabulary(7)
+    assert vocabulary[:5] == list(SPECIAL_TOKENS)
+    assert [vocabulary[i] for i in kept[1]] == ["7", "7", "7"]
+
+
+def test_a_stream_of_ids_is_cut_into_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "LONGEST_ID_DOCUMENT", 4)
+    ids = open_id_array(saved(tmp_path, np.arange(10)))
+    counted: list[int] = []
+    lengths = [document.ids.size for document in id_documents(ids, counted.append)]
+    assert lengths == counted == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(3), "integers"),
+        (np.array(["a"]), "integers"),
+        (np.array([True]), "integers"),
+        (np.array([None]), "no array of integers"),
+        (np.array(3), "shape"),
+        (np.zeros((2, 2, 2), int), "shape"),
+        (np.zeros(0, int), "shape"),
+        (np.zeros((0, 3), int), "shape"),
+        (np.array([-1, -5]), "padding"),
+        (np.array([0, 2**31 + 1]), "renumber"),
+    ],
+)
+def test_arrays_that_are_no_ids_are_user_errors(
+    array: npt.NDArray[Any], message: str, tmp_path: Path
+) -> None:
+    path = saved(tmp_path, array)
+    with pytest.raises(UserError, match=message):
+        largest_id(open_id_array(path), path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY\x01\x00", b"PK\x03\x04", None])
+def test_files_that_are_no_arrays_are_user_errors(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "ids.npy"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"ids\.npy"):
+        open_id_array(str(path))
+
+
+def test_archives_and_truncated_arrays_are_user_errors(tmp_path: Path) -> None:
+    path = Path(saved(tmp_path, np.arange(1000)))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"ids\.npy"):
+        open_id_array(str(path))
+    np.savez(tmp_path / "ids.npz", a=np.arange(3))
+    with pytest.raises(UserError, match=r"ids\.npz"):
+        open_id_array(str(tmp_path / "ids.npz"))
