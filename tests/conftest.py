@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("everyday", max_examples=25, deadline=None)
@@ -14,3 +15,13 @@ settings.register_profile("campaign", max_examples=5000, deadline=None, print_bl
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "everyday")
 )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked ``gpu`` where there is none, and say why."""
+    if item.get_closest_marker("gpu"):
+        from electra_ref.backends import why_no_gpu  # noqa: PLC0415  (imports CuPy)
+
+        missing = why_no_gpu()
+        if missing is not None:
+            pytest.skip(f"no GPU: {missing}")

@@ -166,4 +166,5 @@ def _uniform(seed: int, number: int, count: int) -> npt.NDArray[np.float64]:
     """Return ``count`` doubles inside (0, 1), stream ``number`` of the seed's initial values."""
     stream = RandomStream(seed, Purpose.INITIALIZE, step=0, first_example=number)
     words = random_words(stream, 1, count)[0]
-    return (words + 0.5) * 2.0**-32
+    uniform: npt.NDArray[np.float64] = (words + 0.5) * 2.0**-32
+    return uniform

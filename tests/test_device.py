@@ -1,0 +1,110 @@
+"""Choosing a device, and the formulas on arrays that are not NumPy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from electra_ref import arrays
+from electra_ref.arrays import Array, get_xp
+from electra_ref.backends import open_backend, why_no_gpu
+from electra_ref.backends.reference import ReferenceBackend
+from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.errors import UserError
+from electra_ref.model.electra import electra_of
+from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.step import evaluation_step, train_step
+from tests import stand_in_cupy
+from tests.tiny_electra import VOCAB_SIZE, tiny_config
+
+CONFIG = tiny_config(
+    batch_size=4, max_length=9, mask_probability=0.3, learning_rate=0.01, warmup_steps=0, steps=9
+)
+SPECIAL_TOKENS = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4)
+
+
+def draw_batch() -> Batch:
+    random = np.random.default_rng(0)
+    attention_mask = np.arange(9) < np.array([9, 7, 9, 3])[:, None]
+    ids = np.where(attention_mask, random.integers(5, VOCAB_SIZE, (4, 9)), 0).astype(np.int32)
+    return Batch(ids, np.zeros_like(ids), attention_mask)
+
+
+def train(backend: ReferenceBackend, dtype: str, steps: int) -> tuple[Array, list[float]]:
+    """Return the parameters after ``steps`` steps on one batch, and the losses on the way."""
+    state, electra = TrainingState(CONFIG, backend, dtype), electra_of(CONFIG)
+    losses = [
+        train_step(CONFIG, backend, electra, state, [draw_batch()], SPECIAL_TOKENS).loss
+        for _ in range(steps)
+    ]
+    evaluation_step(CONFIG, backend, electra, state.parameters, draw_batch(), SPECIAL_TOKENS, 0)
+    return backend.to_host(state.parameters.vector), losses
+
+
+def test_the_formulas_keep_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No NumPy function, no host array in a step on device arrays, and the same result."""
+    cupy = stand_in_cupy.install(monkeypatch)
+    expected, expected_losses = train(ReferenceBackend(), "float64", steps=3)
+    vector, losses = train(ReferenceBackend(cupy), "float64", steps=3)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
+    np.testing.assert_allclose(vector, expected, rtol=1e-9)
+
+
+def test_the_stand_in_refuses_host_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = stand_in_cupy.install(monkeypatch)
+    device, host = cupy.asarray(np.ones(3)), np.ones(3)
+    for mixed in (
+        lambda: device + host,
+        lambda: device.__iadd__(host),
+        lambda: np.concatenate([device, device]),
+        lambda: cupy.where(device > 0, device, host),
+        lambda: cupy.sqrt(host),
+        lambda: device.__setitem__(slice(None), host),
+    ):
+        with pytest.raises(TypeError):
+            mixed()
+    assert get_xp(device) is cupy
+    with pytest.raises(TypeError, match="all be CuPy's"):
+        get_xp(device, host)
+
+
+def test_gpu_without_cupy_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise ImportError("No module named 'cupy'")
+
+    monkeypatch.setattr(arrays, "import_cupy", absent)
+    with pytest.raises(UserError, match="CuPy is not installed"):
+        open_backend("gpu", "auto")
+
+
+def test_auto_says_what_it_took_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise ImportError("No module named 'cupy'")
+
+    monkeypatch.setattr(arrays, "import_cupy", absent)
+    opened = open_backend("auto", "auto")
+    assert opened.device == "cpu"
+    assert "auto: CuPy is not installed" in opened.reason
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_like_the_processor() -> None:
+    """Ten steps in float64: dropout, masks and samples are the same integers on both."""
+    expected, expected_losses = train(ReferenceBackend(), "float64", steps=10)
+    opened = open_backend("gpu", "float64")
+    assert isinstance(opened.backend, ReferenceBackend)
+    vector, losses = train(opened.backend, "float64", steps=10)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-9)
+    np.testing.assert_allclose(vector, expected, rtol=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_bits_twice() -> None:
+    opened = open_backend("gpu", "float32")
+    assert isinstance(opened.backend, ReferenceBackend)
+    first, second = (train(opened.backend, "float32", steps=5)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_reason_for_no_gpu_is_one_line() -> None:
+    assert "\n" not in (why_no_gpu() or "")
