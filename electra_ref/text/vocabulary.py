@@ -12,13 +12,13 @@ such a character is [UNK].
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
+from electra_ref.files import write_text_atomically
 from electra_ref.text.merging import PairCounts, split_characters
 from electra_ref.text.normalization import CharacterTable, split_on_spaces
 from electra_ref.text.wordpiece import MAX_CHARACTERS, PREFIX, find_special_tokens
@@ -49,9 +49,8 @@ def train_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True)
     vocabulary = [*SPECIAL_TOKENS, *sorted(alphabet, key=_characters_that_begin_words_first)]
     if size < len(vocabulary):
         raise UserError(
-            f"a vocabulary of {size} tokens is too small: the special tokens and the characters "
-            f"of this corpus are {len(vocabulary)} already; ask for more (1,000 at the very least "
-            "for any use)"
+            f"a vocabulary of {size} tokens is too small: the special tokens and the characters of "
+            f"this corpus alone are {len(vocabulary)}; ask for more than that"
         )
     _add_merges(vocabulary, words, size)
     return vocabulary
@@ -133,12 +132,7 @@ def save_vocabulary(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> 
     for token in vocabulary:
         if not token or "\n" in token or token.endswith("\r"):
             raise ValueError(f"a vocabulary file cannot hold the token {token!r}")
-    path = Path(path)
-    data = "".join(token + "\n" for token in vocabulary).encode()
-    try:
-        _write_atomically(path, data)
-    except OSError as error:
-        raise UserError(f"cannot write the vocabulary {path}: {error.strerror}") from error
+    write_text_atomically(Path(path), "".join(token + "\n" for token in vocabulary))
 
 
 def _add_merges(vocabulary: list[str], words: Mapping[str, int], size: int) -> None:
@@ -182,21 +176,3 @@ def _forget_rarest(words: Counter[str]) -> None:
             break
     for word in [word for word, count in words.items() if count <= lowest]:
         del words[word]
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -32,8 +32,8 @@ from electra_ref.text.normalization import CharacterTable, split_on_spaces
 
 PREFIX = "##"
 MAX_CHARACTERS = 100
-REMEMBERED_CHUNKS = 1 << 18  # forgotten all at once when full; some 60 MB at most
-REMEMBERED_CHARACTERS = 40  # a longer chunk is seldom seen twice
+REMEMBERED_TEXTS = 1 << 17  # forgotten all at once when full: ordinary text fills some 30 MB
+REMEMBERED_CHARACTERS = 40  # a longer text is seldom seen twice
 
 
 class Encoding(NamedTuple):
@@ -167,7 +167,7 @@ class _Remembered(dict[str, tuple[int, ...]]):
     def __missing__(self, text: str) -> tuple[int, ...]:
         result = self._compute(text)
         if len(text) <= REMEMBERED_CHARACTERS:
-            if len(self) >= REMEMBERED_CHUNKS:
+            if len(self) >= REMEMBERED_TEXTS:
                 self.clear()
             self[text] = result
         return result
