@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from electra_ref.compilation import jit
+
+KERNEL = "from electra_ref.compilation import jit\n@jit()\ndef triple(x):\n    return 3 * x\n"
+ROOT = Path(__file__).parents[1]
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Run ``code`` in a new interpreter, in which only NUMBA_ variables given here are set."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_the_package_does_not_import_numba() -> None:
+    assert run_python("import sys, electra_ref; print('numba' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("first", ["", "import numba\n"])
+def test_threads_come_from_workqueue_even_if_numba_was_imported_before(first: str) -> None:
+    code = (
+        "import numpy, numba\n"
+        "from electra_ref.rng import RandomStream, random_words\n"
+        "random_words(RandomStream(0, 1, 0), 2, 4)\n"
+        "print(numba.threading_layer())"
+    )
+    assert run_python(first + code) == "workqueue"
+
+
+def test_the_threading_layer_of_the_environment_is_kept() -> None:
+    code = "import electra_ref.compilation, numba; print(numba.config.THREADING_LAYER)"
+    assert run_python(code, NUMBA_THREADING_LAYER="omp") == "omp"
+
+
+def test_kernels_are_cached_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    code = f"import sys; sys.path.append({str(tmp_path)!r})\nimport kernel\nprint(kernel.triple(2))"
+    assert run_python(code) == "6"
+    assert list((tmp_path / "__pycache__").glob("kernel.triple-*.nbc"))
+
+
+def test_kernels_compile_where_no_cache_folder_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    (tmp_path / "__pycache__").write_text("a file where the cache folder would be")
+    code = f"import sys; sys.path.append({str(tmp_path)!r})\nimport kernel\nprint(kernel.triple(2))"
+    assert run_python(code, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache") == "6"
+
+
+def test_kernels_without_a_source_file_compile() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(KERNEL, "<string>", "exec"), names)
+    assert names["triple"](2) == 6
+
+
+@pytest.mark.parametrize("flag", ["nnan", "ninf", "fast"])
+def test_fast_math_that_loses_nan_and_infinity_is_refused(flag: str) -> None:
+    with pytest.raises(ValueError, match=flag):
+        jit(fastmath={"contract", flag})
+
+
+def test_kernels_give_the_same_integers_without_compilation() -> None:
+    code = """
+import numpy as np
+from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.masking import mask_tokens, mask_tokens_reference
+from electra_ref.rng import *
+from electra_ref.sampling import sample_tokens, sample_tokens_reference
+stream = RandomStream(2**64 - 1, EVALUATION, 2**32 - 1, 2**32 - 3)
+assert (random_words(stream, 3, 9) == random_words_reference(stream, 3, 9)).all()
+assert (shuffled([0, 5, 299], 300, 2, 3) == shuffled_reference([0, 5, 299], 300, 2, 3)).all()
+ids = np.arange(5, 65, dtype=np.int32).reshape(3, 20)
+batch = Batch(ids, ids * 0, ids < 60)
+pair = [f(batch, SpecialTokens(0, 1, 2, 3, 4), 0.15, stream)[1:] for f in
+        (mask_tokens, mask_tokens_reference)]
+assert all((a == b).all() for a, b in zip(*pair))
+logits = np.random.default_rng(0).standard_normal((6, 300)) * 9
+a, b = (f(logits, 0.7, stream, 2) for f in (sample_tokens, sample_tokens_reference))
+assert (a == b).all()
+print("equal")
+"""
+    assert run_python(code, NUMBA_DISABLE_JIT="1") == "equal"
