@@ -1,0 +1,86 @@
+"""Stand between the code and the disk: count its calls, record them, make one fail, or die at one.
+
+Only calls that can change the disk are watched, and only through ``os``, which is how
+``electra_ref.files`` and ``electra_ref.training`` make them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+CHANGES = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir", "ftruncate")
+
+Hook = Callable[[str, tuple[Any, ...]], None]  # (name of the call, its arguments)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of the code may touch the disk after it (see ``kill_at``)."""
+
+
+@contextmanager
+def watching(
+    before: Hook, after: Callable[[str, tuple[Any, ...], Any], None] | None = None
+) -> Iterator[None]:
+    """Call ``before(name, arguments)`` ahead of every watched call, ``after`` with its result."""
+
+    def watch(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            before(name, arguments)
+            result = call(*arguments, **keywords)
+            if after is not None:
+                after(name, arguments, result)
+            return result
+
+        return watched
+
+    watched: dict[str, Any] = {name: watch(name, getattr(os, name)) for name in CHANGES}
+    with mock.patch.multiple(os, **watched):
+        yield
+
+
+def counting(calls: list[str]) -> Hook:
+    """A hook that appends the name of every call."""
+    return lambda name, _: calls.append(name)
+
+
+def raise_killed() -> None:
+    """What ``kill_at`` does unless told otherwise."""
+    raise Killed
+
+
+def kill_at(number: int, die: Callable[[], None] = raise_killed) -> Hook:
+    """A hook that lets ``number`` calls pass and dies at the next, a write when it is half done.
+
+    If ``die`` raises, it does so at every later call as well: cleaning up in ``finally`` blocks has
+    no effect on the disk, as with the real signal, yet the test goes on in the same process.
+    """
+    calls: list[str] = []
+
+    def hook(name: str, arguments: tuple[Any, ...]) -> None:
+        if len(calls) == number and name == "write":
+            descriptor, data = arguments
+            os.writev(descriptor, [bytes(data[: len(data) // 2])])
+        calls.append(name)
+        if len(calls) > number:
+            die()
+
+    return hook
+
+
+def fail_at(
+    number: int, error: int, *, kinds: tuple[str, ...] = CHANGES, forever: bool = False
+) -> Hook:
+    """A hook that lets ``number`` calls of ``kinds`` pass and fails the next, or all later ones."""
+    calls: list[str] = []
+
+    def hook(name: str, _: tuple[Any, ...]) -> None:
+        if name in kinds:
+            calls.append(name)
+            if len(calls) == number + 1 or (forever and len(calls) > number):
+                raise OSError(error, os.strerror(error))
+
+    return hook

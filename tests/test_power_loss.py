@@ -1,0 +1,260 @@
+"""Cut the power at every call of a series of saves, in every way a disk may then have kept them.
+
+kill -9 lets the kernel write out everything it holds, so it cannot find a missing fsync. This model
+can. Its rules, in the spirit of Pillai et al. 2014 (OSDI): of what was written to a file since its
+last fsync, any subset of pages may be on the disk, the last one perhaps half; of the changes to a
+folder's names since the folder's last fsync, any prefix may be; and no file or folder knows of
+another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from electra_ref.files import sync_folder, write_new_file
+from electra_ref.training import checkpoint
+from electra_ref.training.checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_checkpoint,
+    recover_checkpoints,
+    save_checkpoint,
+)
+from tests.file_system_calls import watching
+from tests.killed_run import tensors_at
+
+
+@dataclass(eq=False)
+class File:
+    """What was written to a file, and when it was forced to the disk."""
+
+    page: int  # bytes
+    writes: list[tuple[int, bytes]] = field(default_factory=list)  # (time, data), all appended
+    syncs: list[int] = field(default_factory=list)
+
+    def states(self, time: int) -> Iterator[bytes]:
+        """What the file may hold after a power cut at ``time``."""
+        synced = max((sync for sync in self.syncs if sync <= time), default=0)
+        durable = b"".join(data for at, data in self.writes if at <= synced)
+        pending = b"".join(data for at, data in self.writes if synced < at <= time)
+        pages = [pending[at : at + self.page] for at in range(0, len(pending), self.page)]
+        for kept in itertools.product((False, True), repeat=len(pages)):
+            lost = b"".join(p if k else bytes(len(p)) for p, k in zip(pages, kept, strict=True))
+            yield durable + lost
+            if any(kept):
+                yield durable + lost[: -len(pages[-1]) // 2]
+        if pages:
+            yield durable
+
+
+@dataclass(eq=False)
+class Folder:
+    """The changes of a folder's names, each at once, and when they were forced to the disk."""
+
+    changes: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # name: node or None
+    syncs: list[int] = field(default_factory=list)
+
+    def names(self, changes: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        """The names after ``changes``."""
+        merged: dict[str, Any] = {}
+        for _, change in changes:
+            merged |= change
+        return {name: node for name, node in merged.items() if node is not None}
+
+    def states(self, time: int) -> Iterator[tuple[tuple[str, Any], ...]]:
+        """What the folder and all below may hold after a power cut at ``time``."""
+        synced = max((sync for sync in self.syncs if sync <= time), default=0)
+        durable = sum(at <= synced for at, _ in self.changes)
+        for end in range(durable, sum(at <= time for at, _ in self.changes) + 1):
+            names = self.names(self.changes[:end])
+            for states in itertools.product(*(node.states(time) for node in names.values())):
+                yield tuple(sorted(zip(names, states, strict=True)))
+
+
+class Disk:
+    """Records what is done below ``root``, with a clock that ticks at each call."""
+
+    def __init__(self, root: Path, page: int, ignored: type | None) -> None:
+        self.root, self.page = root, page
+        self.ignored = ignored  # what the program never syncs, as far as this disk can tell
+        self.top = Folder()
+        self.time = 0
+        self.acknowledged: list[tuple[int, int]] = []  # (time, step)
+        self._open: dict[int, Any] = {}
+
+    def find(self, path: Path) -> Any:
+        """The node that ``path`` names now."""
+        node: Any = self.top
+        for name in path.relative_to(self.root).parts:
+            node = node.names(node.changes)[name]
+        return node
+
+    def change(self, path: Path, **more: Any) -> None:
+        """Record that the folder of ``path`` changes names, at once."""
+        self.find(path.parent).changes.append((self.time, more))
+
+    def record(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
+        """Called after each call of the program."""
+        self.time += 1
+        path = Path(arguments[0]) if isinstance(arguments[0], str | os.PathLike) else None
+        if path is not None and name == "open":
+            if arguments[1] & os.O_CREAT:
+                self.change(path, **{path.name: File(self.page)})
+            self._open[result] = self.find(path)
+        elif path is not None and name == "mkdir":
+            self.change(path, **{path.name: Folder()})
+        elif path is not None and name in ("unlink", "rmdir"):
+            self.change(path, **{path.name: None})
+        elif path is not None and name == "rename":
+            target = Path(arguments[1])
+            assert target.parent == path.parent, "a rename across folders is not one change"
+            self.change(path, **{path.name: None, target.name: self.find(path)})
+        elif name == "write":
+            self._open[arguments[0]].writes.append((self.time, bytes(arguments[1][:result])))
+        elif name == "fsync":
+            node = self._open[arguments[0]]
+            if self.ignored is None or not isinstance(node, self.ignored):
+                node.syncs.append(self.time)
+        else:
+            raise AssertionError(f"the model does not know {name}{arguments}")
+
+
+STEPS = (10, 20, 30, 30)  # the third rotates one out, the fourth replaces
+Write = Callable[[Path, Mapping[str, bytes]], None]
+
+
+WHOLE = 10**6  # a page so large that a file is one: enough to find what is plainly wrong
+
+
+def record_saves(
+    directory: Path,
+    *,
+    page: int = WHOLE,
+    ignored: type | None = None,
+    steps: Sequence[int] = STEPS,
+) -> Disk:
+    """Save a checkpoint of each of ``steps`` in an empty folder that is itself on the disk."""
+    directory.mkdir()
+    disk = Disk(directory, page, ignored)
+    with watching(lambda *_: None, disk.record):
+        for step in steps:
+            save_checkpoint(directory, step, tensors_at(step), {}, keep=2)
+            disk.acknowledged.append((disk.time, step))
+    return disk
+
+
+def restore(state: tuple[tuple[str, Any], ...], folder: Path) -> None:
+    """Lay ``state`` out as real files."""
+    folder.mkdir()
+    for name, content in state:
+        if isinstance(content, bytes):
+            (folder / name).write_bytes(content)
+        else:
+            restore(content, folder / name)
+
+
+def violation(folder: Path, acknowledged: int) -> str:
+    """What is wrong with ``folder`` after the power is back, or ""."""
+    for path in list_checkpoints(folder):
+        try:
+            load_checkpoint(path)
+        except CheckpointError:
+            return "a half-written checkpoint has a checkpoint's name"
+    recover_checkpoints(folder)
+    steps = [load_checkpoint(path).step for path in list_checkpoints(folder)]
+    if acknowledged and not steps:
+        return "no valid checkpoint is left"
+    if acknowledged > max(steps, default=0):
+        return "an acknowledged save is lost"
+    return "a temporary stays" if len(list(folder.iterdir())) != len(steps) else ""
+
+
+def check(disk: Disk, scratch: Path) -> tuple[int, str]:
+    """Try the states of every moment, up to the first violation; return how many were tried."""
+    seen: set[tuple[int, Any]] = set()
+    for time in range(disk.time + 1):
+        acknowledged = max((step for at, step in disk.acknowledged if at <= time), default=0)
+        for state in disk.top.states(time):
+            if (acknowledged, state) not in seen:
+                seen.add((acknowledged, state))
+                restore(state, scratch)
+                with mock.patch.object(os, "fsync"):  # this disk is only a picture of one
+                    problem = violation(scratch, acknowledged)
+                shutil.rmtree(scratch)
+                if problem:
+                    return len(seen), f"{problem} (call {time}, state {len(seen)})"
+    return len(seen), ""
+
+
+@pytest.mark.parametrize(
+    ("page", "at_least"), [(64, 1000), pytest.param(36, 10_000, marks=pytest.mark.slow)]
+)
+def test_no_power_cut_loses_an_acknowledged_save(tmp_path: Path, page: int, at_least: int) -> None:
+    disk = record_saves(tmp_path / "checkpoints", page=page)
+    states, problem = check(disk, tmp_path / "scratch")
+    assert not problem
+    assert states >= at_least
+
+
+# Protocols that are wrong: the check above must be able to fail
+
+
+def write_in_place(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Straight into the final folder; everything is forced to the disk, but too late."""
+    os.mkdir(path)
+    for name, data in contents.items():
+        write_new_file(path / name, data)
+    sync_folder(path)
+    sync_folder(path.parent)
+
+
+def rename_first(path: Path, contents: Mapping[str, bytes]) -> None:
+    """The name that says "complete" comes before the contents."""
+    temporary = path.with_name(f".{path.name}.00000000.tmp")
+    os.mkdir(temporary)
+    os.rename(temporary, path)
+    sync_folder(path.parent)
+    for name, data in contents.items():
+        write_new_file(path / name, data)
+    sync_folder(path)
+
+
+def rotate_first(path: Path, contents: Mapping[str, bytes]) -> None:
+    """The old ones make room for the new."""
+    for old in list_checkpoints(path.parent):
+        aside = path.with_name(f".{old.name}.00000000.old")
+        os.rename(old, aside)
+        for file in sorted(aside.iterdir()):
+            os.unlink(file)
+        os.rmdir(aside)
+    write_as_we_do(path, contents)
+
+
+write_as_we_do = checkpoint._write
+
+
+@pytest.mark.parametrize("write", [write_in_place, rename_first, rotate_first])
+def test_a_wrong_order_of_calls_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+) -> None:
+    monkeypatch.setattr(checkpoint, "_write", write)
+    assert_violated(tmp_path, record_saves(tmp_path / "checkpoints", steps=STEPS[:3]))
+
+
+@pytest.mark.parametrize("ignored", [File, Folder])
+def test_a_missing_fsync_is_found(tmp_path: Path, ignored: type) -> None:
+    assert_violated(tmp_path, record_saves(tmp_path / "checkpoints", ignored=ignored))
+
+
+def assert_violated(tmp_path: Path, disk: Disk) -> None:
+    _, problem = check(disk, tmp_path / "scratch")
+    assert problem
