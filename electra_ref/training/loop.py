@@ -39,7 +39,7 @@ from electra_ref.training.stop_signals import StopSignals
 class Trainer:
     """One run: where it stands, and what it needs to go on.
 
-    ``samples`` and ``metrics`` are those of the last evaluation; empty before the first.
+    ``samples`` and ``metrics`` are those of the last evaluation, made at ``evaluated_step``.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Trainer:
         self.progress = progress
         self.electra = electra_of(config)
         self.state = TrainingState(config, backend, dtype)
+        self.evaluated_step: int | None = None
         self.metrics: Metrics = {}
         self.samples: list[dict[str, Any]] = []
 
@@ -103,6 +104,7 @@ class Trainer:
         """Set ``metrics`` and ``samples`` from the held-out rows, at the present parameters."""
         outputs = self._held_out_outputs()
         self.metrics = evaluate(self.config, self.backend, outputs)
+        self.evaluated_step = self.state.step
 
     def _step(self) -> StepResult:
         numbers = self.data.training.training_examples(
@@ -148,9 +150,10 @@ class Trainer:
     def _held_out_outputs(self) -> Iterator[ElectraOutput]:
         config, source = self.config, self.data.held_out
         rows = config.batch_size // config.accumulate
-        numbers = source.evaluation_examples(config.evaluation_batches * rows, config.seed)
+        most = config.evaluation_batches * config.batch_size
+        numbers = source.evaluation_examples(most, config.seed)
         special_tokens = self.data.tokenizer.special_tokens
-        for number, first in enumerate(range(0, numbers.size, rows)):
+        for first in range(0, numbers.size, rows):
             part = numbers[first : first + rows]
             batch = source.batch(part, config.max_length, special_tokens)
             output = evaluation_step(
@@ -160,9 +163,9 @@ class Trainer:
                 self.state.parameters,
                 batch,
                 special_tokens,
-                number,
+                first,
             )
-            if number == 0:
+            if first == 0:
                 self.samples = describe_samples(self.backend, output, self.data.tokenizer.vocab)
             yield output
 

@@ -85,7 +85,7 @@ def complete(trainer: Trainer, stop: StopSignals, max_steps: int | None) -> None
     if stop.requested is not None:
         trainer.progress.say(f"saved at step {trainer.state.step}; --resume continues {path}")
         return
-    if not trainer.metrics:
+    if trainer.evaluated_step != trainer.state.step:
         trainer.evaluate()
     for sample in trainer.samples:
         print(format_sample(sample, colour=wants_colour(sys.stdout)), end="\n\n")

@@ -85,13 +85,13 @@ def evaluation_step(
     parameters: FlatParameters,
     batch: Batch,
     special_tokens: SpecialTokens,
-    number: int,
+    first_example: int,
 ) -> ElectraOutput:
-    """Run both networks on evaluation batch ``number`` without dropout.
+    """Run both networks on held-out rows, the first of them number ``first_example``, undropped.
 
-    Masks and samples are those of the batch's number, the same in every evaluation of a run.
+    Masks and samples belong to the rows: they are the same in every evaluation of a run.
     """
-    stream = RandomStream(config.seed, Purpose.MASK | EVALUATION, number)
+    stream = RandomStream(config.seed, Purpose.MASK | EVALUATION, 0, first_example)
     masked = mask_tokens(batch, special_tokens, config.mask_probability, stream)
     sampler = make_sampler(config, masked, stream)
     return electra_forward(backend, parameters, electra, masked, sampler, None)[0]
