@@ -1,0 +1,99 @@
+"""Atomic writes: the content, the refusals, and no temporary left in either case."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from electra_ref.errors import UserError
+from electra_ref.files import (
+    open_atomically,
+    remove_temporaries,
+    temporary_name,
+    write_json_atomically,
+    write_text_atomically,
+)
+from tests.file_system_calls import fail_at, watching
+
+
+def test_text_is_written_as_it_is(tmp_path: Path) -> None:
+    for text in ("", "a\r\nb\n", "☃" * 10_000):
+        write_text_atomically(tmp_path / "text", text)
+        assert (tmp_path / "text").read_bytes() == text.encode()
+    assert os.listdir(tmp_path) == ["text"]
+
+
+def test_json_is_written_for_people_and_without_nan(tmp_path: Path) -> None:
+    write_json_atomically(tmp_path / "a.json", {"b": "é", "a": [1]})
+    text = '{\n  "b": "é",\n  "a": [\n    1\n  ]\n}\n'
+    assert (tmp_path / "a.json").read_text("utf-8") == text
+    with pytest.raises(ValueError, match="JSON"):
+        write_json_atomically(tmp_path / "a.json", float("nan"))
+    assert (tmp_path / "a.json").read_text("utf-8") == text
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "link").symlink_to("precious")
+    write_text_atomically(tmp_path / "link", "new")
+    assert (tmp_path / "precious").read_text() == "old"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_a_stream_becomes_the_file_only_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    path.write_bytes(b"old")
+    with open_atomically(path) as stream:
+        stream.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    with pytest.raises(TypeError), open_atomically(path) as stream:
+        stream.writelines([b"half", None])  # type: ignore[list-item]
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["cache"]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_stream_on_a_failing_disk_leaves_the_old_file(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "cache"
+    path.write_bytes(b"old")
+    with (
+        pytest.raises(UserError, match=r"cannot write .*cache: No space left"),
+        watching(fail_at(number, errno.ENOSPC)),
+        open_atomically(path) as stream,
+    ):
+        stream.write(b"new")
+    assert path.read_bytes() in ((b"old",) if number < 3 else (b"new",))
+    assert os.listdir(tmp_path) == ["cache"]
+
+
+@pytest.mark.parametrize(("error", "word"), [(errno.EINVAL, None), (errno.EIO, "fault")])
+def test_only_a_disk_that_cannot_sync_folders_is_forgiven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, word: str | None
+) -> None:
+    fsync = os.fsync
+
+    def fsync_files_only(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(error, os.strerror(error))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync_files_only)
+    if word is None:
+        write_text_atomically(tmp_path / "text", "new")
+    else:
+        with pytest.raises(UserError, match=word):
+            write_text_atomically(tmp_path / "text", "new")
+
+
+def test_temporaries_are_told_from_everything_else(tmp_path: Path) -> None:
+    left = [temporary_name("config.toml"), temporary_name(".lock")]
+    mine = ["a.tmp", ".a.tmp", ".a.0123abcg.tmp", "config.toml", ".a.0123abcd.tmp.bak"]
+    for name in left + mine:
+        (tmp_path / name).touch()
+    (tmp_path / ".folder.0123abcd.tmp").mkdir()
+    remove_temporaries(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine, ".folder.0123abcd.tmp"])

@@ -1,0 +1,233 @@
+"""A run directory is one run's, one process's at a time, and never somebody else's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from electra_ref.errors import UserError
+from electra_ref.training.environment import describe_environment, fingerprint_changes
+from electra_ref.training.run_directory import RunDirectory, is_run, new_run_path, newest_run
+
+CONFIG = "seed = 1\n"
+ENVIRONMENT = {"python": "3.11", "fingerprint": {"cores": 2}}
+# Holds the run's lock until it is killed.
+HOLDER = """
+import sys, time
+from pathlib import Path
+from electra_ref.training.run_directory import RunDirectory
+with RunDirectory.create(Path(sys.argv[1]), "seed = 1\\n", {}):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def everything_in(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def make_run(path: Path) -> Path:
+    RunDirectory.create(path, CONFIG, ENVIRONMENT).close()
+    return path
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_begins_in_a_missing_or_empty_folder(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "a" / "b"
+    if exists:
+        path.mkdir(parents=True)
+    with RunDirectory.create(path, CONFIG, ENVIRONMENT) as run:
+        assert is_run(path)
+        assert run.config.read_text() == CONFIG
+        assert run.checkpoints.is_dir()
+    reader = RunDirectory.open(path)
+    assert reader.environment() == {"format": "electra_ref run 1", **ENVIRONMENT}
+
+
+def test_a_link_to_a_folder_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    make_run(tmp_path / "link" / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "direct").symlink_to("other")
+    make_run(tmp_path / "direct")
+    assert is_run(tmp_path / "disk" / "run")
+    assert is_run(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.tex",
+        "config.toml",
+        "environment.json",
+        "checkpoints/old",
+        ".git/HEAD",
+        "metrics.jsonl",
+    ],
+)
+def test_never_writes_where_something_else_lies(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "folder"
+    (path / name).parent.mkdir(parents=True)
+    (path / name).write_text('{"format": "something else"}')
+    before = everything_in(tmp_path)
+    with pytest.raises(UserError, match="never overwritten; choose another --output-dir"):
+        RunDirectory.create(path, CONFIG, ENVIRONMENT)
+    for attempt in (RunDirectory.resume, RunDirectory.open):
+        with pytest.raises(UserError, match="holds no run"):
+            attempt(path)
+    assert everything_in(tmp_path) == before
+
+
+def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    before = everything_in(path)
+    with pytest.raises(UserError, match="use --resume to continue it, or another --output-dir"):
+        RunDirectory.create(path, "seed = 2\n", ENVIRONMENT)
+    assert everything_in(path) == before
+
+
+def test_a_file_or_a_dangling_link_is_no_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("file", "dangling", "file/below"):
+        with pytest.raises(UserError):
+            RunDirectory.create(tmp_path / name, CONFIG, ENVIRONMENT)
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="folder that you may write to"):
+        RunDirectory.create(tmp_path / "run", CONFIG, ENVIRONMENT)
+    tmp_path.chmod(0o700)
+
+
+def test_a_run_stopped_before_it_began_can_be_begun_again(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    (path / "config.toml").unlink()
+    with pytest.raises(UserError, match="start it again without --resume"):
+        RunDirectory.resume(path)
+    make_run(path)
+    RunDirectory.resume(path).close()
+
+
+def test_what_a_killed_process_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    before = everything_in(path)
+    for name in (
+        ".config.toml.0123abcd.tmp",
+        "checkpoints/.step-00000001.0123abcd.tmp/m.safetensors",
+    ):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("half")
+    (path / "checkpoints" / ".step-00000001.0123abcd.tmp" / "m.safetensors").rename(
+        path / "checkpoints" / ".step-00000001.0123abcd.tmp" / "model.safetensors"
+    )
+    RunDirectory.resume(path).close()
+    assert everything_in(path).keys() == before.keys()
+
+
+def test_a_link_in_place_of_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / ".step-00000001.0123abcd.tmp").mkdir()
+    (path / "checkpoints").rmdir()
+    (path / "checkpoints").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="symbolic link"):
+        RunDirectory.resume(path)
+    assert os.listdir(tmp_path / "precious") == [".step-00000001.0123abcd.tmp"]
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n"
+        before = everything_in(path)
+        with pytest.raises(UserError, match=rf"another process \({holder.pid}\) is at work in"):
+            RunDirectory.resume(path)
+        with pytest.raises(UserError, match="holds a run already"):
+            RunDirectory.create(path, CONFIG, ENVIRONMENT)
+        assert everything_in(path) == before
+        RunDirectory.open(path)  # reading is free
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(60)
+        RunDirectory.resume(path).close()  # the lock died with its holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_of_many_that_begin_at_once_one_wins(tmp_path: Path) -> None:
+    def begin(number: int) -> bool:
+        try:
+            # not closed yet: the lock is held to the end
+            runs.append(RunDirectory.create(tmp_path / "run", f"seed = {number}\n", ENVIRONMENT))
+        except UserError:
+            return False
+        return True
+
+    runs: list[RunDirectory] = []
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(begin, range(32))) == 1
+    runs[0].close()
+    runs[0].close()  # twice is harmless
+
+
+def test_new_runs_get_new_names(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    names = [new_run_path(root, "tiny").name for _ in range(3)]
+    assert names == ["tiny", "tiny-2", "tiny-3"]
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: new_run_path(root, "small"), range(40)))
+    assert len(set(paths)) == 40
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot create a folder"):
+        new_run_path(tmp_path / "file", "tiny")
+
+
+def test_the_newest_run_is_the_one_last_worked_on(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run to resume"):
+        newest_run(tmp_path / "missing")
+    new_run_path(tmp_path, "begun-but-empty")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="no run to resume"):
+        newest_run(tmp_path)
+    for number, name in enumerate(("b", "a", "c")):
+        make_run(tmp_path / name)
+        os.utime(tmp_path / name / ".lock", (number, number))
+    assert newest_run(tmp_path) == tmp_path / "c"
+    RunDirectory.resume(tmp_path / "a").close()
+    assert newest_run(tmp_path) == tmp_path / "a"
+
+
+def test_the_environment_tells_what_the_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    then = describe_environment(device="cpu", precision="float32", backend="reference")
+    assert json.loads(json.dumps(then)) == then
+    assert then["fingerprint"]["packages"].keys() >= {"numpy", "numba", "safetensors"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    now = describe_environment(device="cpu", precision="float64", backend="reference")
+    assert fingerprint_changes(then, then) == []
+    assert fingerprint_changes(then, now) == [
+        "precision: float32 then, float64 now",
+        "variables: {'OMP_NUM_THREADS': '1'} then, {'OMP_NUM_THREADS': '2'} now",
+    ]
+    assert len(fingerprint_changes({}, now)) == len(now["fingerprint"]) - (
+        not now["fingerprint"]["variables"]
+    )
