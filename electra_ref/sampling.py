@@ -10,16 +10,16 @@ by inverting the cumulative sum. With 64 random bits U, the token is the first v
 
 Sums of integers are exact in any order, so that threads, block sizes and devices cannot change a
 draw. A token 30 nats below the maximum still weighs about 2**18.7: its share is right to one part
-in 2**18. Below 43 nats it is zero. One random number a slot is enough, where Gumbel noise takes V.
+in 2**17. From 43 nats on it is zero. One random number a slot is enough; Gumbel noise needs V.
 
 The exponential is 2**k P(r) with x = k ln 2 + r and P the Taylor polynomial of degree 13, whose
 remainder is below 5e-18 for |r| <= ln(2) / 2. Additions and multiplications are rounded one by
 one: the bits are the same wherever arithmetic is IEEE 754.
 
 Source: google-research/electra, pretrain/pretrain_helpers.py, ``sample_from_softmax`` and
-``unmask``; run_pretraining.py, ``_get_fake_data``. What differs from it: there, the float32 noise
--log(-log(u + 1e-9) + 1e-9) lies between -3.03 and 20.7 and is coarse at its upper end. A token 16
-nats below the maximum is drawn half as often as it should be, one 19 nats below hardly ever.
+``unmask``; run_pretraining.py, ``_get_fake_data``. What differs from it: there, the noise
+-log(-log(u + 1e-9) + 1e-9) is float32 from 23 random bits and lies between -3.03 and 15.93. A token
+16 nats below the maximum is drawn 0.56 times as often as it should be, one 19 nats below never.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def draw_tokens_reference(
 
 
 def integer_weights(distances: Array) -> Array:
-    """Return floor(2**62 exp(distances)) for ``distances`` <= 0 (any shape), right to 2**10.
+    """Return 2**62 exp(distances), rounded down, for float64 ``distances`` <= 0 (any shape).
 
-    Relative to the exponential the error is below 2**-51 + 2**-62 exp(-distance).
+    The error is below 1 + 2**-51 times the exact value.
     """
     xp = get_xp(distances)
     mantissa, exponent = _exponential(xp.maximum(distances, LOWEST))
