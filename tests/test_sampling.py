@@ -27,6 +27,7 @@ from electra_ref.sampling import (
     sample_tokens,
     sample_tokens_reference,
 )
+from tests import stand_in_cupy
 from tests.proportions import assert_proportions
 
 STREAM = RandomStream(seed=21, purpose=0, step=3)
@@ -276,6 +277,15 @@ def test_views_and_read_only_logits_give_the_same_tokens() -> None:
     transposed = np.asfortranarray(logits)
     transposed.flags.writeable = False
     np.testing.assert_array_equal(sample_tokens(transposed, 1.0, STREAM, slots=2), tokens)
+
+
+def test_logits_on_a_device_are_weighed_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = draw_logits(60, 300, np.random.default_rng(0)).astype(np.float32)
+    on_host = sample_tokens(logits, 0.8, STREAM, slots=5)
+    cupy = stand_in_cupy.install(monkeypatch)
+    tokens = sample_tokens(cupy.asarray(logits), 0.8, STREAM, slots=5)
+    assert type(tokens) is np.ndarray
+    np.testing.assert_array_equal(tokens, on_host)
 
 
 @pytest.mark.gpu
