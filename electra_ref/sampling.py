@@ -105,7 +105,7 @@ def draw_tokens(
         return draw_tokens_reference(logits, temperature, bits)
     maxima = _finite_maxima(logits)
     tokens = np.empty(len(logits), np.int32)
-    _draw_rows(np.ascontiguousarray(logits), maxima, 1.0 / temperature, bits, tokens)
+    _draw_rows(np.ascontiguousarray(logits), maxima, float(temperature), bits, tokens)
     return tokens
 
 
@@ -114,7 +114,8 @@ def draw_tokens_reference(
 ) -> npt.NDArray[np.int32]:
     """Return what ``draw_tokens`` returns: the number of cumulative sums the target has reached."""
     xp = get_xp(logits)
-    distances = (logits.astype(np.float64) - _finite_maxima(logits)[:, None]) * (1.0 / temperature)
+    with np.errstate(over="ignore"):  # -inf is as good a distance as the lowest float64
+        distances = (logits.astype(np.float64) - _finite_maxima(logits)[:, None]) / temperature
     weights = integer_weights(distances)
     high, low = _carry((weights >> WORD_BITS).cumsum(axis=1), (weights & LOW_WORD).cumsum(axis=1))
     target_high, target_low = _scale(xp.asarray(bits)[:, None], high[:, -1:], low[:, -1:])
@@ -210,18 +211,18 @@ def _weigh_block(
     weights: npt.NDArray[np.uint64],
     logits: npt.NDArray[Any],
     maximum: np.float64,
-    inverse_temperature: float,
+    temperature: float,
 ) -> None:
     """Write the weights of ``logits``, both of the same length: ``integer_weights``, compiled."""
     for i in range(logits.size):
-        distance = (np.float64(logits[i]) - maximum) * inverse_temperature
+        distance = (np.float64(logits[i]) - maximum) / temperature
         mantissa, exponent = _exponential_compiled(max(distance, LOWEST))
         weights[i] = np.uint64(mantissa * FRACTION_BITS) >> np.uint64(-exponent)
 
 
 @jit()
 def _draw_row(
-    logits: npt.NDArray[Any], maximum: np.float64, inverse_temperature: float, bits: np.uint64
+    logits: npt.NDArray[Any], maximum: np.float64, temperature: float, bits: np.uint64
 ) -> int:
     """Find the block in which the cumulative sum passes the target, then the token in it."""
     blocks = -(-logits.size // BLOCK)
@@ -229,7 +230,7 @@ def _draw_row(
     weights = np.zeros(BLOCK, np.uint64)
     for block in range(blocks):
         piece = logits[block * BLOCK : (block + 1) * BLOCK]
-        _weigh_block(weights, piece, maximum, inverse_temperature)
+        _weigh_block(weights, piece, maximum, temperature)
         high, low = highs[block], lows[block]
         for i in range(piece.size):
             high += weights[i] >> WORD_BITS
@@ -241,7 +242,7 @@ def _draw_row(
     while _reached_compiled(highs[block + 1], lows[block + 1], target_high, target_low):
         block += 1
     piece = logits[block * BLOCK : (block + 1) * BLOCK]
-    _weigh_block(weights, piece, maximum, inverse_temperature)
+    _weigh_block(weights, piece, maximum, temperature)
     high, low, i = highs[block], lows[block], -1
     while _reached_compiled(high, low, target_high, target_low):
         i += 1
@@ -253,9 +254,9 @@ def _draw_row(
 def _draw_rows(
     logits: npt.NDArray[Any],
     maxima: npt.NDArray[np.float64],
-    inverse_temperature: float,
+    temperature: float,
     bits: npt.NDArray[np.uint64],
     tokens: npt.NDArray[np.int32],
 ) -> None:
     for row in numba.prange(len(logits)):
-        tokens[row] = _draw_row(logits[row], maxima[row], inverse_temperature, bits[row])
+        tokens[row] = _draw_row(logits[row], maxima[row], temperature, bits[row])

@@ -85,7 +85,7 @@ def test_kernel_equals_twin_and_whole_number_arithmetic(
     tokens = draw_tokens(logits, temperature, bits)
     assert tokens.dtype == np.int32
     np.testing.assert_array_equal(tokens, draw_tokens_reference(logits, temperature, bits))
-    distances = (logits.astype(np.float64) - logits.max(1, keepdims=True)) * (1 / temperature)
+    distances = (logits.astype(np.float64) - logits.max(1, keepdims=True)) / temperature
     for row in range(rows):
         sums = list(accumulate(integer_weights(distances[row]).tolist()))
         assert tokens[row] == bisect_right(sums, int(bits[row]) * sums[-1] >> 64)
@@ -96,9 +96,9 @@ def longdouble_draws(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Draw from one row (V,) in 64-bit-mantissa arithmetic; say which draws are too close to call.
 
-    A weight here and its exact value differ by at most 44 * 3 roundings of the distance, 2**-51
-    of the exponential and one unit of 2**-62; both sums and the target are off by no more
-    than that of the total.
+    A weight here and its exact value differ by two roundings of a distance of at most 44 (relative:
+    44 * 2 * 2**-53), 2**-51 of the exponential and one unit of 2**-62; the sums and the target
+    are off by no more than that of the total.
     """
     exact = logits.astype(np.longdouble)
     sums = np.exp((exact - exact.max()) / np.longdouble(temperature)).cumsum()
@@ -206,6 +206,14 @@ def test_forbidden_tokens_are_never_drawn(vocabulary: int, dtype: Any, seed: int
     assert allowed[tokens].all()
     assert tokens[0] == np.flatnonzero(allowed)[0]
     assert tokens[1] == np.flatnonzero(allowed)[-1]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e300])
+def test_extreme_logits_and_temperatures_do_no_harm(temperature: float) -> None:
+    logits = np.array([[-1e308, 0.0, 1e308, 1e308, -np.inf]])
+    for draw in (draw_tokens, draw_tokens_reference):
+        assert draw(logits, temperature, np.array([LEAST_BITS])) == [2]
+        assert draw(logits, temperature, np.array([MOST_BITS])) == [3]
 
 
 # Frequencies.
