@@ -160,10 +160,10 @@ def test_unknown_tokens_may_be_chosen() -> None:
 
 
 def test_of_equal_keys_the_first_position_wins() -> None:
-    keys = np.array([[5, 3, 3, 9, 3, 1]], np.uint64)
-    positions = np.zeros((1, 4), np.int32)
-    _choose_positions(keys, np.ones((1, 6), np.bool_), np.array([3]), positions)
-    assert positions.tolist() == [[1, 2, 5, 0]]
+    keys = np.array([[5, 3, 3, 9, 3, 1], [7, 3, 3, 3, 9, 3]], np.uint64)
+    positions = np.zeros((2, 4), np.int32)
+    _choose_positions(keys, np.ones((2, 6), np.bool_), np.array([3, 2]), positions)
+    assert positions.tolist() == [[1, 2, 5, 0], [1, 2, 0, 0]]
 
 
 def test_each_position_is_hidden_by_its_own_word() -> None:
