@@ -18,6 +18,7 @@ from electra_ref.masking import (
     MASK_BELOW,
     MaskedBatch,
     _choose_positions,
+    _keys,
     mask_tokens,
     mask_tokens_reference,
     masked_slots,
@@ -157,6 +158,11 @@ def test_a_row_without_a_candidate_has_no_masked_position() -> None:
 def test_unknown_tokens_may_be_chosen() -> None:
     batch = packed(np.full((1, 8), SPECIAL.unknown, np.int32), np.array([8]))
     assert mask_tokens(batch, SPECIAL, 0.5, STREAM).weights.sum() == 4
+
+
+def test_a_key_has_64_bits_of_its_own() -> None:
+    keys = _keys(np.array([[1, 2, 3, 4]], np.uint32))
+    assert keys.tolist() == [[(1 << 32) + 2, (3 << 32) + 4]]
 
 
 def test_of_equal_keys_the_first_position_wins() -> None:
