@@ -353,7 +353,8 @@ def test_samples_replace_the_tokens_of_used_slots_and_nothing_else(
     for row, count in enumerate(counts):
         positions[row, :count] = np.sort(rng.permutation(length)[:count])
     batch = Batch(ids, np.zeros_like(ids), np.ones_like(ids, np.bool_))
-    masked = MaskedBatch(batch, ids, positions, np.zeros_like(positions), weights)
+    hidden = np.full_like(ids, 9)  # what the generator read must not matter here
+    masked = MaskedBatch(batch, hidden, positions, np.zeros_like(positions), weights)
     samples = rng.integers(0, 4, (rows, slots)).astype(np.int32)
 
     corrupted = corrupt(masked, samples.ravel())
