@@ -137,10 +137,11 @@ def campaign() -> Campaign:
         "generator_weight": 3.0,
         "attention_dropout": 0.0,
         "num_hidden_layers": 1,
+        "lengths": (9, 9, 9),
     }
     judges = [
         Judge(make_problem(0.5, seed=1, num_hidden_layers=1)),
-        Judge(make_problem(0.02, seed=2, num_hidden_layers=1, lengths=(9, 9, 9), **changes)),
+        Judge(make_problem(0.02, seed=2, **changes)),
     ]
     functions = backward_functions(electra_ref.backends.reference, electra_ref.model)
     return run(functions, judges)
