@@ -96,7 +96,7 @@ def test_the_kernel_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     sentence_ends, document_ends = np.arange(3, 300, 3), np.array([30, 99])
     rules = PackingRules(20, 0.3, 0.3, 2**63 + 5)
     compiled = pack_all(sentence_ends, document_ends, rules)
-    for name in ("_pack_documents", "_draw", "_philox_block"):
+    for name in ("_pack_documents", "_draw", "philox_block"):
         function = getattr(packing, name)
         monkeypatch.setattr(packing, name, getattr(function, "py_func", function))
     np.testing.assert_array_equal(pack_all(sentence_ends, document_ends, rules), compiled)
