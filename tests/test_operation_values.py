@@ -253,6 +253,19 @@ def test_sum_rows_by_index_adds_in_the_order_of_the_rows(count: int, rows: int, 
     )
 
 
+@given(rows=st.integers(1, 40), seed=SEEDS)
+def test_rows_of_zeros_do_not_change_a_bit_of_a_sum(rows: int, seed: int) -> None:
+    """Whatever index they carry: this is what lets padding hold anything."""
+    random = np.random.default_rng(seed)
+    values, indices = random.standard_normal((rows, 3)), random.integers(0, 2, rows)
+    expected = sum_rows_by_index(values, indices, 2)
+    places = np.sort(random.integers(0, rows + 1, 2 * rows))
+    values = np.insert(values, places, 0.0, axis=0)
+    indices = np.insert(indices, places, random.integers(0, 2, 2 * rows))
+    np.testing.assert_array_equal(sum_rows_by_index(values, indices, 2), expected)
+    assert not sum_rows_by_index(np.zeros((rows, 3)), indices[:rows], 2).any()
+
+
 def test_global_norm_and_clip() -> None:
     gradients = np.array([3.0, -4.0])
     norm = BACKEND.global_norm(gradients)
