@@ -7,7 +7,8 @@
 Every rival has a process of its own; they take turns, a step each on the same batch, so that what
 else the machine does hits them alike. Figures are medians with the fastest and the slowest step,
 ratios are formed round by round. A step goes from a batch of token ids to updated parameters:
-masking, both networks, sampling, clipping and the optimizer. Tokens count padding.
+masking, both networks, sampling, clipping and the optimizer. Tokens count padding. CPU s is what
+all threads spent on a core, spinning included: with --threads 1, the time of a quiet machine.
 
 The floor is the time of the step's matrix products alone (``matrix_products`` has the formulas), in
 float32 through ``np.matmul(out=)``. The data work of a step is timed beside it, part by part;
@@ -222,6 +223,7 @@ def comparison(config: Config, rivals: list[Rival], options: argparse.Namespace)
             "name": name,
             "seconds": spread(seconds := _seconds(turns[name])),
             "all_seconds": seconds,
+            "cpu_seconds": spread([turn.cpu_seconds for turn in turns[name]]),
             "tokens_per_second": tokens / spread(seconds)["median"],
             "gigaflop_per_second": flop / spread(seconds)["median"] / 1e9,
             "ratio_to_first": spread(_ratios(turns[name], turns[first])),
@@ -276,6 +278,7 @@ def print_results(results: list[dict[str, Any]], first: str) -> None:
         "s/step",
         "min",
         "max",
+        "CPU s",
         "tokens/s",
         f"x {first}",
         "min",
@@ -294,6 +297,7 @@ def print_results(results: list[dict[str, Any]], first: str) -> None:
             (
                 r["name"],
                 *(f"{seconds[key]:.3f}" for key in ("median", "min", "max")),
+                f"{r['cpu_seconds']['median']:.3f}",
                 f"{r['tokens_per_second']:,.0f}",
                 *(f"{ratio[key]:.2f}" for key in ("median", "min", "max")),
                 f"{r['ratio_to_floor']['median']:.2f}",

@@ -49,6 +49,7 @@ class Turn(NamedTuple):
     """One step of one rival."""
 
     seconds: float
+    cpu_seconds: float  # of all threads; the better figure where others use the machine
     figures: dict[str, float]  # what the step returned
     peak_bytes: int  # most resident memory of the process so far
 
@@ -152,10 +153,10 @@ def serve(connection: Connection) -> None:
     connection.send(None)
     while True:
         task = connection.recv()
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         figures = step(task)
-        seconds = time.perf_counter() - start
-        connection.send(Turn(seconds, figures, peak_resident_bytes()))
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        connection.send(Turn(seconds, cpu_seconds, figures, peak_resident_bytes()))
 
 
 def peak_resident_bytes() -> int:
