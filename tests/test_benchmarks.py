@@ -26,13 +26,16 @@ from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.model.parameters import parameter_specs
 
-TOY = ["--preset", "tiny", "--batch-size", "2", "--max-length", "32", "--vocab-size", "64"]
-TOY += ["--set", "num_hidden_layers=1", "--repeats", "1", "--warmup", "0", "--threads", "1"]
+SIZES = ("embedding_size=32", "hidden_size=64", "num_attention_heads=2", "intermediate_size=128")
+SIZES += ("num_hidden_layers=2", "generator_hidden_size=0.5")
+TOY = ["--preset", "small", "--batch-size", "2", "--max-length", "32", "--vocab-size", "64"]
+TOY += [argument for size in SIZES for argument in ("--set", size)]
+TOY += ["--repeats", "1", "--warmup", "0", "--threads", "1"]
 
 
 def toy_config(*settings: str) -> Config:
-    sizes = ["num_hidden_layers=2", "batch_size=4", "max_length=32", "vocab_size=64"]
-    return resolve_config(preset="tiny", settings=[*sizes, *settings])
+    sizes = ["batch_size=4", "max_length=32", "vocab_size=64"]
+    return resolve_config(preset="small", settings=[*SIZES, *sizes, *settings])
 
 
 def test_last_line_holds_figures_and_their_origin(capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +77,7 @@ def test_scaling_compares_each_size_with_the_first(
 
 
 def test_only_attention_costs_more_by_the_token_in_longer_rows() -> None:
-    config = toy_config("max_position_embeddings=512", "mask_probability=0.12")
+    config = toy_config("mask_probability=0.12")
 
     def per_token(changed: Config, *, attention: bool) -> float:
         flop = train_step.flop_by_product(train_step.products_of(changed))
@@ -225,7 +228,7 @@ def test_spread_is_least_middle_and_greatest() -> None:
 def test_pytorch_trains_the_same_model() -> None:
     from benchmarks.pytorch_electra import JointElectra, prepare_pytorch  # noqa: PLC0415
 
-    config = toy_config("generator_hidden_size=0.5", "learning_rate=3e-3", "warmup_steps=0")
+    config = toy_config("learning_rate=3e-3", "warmup_steps=0")
     ours = sum(int(np.prod(spec.shape)) for spec in parameter_specs(config))
     assert sum(p.numel() for p in JointElectra(config).parameters()) == ours
     slots = masked_slots(config.max_length, config.mask_probability)
