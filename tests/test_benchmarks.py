@@ -86,6 +86,7 @@ def test_only_attention_costs_more_by_the_token_in_longer_rows() -> None:
 
     lengths = [c for what, _, c in train_step.scaling_points(config) if what == "length"]
     assert [c.max_length for c in lengths] == [64, 128, 256, 512]
+    assert [c.batch_size for c in lengths] == [2, 1, 1, 1]  # 128 tokens, or one row
     attention = [per_token(c, attention=True) / c.max_length for c in lengths]
     assert attention == pytest.approx([attention[0]] * 4)
     rest = [per_token(c, attention=False) for c in lengths]
@@ -140,7 +141,9 @@ def test_data_work_names_its_parts() -> None:
     assert min(figures.values()) > 0
 
 
-def test_rivals_take_turns_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_rivals_take_turns_in_processes_of_their_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     module = tmp_path / "rival.py"
     module.write_text(
         "import os\n"
@@ -161,6 +164,7 @@ def test_rivals_take_turns_in_processes_of_their_own(tmp_path: Path) -> None:
     assert [turn.figures["sum"] for turn in turns["a"]] == [11, 31]
     assert [turn.figures["sum"] for turn in turns["b"]] == [22, 42]
     assert rounds == [2, 2]
+    assert capfd.readouterr().out == ""  # what a rival prints would spoil the last line
     pids = {turn.figures["pid"] for taken in turns.values() for turn in taken}
     assert len(pids) == 2
     assert os.getpid() not in pids
