@@ -14,6 +14,7 @@ from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.config import Config
 from electra_ref.errors import UserError
+from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.masking import mask_tokens, masked_slots
 from electra_ref.model.electra import electra_of
 from electra_ref.rng import Purpose, RandomStream
@@ -45,6 +46,7 @@ def prepare_electra_ref(
 ) -> Callable[[Batch], dict[str, float]]:
     """Return a step that trains ``config`` on a batch: from masking to updated parameters."""
     backend, _, dtype, where, _ = open_rival(device, precision)
+    keep_freed_memory()  # as the training command does
     electra, state = electra_of(config), TrainingState(config, backend, dtype)
     cupy = arrays.import_cupy() if where == "gpu" else None
 
