@@ -26,8 +26,10 @@ from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.model.parameters import parameter_specs
 
-SIZES = ("embedding_size=32", "hidden_size=64", "num_attention_heads=2", "intermediate_size=128")
-SIZES += ("num_hidden_layers=2", "generator_hidden_size=0.5")
+SIZES = [
+    *("embedding_size=32", "hidden_size=64", "num_attention_heads=2", "intermediate_size=128"),
+    *("num_hidden_layers=2", "generator_hidden_size=0.5"),
+]
 TOY = ["--preset", "small", "--batch-size", "2", "--max-length", "32", "--vocab-size", "64"]
 TOY += [argument for size in SIZES for argument in ("--set", size)]
 TOY += ["--repeats", "1", "--warmup", "0", "--threads", "1"]
