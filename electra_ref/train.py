@@ -15,10 +15,8 @@ from pathlib import Path
 from electra_ref.config import PRESETS, Config, resolve_config, to_toml
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
-from electra_ref.training.run_directory import new_run_path, newest_run
+from electra_ref.training.run_directory import newest_run
 from electra_ref.training.source import Source
-
-RUNS = Path("runs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,6 +116,10 @@ def settings_of(options: argparse.Namespace) -> list[str]:
 
 def refuse_with_resume(options: argparse.Namespace) -> None:
     """Raise UserError for an argument that would change a run that has already begun."""
+    if options.print_config:
+        raise UserError(
+            "--print-config and --resume exclude each other; see config.toml in the run"
+        )
     for name in ("corpus", "tokens", "preset", "config", "settings", "precision", "seed"):
         if getattr(options, name) not in (None, []):
             flag = "set" if name == "settings" else name
@@ -138,12 +140,11 @@ def run(options: argparse.Namespace, config: Config | None) -> int:
     with StopSignals() as stop:
         try:
             if config is None:
-                path = options.output_dir or newest_run(RUNS)
+                path = options.output_dir or newest_run(pretraining.RUNS)
                 trainer = pretraining.resume(path, options.device, progress, stop)
             else:
                 source = source_of(options)
-                path = options.output_dir or new_run_path(RUNS, config.preset)
-                trainer = pretraining.begin(path, config, source, progress, stop)
+                trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
             with trainer.run:
                 pretraining.complete(trainer, stop, options.max_steps)
         except pretraining.StoppedError:
