@@ -318,7 +318,9 @@ def _checked(chosen: Mapping[str, Any], where: str) -> dict[str, Value]:
         wanted = type(defaults[key])
         if wanted is float and type(value) is int:
             value = float(value)  # noqa: PLW2901
-        if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
+        if type(value) is not wanted:
             raise UserError(f"{where}: {key} = {value!r} is not of type {wanted.__name__}")
+        if wanted is float and not math.isfinite(value):
+            raise UserError(f"{where}: {key} = {value} is no finite number")
         checked[key] = value
     return checked

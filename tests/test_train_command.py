@@ -235,6 +235,10 @@ def test_token_ids_train_without_text(corpus: Path, tmp_path: Path) -> None:
         (["--resume"], "runs"),
         (["--resume", "--preset", "tiny"], "--preset"),
         (["--resume", "--print-config"], "--print-config"),
+        (["--corpus", ""], "empty name"),
+        (["--corpus", "missing"], "No such file"),
+        (["--set", "learning_rate=nan"], "no finite number"),
+        (["--output-dir", "x" * 300], "too long"),
         (["--output-dir", "."], "something else"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -279,6 +283,48 @@ def test_a_run_stopped_while_its_data_were_prepared_resumes_as_if_it_had_not_bee
     assert result_of(output) == uninterrupted
     for name in ("config.toml", "data.json", "vocab.txt"):
         assert (output / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_damaged_record_of_the_data_is_named(
+    text: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert train.main([*arguments(corpus, output), "--max-steps", "1"]) == 0
+    (output / "data.json").write_text(text)
+    assert train.main(["--resume", "--output-dir", str(output)]) == 2
+    assert "data.json is damaged" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("sink", ["> /dev/full", "| true"])
+def test_a_closed_or_full_standard_output_is_one_line(sink: str) -> None:
+    command = f"{sys.executable} -m electra_ref.train --print-config"
+    environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
+    finished = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {sink}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert "standard output" in finished.stderr
+
+
+def test_too_little_memory_is_one_line(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train_step(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    assert train.main(arguments(corpus, tmp_path / "run")) == 2
+    assert "9 TiB" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_invalid_utf_8_is_reported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer, summary
-from electra_ref.training.progress import Progress, wants_colour
+from electra_ref.training.progress import Progress, show, wants_colour
 from electra_ref.training.run_directory import RunDirectory, new_run_path
 from electra_ref.training.samples import LEGEND, format_sample
 from electra_ref.training.source import Source
@@ -45,7 +46,7 @@ def begin(
     environment = describe_environment(
         device=opened.device, precision=opened.dtype, backend=opened.name
     )
-    is_ours = path is None or not path.exists()
+    is_ours = path is None or not os.path.lexists(path)
     path = path or new_run_path(RUNS, config.preset)
     run = RunDirectory.create(path, to_toml(config), {**environment, "source": source._asdict()})
     try:
@@ -71,7 +72,7 @@ def resume(path: Path, device: str | None, progress: Progress, stop: StopSignals
         )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        source = Source(**then["source"])
+        source = _source_of(run)
         trainer = _trainer(run, config, opened, source, progress, stop)
         trainer.restore()
         progress.say(f"resumed at step {trainer.state.step:,} of {config.steps:,}")
@@ -95,11 +96,9 @@ def complete(trainer: Trainer, stop: StopSignals, max_steps: int | None) -> None
     if trainer.evaluated_step != trainer.state.step:
         trainer.evaluate()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
-    print(f"held-out samples: {LEGEND}\n")
-    for sample in trainer.samples:
-        print(format_sample(sample, colour=colour, columns=columns), end="\n\n")
-    print(f"step {trainer.state.step}: {summary(trainer.metrics)}")
-    print(f"the run is in {path}")
+    samples = [format_sample(s, colour=colour, columns=columns) for s in trainer.samples]
+    figures = f"step {trainer.state.step}: {summary(trainer.metrics)}\nthe run is in {path}\n"
+    show("\n\n".join([f"held-out samples: {LEGEND}", *samples, figures]))
 
 
 def _trainer(
@@ -120,6 +119,22 @@ def _trainer(
     return Trainer(config, opened.backend, opened.dtype, data, run, progress)
 
 
+def _source_of(run: RunDirectory) -> Source:
+    try:
+        return Source(**run.environment()["source"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the environment.json of {run.path} no longer names the data; start a new run"
+        ) from error
+
+
+def _known_key(run: RunDirectory) -> str:
+    try:
+        return str(json.loads(run.data.read_bytes())["key"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.data} is damaged: remove it to prepare the data anew") from error
+
+
 def _prepare(
     run: RunDirectory, config: Config, source: Source, progress: Progress, stop: StopSignals
 ) -> PreparedData:
@@ -137,7 +152,7 @@ def _prepare(
             corpus=source.corpus,
             ids_path=source.tokens,
             vocabulary=load_vocabulary(run.vocabulary) if run.data.exists() else None,
-            known_key=json.loads(run.data.read_text())["key"] if run.data.exists() else None,
+            known_key=_known_key(run) if run.data.exists() else None,
             progress=report,
         )
     finally:
