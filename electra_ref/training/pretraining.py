@@ -51,7 +51,7 @@ def begin(
     run = RunDirectory.create(path, to_toml(config), {**environment, "source": source._asdict()})
     try:
         return _trainer(run, config, opened, source, progress, stop)
-    except UserError:
+    except (UserError, MemoryError):
         run.discard(folder=is_ours)
         raise
     except BaseException:
