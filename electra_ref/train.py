@@ -18,6 +18,7 @@ from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.training.progress import Progress, show
 from electra_ref.training.run_directory import newest_run
 from electra_ref.training.source import Source
+from electra_ref.training.stop_signals import StopSignals, exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,15 +133,14 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace, config: Config | None) -> int:
     """Train as ``options`` say, a new run with ``config`` or an old one; return the exit code."""
-    # --help and --print-config need not wait for numba
-    from electra_ref.training import pretraining  # noqa: PLC0415
-    from electra_ref.training.stop_signals import StopSignals, exit_code  # noqa: PLC0415
-
     if options.max_steps is not None and options.max_steps < 1:
         raise UserError(f"--max-steps {options.max_steps}: at least 1")
     keep_freed_memory()
     progress = Progress()
     with StopSignals() as stop:
+        # --help and --print-config need not wait for numba
+        from electra_ref.training import pretraining  # noqa: PLC0415
+
         try:
             if config is None:
                 path = options.output_dir or newest_run(pretraining.RUNS)
