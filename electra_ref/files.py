@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from electra_ref.errors import UserError
 
@@ -110,29 +110,6 @@ def write_json_atomically(path: Path, value: Any) -> None:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_text_atomically(path, text + "\n")
-
-
-@contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write piece by piece; it becomes ``path`` only if the block ends well.
-
-    For what is too large to hold in memory. Raises UserError as ``write_bytes_atomically`` does;
-    what the block itself raises passes through (an OSError as a UserError), and leaves the old
-    file.
-    """
-    temporary = path.with_name(temporary_name(path.name))
-    with disk_errors(f"write {path}"):
-        try:
-            with open(os.open(temporary, _NEW_FILE, 0o666), "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -10,13 +10,11 @@ import pytest
 
 from electra_ref.errors import UserError
 from electra_ref.files import (
-    open_atomically,
     remove_temporaries,
     temporary_name,
     write_json_atomically,
     write_text_atomically,
 )
-from tests.file_system_calls import fail_at, watching
 
 
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:
@@ -41,33 +39,6 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     write_text_atomically(tmp_path / "link", "new")
     assert (tmp_path / "precious").read_text() == "old"
     assert not (tmp_path / "link").is_symlink()
-
-
-def test_a_stream_becomes_the_file_only_at_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "cache"
-    path.write_bytes(b"old")
-    with open_atomically(path) as stream:
-        stream.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-    with pytest.raises(TypeError), open_atomically(path) as stream:
-        stream.writelines([b"half", None])  # type: ignore[list-item]
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["cache"]
-
-
-@pytest.mark.parametrize("number", range(5))
-def test_a_stream_on_a_failing_disk_leaves_the_old_file(tmp_path: Path, number: int) -> None:
-    path = tmp_path / "cache"
-    path.write_bytes(b"old")
-    with (
-        pytest.raises(UserError, match=r"cannot write .*cache: No space left"),
-        watching(fail_at(number, errno.ENOSPC)),
-        open_atomically(path) as stream,
-    ):
-        stream.write(b"new")
-    assert path.read_bytes() in ((b"old",) if number < 3 else (b"new",))
-    assert os.listdir(tmp_path) == ["cache"]
 
 
 @pytest.mark.parametrize(("error", "word"), [(errno.EINVAL, None), (errno.EIO, "fault")])

@@ -97,7 +97,7 @@ def test_a_resumed_run_needs_its_cache_or_its_corpus(text: str, cache_dir: Path)
     with pytest.raises(UserError, match="No such file"):
         resume()
     Path(text).write_bytes(content + b"changed")
-    with pytest.raises(UserError, match="has changed since this run began"):
+    with pytest.raises(UserError, match="not the one this run began with"):
         resume()
     Path(text).write_bytes(content)
     np.testing.assert_array_equal(resume().training.examples, first.training.examples)

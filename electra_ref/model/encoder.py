@@ -38,9 +38,12 @@ class Dropout(NamedTuple):
     attention_rate: float
     stream: RandomStream | None  # of site 0; None in evaluation, which drops nothing
 
-    def bits(self, backend: Backend, site: int, examples: int, count: int) -> Bits:
-        """Return the bits of ``site``, ``count`` for each of ``examples`` rows of the batch."""
-        if self.stream is None:
+    def bits(self, backend: Backend, site: int, examples: int, count: int, rate: float) -> Bits:
+        """Return the bits of ``site``, ``count`` for each of ``examples`` rows of the batch.
+
+        None, which drops nothing, where the ``rate`` is 0 and in evaluation.
+        """
+        if self.stream is None or rate == 0.0:
             return None
         stream = self.stream._replace(purpose=self.stream.purpose + site)
         return backend.dropout_bits(stream, examples, count)
@@ -101,7 +104,7 @@ def encode(
         parameters["embeddings.layer_norm.bias"],
         encoder.layer_norm_eps,
     )
-    bits = dropout.bits(backend, EMBEDDING_SITE, examples, length * x.shape[1])
+    bits = dropout.bits(backend, EMBEDDING_SITE, examples, length * x.shape[1], dropout.hidden_rate)
     x, dropout_cache = backend.dropout(x, bits, dropout.hidden_rate)
     project_cache = None
     if x.shape[1] != encoder.size.hidden_size:
@@ -145,9 +148,10 @@ def _layer(
     heads, width = encoder.size.num_attention_heads, encoder.size.hidden_size
     examples, length = attention_mask.shape
     site = EMBEDDING_SITE + 1 + number * SITES_PER_LAYER
-    probability_bits = dropout.bits(backend, site, examples, heads * length * length)
-    attention_bits = dropout.bits(backend, site + 1, examples, length * width)
-    output_bits = dropout.bits(backend, site + 2, examples, length * width)
+    scores, hidden = heads * length * length, length * width  # elements of a row of the batch
+    probability_bits = dropout.bits(backend, site, examples, scores, dropout.attention_rate)
+    attention_bits = dropout.bits(backend, site + 1, examples, hidden, dropout.hidden_rate)
+    output_bits = dropout.bits(backend, site + 2, examples, hidden, dropout.hidden_rate)
 
     h, query_key_value_cache = _linear(backend, parameters, f"{name}.attention.query_key_value", x)
     h, attention_cache = backend.attention(

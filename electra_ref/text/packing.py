@@ -31,7 +31,7 @@ from electra_ref.compilation import jit
 from electra_ref.rng import (
     Purpose,
     RandomStream,
-    _key,
+    key_words,
     philox_block,
     random_doubles,
     random_words_reference,
@@ -86,7 +86,7 @@ def pack(
     nothing = np.empty((0, 3), np.int64)
     for first in range(0, chosen.size, DOCUMENTS_AT_A_TIME):
         some = chosen[first : first + DOCUMENTS_AT_A_TIME]
-        arguments = (sentence_ends, document_ends, some, *rules[:3], _key(rules.seed))
+        arguments = (sentence_ends, document_ends, some, *rules[:3], key_words(rules.seed))
         examples = np.empty((_pack_documents(*arguments, nothing), 3), np.int64)
         _pack_documents(*arguments, examples)
         yield examples

@@ -99,7 +99,10 @@ def prepare(
         with _named_files(corpus, cache_dir, progress) as files:
             tokenizer, folder = _cache_text(files, config, vocabulary, cache_dir, progress)
     if known_key not in (None, folder.key):
-        raise UserError("the corpus has changed since this run began; start a new run with it")
+        raise UserError(
+            "the corpus is not the one this run began with; name or pipe that one again, or start "
+            "a new run"
+        )
     cache = open_tokens(folder, len(tokenizer.vocab))
     rules = PackingRules(
         config.max_length,

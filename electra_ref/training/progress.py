@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -42,7 +43,8 @@ class Progress:
         if self.bar is not None and self.bar.tqdm is not None:
             self.bar.tqdm.write(line, file=self.stream)
         else:
-            print(line, file=self.stream, flush=True)
+            with suppress(BrokenPipeError):  # nobody reads any more: no reason to lose the run
+                print(line, file=self.stream, flush=True)
 
     def stage(self, description: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` bytes or ids of a stage are done; 0 of 0 if unknown."""
