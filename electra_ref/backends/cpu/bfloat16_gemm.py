@@ -2,15 +2,14 @@
 
     out = start + A B      A (N, K), B (K, M) rounded to bfloat16; start, out (N, M) float32
 
-An operand may be given as its transpose, which is never materialised: the three products of a
-linear layer y = x W + b are
+Operands may be transposed views, which are never copied: the gradients of a linear layer
+y = x W + b are
 
-    y = matmul(x, W, bias=b)
-    dx = matmul(dy, W, transpose_b=True)
-    dW = matmul(x, dy, transpose_a=True)
+    multiply(dy, W.T, dx)
+    multiply(x.T, dy, dW, column_sums=db)
 
-B is packed into panels of 32 columns (bfloat16_packing.py), and so is A if its transpose is
-given; else two neighbours in a row of A make a pair where they lie. The loops around the register
+B is packed into panels of 32 columns (bfloat16_packing.py), and so is A if it is a transposed
+view; else two neighbours in a row of A make a pair where they lie. The loops around the register
 tile (bfloat16_tile.py) keep each operand in the cache it is read from most often:
 
     for each block of columns x block of rows of out        a task; tasks run on all threads
@@ -47,6 +46,7 @@ from electra_ref.backends.cpu.bfloat16_packing import (
     Words,
     aligned_empty,
     is_compiled,
+    is_transpose,
     pack,
     round_to_bfloat16,
     unpack,
@@ -83,66 +83,56 @@ class Blocks(NamedTuple):
     panels: int
 
 
-def matmul(
+def multiply(
     a: Operand | Panels,
     b: Operand | Panels,
+    out: Float32,
     *,
-    transpose_a: bool = False,
-    transpose_b: bool = False,
-    bias: Float32 | None = None,
-    accumulate: bool = False,
-    out: Float32 | None = None,
-) -> Float32:
-    """Return A B (N, M), rounded to bfloat16 before: plus ``bias`` (M,), or added to ``out``.
+    start: Float32 | None = None,
+    column_sums: Float32 | None = None,
+) -> None:
+    """Write ``start`` + A B to ``out`` (N, M), whose rows are contiguous.
 
-    a is A (N, K) or, with ``transpose_a``, its transpose (K, N), packed or not. b is B (K, M),
-    packed or not, or its transpose (M, K) with ``transpose_b``. float32 is rounded, uint16 holds
-    the bits of bfloat16. ``out``, whose rows are contiguous, is written in place if it is given,
-    and with ``accumulate`` added to. Raises ValueError if shapes, types or options do not fit.
+    ``a`` (N, K) and ``b`` (K, M) are float32, or uint16 that holds the bits of bfloat16. Either
+    may be packed: b as it is, of a the transpose. ``start`` is a row (M,), or ``out`` itself, which
+    is then added to; None is zero. Where ``column_sums`` (M,) is given, the sum of the rows of b,
+    which is not packed then, is written to it; it is not rounded to bfloat16.
+
+    Raises ValueError if shapes or types do not fit.
     """
-    if isinstance(b, Panels) and transpose_b:
-        raise ValueError("panels know whether they were packed from a transpose")
-    right = b if isinstance(b, Panels) else pack(b, transpose=transpose_b)
-    left = _prepare_left(a, transpose=transpose_a)
-    rows, length = a.shape[::-1] if transpose_a else a.shape
-    shape = rows, right.shape[1]
-    if out is None:
-        if accumulate:
-            raise ValueError("accumulate needs an out to add to")
-        out = np.empty(shape, np.float32)
-    if bias is None:
-        bias = np.zeros(shape[1], np.float32)
-    elif accumulate:
-        raise ValueError("a product is added to out or to a bias, not to both")
-    if length != right.shape[0] or out.shape != shape or bias.shape != shape[1:]:
+    right = b if isinstance(b, Panels) else pack(b, column_sums=column_sums)
+    left = _prepare_left(a)
+    rows, length = a.shape[::-1] if isinstance(a, Panels) else a.shape
+    columns = right.shape[1]
+    row = np.zeros(columns, np.float32) if start is None or start is out else start
+    if length != right.shape[0] or out.shape != (rows, columns) or row.shape != (columns,):
         raise ValueError(
-            f"A {rows, length}, B {right.shape}, bias {bias.shape} and out {out.shape} do not fit"
+            f"A {rows, length}, B {right.shape}, start {row.shape} and out {out.shape} do not fit"
         )
-    if out.dtype != np.float32 or bias.dtype != np.float32 or out.strides[1] != WORD:
-        raise ValueError("bias and out are float32, and the rows of out are contiguous")
+    if out.dtype != np.float32 or row.dtype != np.float32 or out.strides[1] != WORD:
+        raise ValueError("start and out are float32, and the rows of out are contiguous")
     if is_compiled():
         blocks = _choose_blocks(rows, right.words)
-        _multiply(_locate(left), right.words, np.ascontiguousarray(bias), accumulate, out, blocks)
+        row = np.ascontiguousarray(row)
+        _multiply(_locate(left), right.words, row, start is out, out, blocks)
     else:
-        start = out if accumulate else bias
-        out[...] = start + _left_reference(left)[:, :length] @ unpack(right).astype(np.float64)
-    return out
+        product = _left_reference(left)[:, :length] @ unpack(right).astype(np.float64)
+        out[...] = product + (out if start is out else row)
 
 
-def _prepare_left(a: Operand | Panels, *, transpose: bool) -> Bits | Panels:
+def _prepare_left(a: Operand | Panels) -> Bits | Panels:
     """Return A as rows of whole pairs, which need not be contiguous with each other, or packed."""
-    if transpose:
-        return a if isinstance(a, Panels) else pack(a)
     if isinstance(a, Panels):
-        raise ValueError("only the transpose of A can be packed")
-    if a.ndim != 2 or a.dtype not in (np.float32, np.uint16):
-        raise ValueError(f"A is a matrix of float32 or uint16, not {a.dtype} {a.shape}")
+        return a
+    if is_transpose(a):
+        return pack(a.T)
+    length = a.shape[1]
     bits = round_to_bfloat16(a)
-    if a.shape[1] > 0 and a.shape[1] % 2 == 0 and bits.strides[1] == bits.itemsize:
+    if length > 0 and length % 2 == 0 and bits.strides[1] == bits.itemsize:
         return bits
-    padded = aligned_empty((a.shape[0], max(2, a.shape[1] + a.shape[1] % 2)), np.uint16)
-    padded[:, : a.shape[1]] = bits
-    padded[:, a.shape[1] :] = 0
+    padded = aligned_empty((a.shape[0], max(2, length + length % 2)), np.uint16)
+    padded[:, :length] = bits
+    padded[:, length:] = 0
     return padded
 
 
@@ -201,38 +191,33 @@ def _multiply_panel(
     pairs = right.shape[0]
     column = panel * PANEL_COLUMNS
     width = min(PANEL_COLUMNS, out.shape[1] - column)
-    edge = np.zeros((TILE_ROWS, PANEL_COLUMNS), np.float32)  # a tile that out has no room for
+    edge = np.zeros((TILE_ROWS, PANEL_COLUMNS), np.float32)  # stands in where out ends in a tile
     for first_pair in range(0, pairs, PAIRS_PER_BLOCK):
-        count = min(PAIRS_PER_BLOCK, pairs - first_pair)
-        right_address = address_of(right) + first_pair * PANEL_COLUMNS * WORD
         from_out = accumulate or first_pair > 0
+        right_block = (
+            address_of(right) + first_pair * PANEL_COLUMNS * WORD,
+            min(PAIRS_PER_BLOCK, pairs - first_pair),
+        )
         for row in range(first_row, last_row, TILE_ROWS):
             height = min(TILE_ROWS, last_row - row)
-            whole = height == TILE_ROWS and width == PANEL_COLUMNS
-            target = address_of(out) + row * out.strides[0] + column * WORD
-            stride = out.strides[0]
-            start, start_stride = target, stride
-            if not whole:
-                target, stride = address_of(edge), PANEL_COLUMNS * WORD
-                start, start_stride = target, stride
-                part = out[row : row + height, column : column + width]
-                if from_out:
-                    edge[:height, :width] = part
-                else:
-                    edge[:height, :width] = bias[column : column + width]
-            elif not from_out:
-                start, start_stride = address_of(bias) + column * WORD, 0
             left_address = (
                 left.address
                 + row // PANEL_COLUMNS * left.panel_stride
                 + row % PANEL_COLUMNS * left.row_stride
                 + first_pair * left.pair_stride
             )
-            multiply_tile(
-                (left_address, left.row_stride, left.pair_stride, height),
-                (right_address, count),
-                (start, start_stride),
-                (target, stride),
-            )
-            if not whole:
-                out[row : row + height, column : column + width] = edge[:height, :width]
+            left_block = left_address, left.row_stride, left.pair_stride, height
+            if height == TILE_ROWS and width == PANEL_COLUMNS:
+                target = address_of(out) + row * out.strides[0] + column * WORD, out.strides[0]
+                start = target if from_out else (address_of(bias) + column * WORD, 0)
+                multiply_tile(left_block, right_block, start, target)
+            else:
+                target = address_of(edge), edge.strides[0]
+                for i in range(height):
+                    for j in range(width):
+                        old = out[row + i, column + j] if from_out else bias[column + j]
+                        edge[i, j] = old
+                multiply_tile(left_block, right_block, target, target)
+                for i in range(height):
+                    for j in range(width):
+                        out[row + i, column + j] = edge[i, j]

@@ -33,6 +33,7 @@ from electra_ref.backends.cpu.bfloat16_tile import (
     pack_pair,
     round_number,
     transpose_square,
+    widen_number,
 )
 from electra_ref.compilation import jit
 
@@ -92,37 +93,50 @@ def widen(bits: Bits) -> Float32:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def pack(matrix: Operand, *, transpose: bool = False) -> Panels:
-    """Pack ``matrix`` (K, M), or its transpose (M, K) with ``transpose``.
+def is_transpose(matrix: Operand) -> bool:
+    """Tell whether ``matrix`` is a transposed view of a contiguous array."""
+    return matrix.flags.f_contiguous and not matrix.flags.c_contiguous
 
-    Raises ValueError unless it is a matrix of float32 or uint16.
+
+def pack(matrix: Operand, *, column_sums: Float32 | None = None) -> Panels:
+    """Pack ``matrix`` (K, M), which may be a transposed view.
+
+    Its column sums (M,) in float32, of numbers not yet rounded, are written to ``column_sums`` if
+    that is given. Raises ValueError unless the matrix is one of float32 or uint16.
     """
     if matrix.ndim != 2 or matrix.dtype not in (np.float32, np.uint16):
         raise ValueError(f"expected a float32 or uint16 matrix, got {matrix.dtype} {matrix.shape}")
-    length, columns = matrix.shape[::-1] if transpose else matrix.shape
+    length, columns = matrix.shape
     # At least one pair, so that the tile need not know products of length 0.
     pairs = max(1, -(-length // 2))
     words = aligned_empty((-(-columns // PANEL_COLUMNS), pairs, PANEL_COLUMNS), np.uint32)
+    alone = matrix.size <= NUMBERS_OF_ONE_THREAD
+    tasks = 1 if alone else -(-pairs // PAIRS_AT_A_TIME)
+    partial_sums = np.zeros((tasks, 0 if column_sums is None else columns), np.float32)
     if not is_compiled():
-        pack_reference(matrix.T if transpose else matrix, words)
+        pack_reference(matrix, words, partial_sums)
+    elif is_transpose(matrix) and column_sums is None:
+        run: Any = _pack_columns if alone else _pack_columns_on_threads
+        run(matrix.T, words)
     else:
-        alone = matrix.size <= NUMBERS_OF_ONE_THREAD
-        if transpose:
-            run: Any = _pack_columns if alone else _pack_columns_on_threads
-        else:
-            run = _pack_rows if alone else _pack_rows_on_threads
-        run(np.ascontiguousarray(matrix), words)
+        run = _pack_rows if alone else _pack_rows_on_threads
+        run(np.ascontiguousarray(matrix), words, partial_sums)
+    if column_sums is not None:
+        np.sum(partial_sums, axis=0, out=column_sums)
     return Panels(words, (length, columns))
 
 
-def pack_reference(matrix: Operand, words: Words) -> None:
-    """Write ``matrix`` (K, M) to ``words``, panel by panel, in NumPy."""
+def pack_reference(matrix: Operand, words: Words, sums: Float32) -> None:
+    """Write ``matrix`` (K, M) to ``words``, panel by panel, and its sums if asked for, in NumPy."""
     bits = round_to_bfloat16(matrix)
     panels, pairs, _ = words.shape
     padded = np.zeros((2 * pairs, panels * PANEL_COLUMNS), np.uint32)
     padded[: matrix.shape[0], : matrix.shape[1]] = bits
     in_panels = padded.reshape(pairs, 2, panels, PANEL_COLUMNS)
     words[...] = (in_panels[:, 0] | in_panels[:, 1] << 16).swapaxes(0, 1)
+    if sums.shape[1] > 0:
+        numbers = widen(bits) if matrix.dtype == np.uint16 else matrix
+        sums[0] = numbers.sum(axis=0, dtype=np.float64)
 
 
 def unpack(panels: Panels) -> Float32:
@@ -156,20 +170,26 @@ def _round_on_threads(numbers: Operand, bits: Bits) -> None:
 
 
 @jit()
-def _pack_rows(matrix: Operand, words: Words) -> None:
-    _pack_pairs_of_rows(matrix, words, 0, words.shape[1])
+def _pack_rows(matrix: Operand, words: Words, sums: Float32) -> None:
+    _pack_pairs_of_rows(matrix, words, 0, words.shape[1], sums[0])
 
 
 @jit(parallel=True)
-def _pack_rows_on_threads(matrix: Operand, words: Words) -> None:
-    for task in numba.prange(-(-words.shape[1] // PAIRS_AT_A_TIME)):
+def _pack_rows_on_threads(matrix: Operand, words: Words, sums: Float32) -> None:
+    for task in numba.prange(sums.shape[0]):
         first = np.intp(task) * PAIRS_AT_A_TIME
-        _pack_pairs_of_rows(matrix, words, first, min(first + PAIRS_AT_A_TIME, words.shape[1]))
+        last = min(first + PAIRS_AT_A_TIME, words.shape[1])
+        _pack_pairs_of_rows(matrix, words, first, last, sums[task])
 
 
 @jit()
-def _pack_pairs_of_rows(matrix: Operand, words: Words, first: Index, last: Index) -> None:
-    """Pack pairs ``first`` to ``last`` of ``matrix`` (K, M), two rows after another."""
+def _pack_pairs_of_rows(
+    matrix: Operand, words: Words, first: Index, last: Index, sums: Float32
+) -> None:
+    """Pack pairs ``first`` to ``last`` of ``matrix`` (K, M), two rows after another.
+
+    The rows are added to ``sums``, (M,) or, if nobody wants them, (0,).
+    """
     length, columns = matrix.shape
     whole = columns // PANEL_COLUMNS
     zeros = np.zeros(columns, matrix.dtype)
@@ -184,6 +204,8 @@ def _pack_pairs_of_rows(matrix: Operand, words: Words, first: Index, last: Index
             words[whole, pair] = 0
             for column in range(whole * PANEL_COLUMNS, columns):
                 words[whole, pair, column % PANEL_COLUMNS] = pack_pair(upper[column], lower[column])
+        for column in range(sums.size):
+            sums[column] += widen_number(upper[column]) + widen_number(lower[column])
 
 
 @jit()

@@ -79,6 +79,19 @@ def round_number(_typing: Any, number: Any) -> Any:
 
 
 @emitted
+def widen_number(_typing: Any, number: Any) -> Any:
+    """Return the float32 whose bfloat16 bits ``number`` (uint16) holds; a float32 as it is."""
+
+    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
+        if args[0].type == FLOAT:
+            return args[0]
+        bits = builder.shl(builder.zext(args[0], INT32), ir.Constant(INT32, 16))
+        return builder.bitcast(bits, FLOAT)
+
+    return types.float32(number), generate
+
+
+@emitted
 def pack_pair(_typing: Any, first: Any, second: Any) -> Any:
     """Return one word with ``first`` in the low and ``second`` in the high half.
 
