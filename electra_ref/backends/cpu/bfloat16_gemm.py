@@ -100,6 +100,8 @@ def multiply(
 
     Raises ValueError if shapes or types do not fit.
     """
+    if isinstance(b, Panels) and column_sums is not None:
+        raise ValueError("the column sums of b are not to be had once it is packed")
     right = b if isinstance(b, Panels) else pack(b, column_sums=column_sums)
     left = _prepare_left(a)
     rows, length = a.shape[::-1] if isinstance(a, Panels) else a.shape
@@ -124,6 +126,8 @@ def _prepare_left(a: Operand | Panels) -> Bits | Panels:
     """Return A as rows of whole pairs, which need not be contiguous with each other, or packed."""
     if isinstance(a, Panels):
         return a
+    if a.ndim != 2:
+        raise ValueError(f"expected a matrix, got {a.shape}")
     if is_transpose(a):
         return pack(a.T)
     length = a.shape[1]
