@@ -110,11 +110,14 @@ class Config:
             f"batch_size = {self.batch_size} is no multiple of accumulate = {self.accumulate}",
             self.batch_size % self.accumulate != 0,
         )
-        for network in (discriminator_size(self), generator_size(self)):
+        for network, size, key in (
+            ("discriminator", discriminator_size(self), "num_attention_heads"),
+            ("generator", generator_size(self), "generator_hidden_size"),
+        ):
             yield (
-                f"{network.num_attention_heads} attention heads do not divide the width "
-                f"{network.hidden_size}; change hidden_size or num_attention_heads",
-                network.hidden_size % network.num_attention_heads != 0,
+                f"the {network}'s {size.num_attention_heads} attention heads do not divide its "
+                f"width {size.hidden_size}; change hidden_size or {key}",
+                size.hidden_size % size.num_attention_heads != 0,
             )
 
 
@@ -205,7 +208,7 @@ _COUNT = (1, 2**31 - 1, True)
 _SHARE = (0.0, 1.0, True)
 _POSITIVE = (0.0, math.inf, False)
 _RANGES: dict[str, tuple[float, float, bool]] = {
-    "vocab_size": _COUNT,
+    "vocab_size": (6, 2**31 - 1, True),  # the five special tokens and one to learn
     "embedding_size": _COUNT,
     "hidden_size": _COUNT,
     "num_hidden_layers": _COUNT,
@@ -213,8 +216,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "intermediate_size": _COUNT,
     "max_position_embeddings": _COUNT,
     "type_vocab_size": (2, 2**31 - 1, True),
-    "generator_hidden_size": _POSITIVE,
-    "generator_layers": _POSITIVE,
+    "generator_hidden_size": (0.0, 16.0, False),
+    "generator_layers": (0.0, 16.0, False),
     "hidden_dropout": (0.0, 0.999, True),
     "attention_dropout": (0.0, 0.999, True),
     "layer_norm_eps": _POSITIVE,

@@ -17,8 +17,9 @@ Source: google-research/electra, pretrain/pretrain_helpers.py, ``mask``. What di
   (13.8 % of the tokens where 15 % are meant), and a position hit twice counts twice in the loss
   and may receive the mean of two sampled ids. Here positions are distinct.
 * There, a row without a candidate divides by zero. Here it has no masked position.
-* There, p t is rounded in float32, here in float64, halves to even in both. For p = 0.15 and 0.25
-  the result is the same for all t up to 512.
+* There, p t is rounded in float32, here in float64, halves to even in both. For t up to 512 the
+  results are the same at p = 0.25, and at p = 0.15 but for t = 190, 350 and 390, where 0.15 t ends
+  in .5 and float32 lifts it over the half: one token more there.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ def key_words(seed: int) -> tuple[np.uint64, np.uint64]:
 
 
 @jit()
-def _philox_block(
+def philox_block(
     c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, key: tuple[np.uint64, np.uint64]
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Compute one block; 32-bit values in 64-bit registers, so that no product overflows."""
@@ -266,7 +266,7 @@ def fill_blocks(
     # A function of its own, with one call and no branch: so the loop takes eight blocks at a time.
     for i in range(piece.size // 4):
         block = first_block + np.uint64(i)
-        w0, w1, w2, w3 = _philox_block(block, example, step, purpose, key)
+        w0, w1, w2, w3 = philox_block(block, example, step, purpose, key)
         piece[4 * i] = w0
         piece[4 * i + 1] = w1
         piece[4 * i + 2] = w2
@@ -305,7 +305,7 @@ def _walk_cycles(
         while True:
             left, right = entry // side, entry % side
             for number in range(SHUFFLE_ROUNDS):
-                w0, w1, _, _ = _philox_block(right, np.uint64(number), epoch, ORDER, key)
+                w0, w1, _, _ = philox_block(right, np.uint64(number), epoch, ORDER, key)
                 addend = ((w0 << WORD_BITS) | w1) % side
                 left, right = right, (left + addend) % side
             entry = left * side + right

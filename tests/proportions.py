@@ -22,11 +22,11 @@ def assert_proportions(
 ) -> None:
     """Assert that each of ``counts`` (cells,) is what ``trials`` independent trials may give.
 
-    ``probabilities`` (cells,) or () are those of one trial to fall into each cell; cells may
-    overlap. ``detect`` is the relative error of a probability that must not be missed; the
-    number of trials is asserted to be large enough for that.
+    ``probabilities``, (cells,) or one number, are those of one trial to fall into each cell;
+    cells may overlap. ``detect`` is the relative error of a probability that must not be
+    missed; the number of trials is asserted to be large enough for that.
     """
-    observed = np.asarray(counts)
+    observed = np.atleast_1d(counts)
     p = np.broadcast_to(np.asarray(probabilities, np.float64), observed.shape)
     lowest, highest = _accepted(observed.size, trials, p)
     for wrong in (p * (1 - detect), p * (1 + detect)):

@@ -163,6 +163,19 @@ def test_a_disk_that_refuses_everything_from_some_call_on_costs_nothing(tmp_path
         assert_whole(directory, at_least=max(saved))
 
 
+def test_what_was_replaced_is_brought_back_for_good_before_anything_is_deleted(
+    tmp_path: Path,
+) -> None:
+    path = save_checkpoint(tmp_path, 10, tensors_at(10), {})
+    path.rename(tmp_path / ".step-00000010.0123abcd.replaced")
+    (tmp_path / ".step-00000010.89abcdef.tmp").mkdir()
+    calls: list[str] = []
+    with watching(counting(calls)):
+        recover_checkpoints(tmp_path)
+    assert calls == ["rename", "open", "fsync", "rmdir"]
+    assert_whole(tmp_path, at_least=10)
+
+
 @pytest.mark.parametrize("size", [1, 7])
 def test_short_writes_are_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int

@@ -227,6 +227,13 @@ def test_a_short_order_is_any_order_equally_often() -> None:
     assert_proportions(counts, len(orders), 1 / 6, detect=0.4)
 
 
+def test_half_of_the_short_orders_are_odd() -> None:
+    """A Feistel network on 9 = 3 * 3 entries would make every order even."""
+    orders = np.array([shuffled(np.arange(9), 9, seed=0, epoch=e) for e in range(1000)])
+    inversions = np.sum([orders[:, i] > orders[:, j] for j in range(9) for i in range(j)], axis=0)
+    assert_proportions((inversions % 2).sum(), len(orders), 0.5, detect=0.4)
+
+
 @pytest.mark.parametrize("count", [2**19, 10**6 + 3])
 def test_neighbours_come_apart(count: int) -> None:
     """The distance between the entries of neighbouring positions falls into 16 equal parts.

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from electra_ref.errors import UserError
+from electra_ref.training import run_directory
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.run_directory import RunDirectory, is_run, new_run_path, newest_run
 
@@ -187,6 +188,22 @@ def test_of_many_that_begin_at_once_one_wins(tmp_path: Path) -> None:
         assert sum(pool.map(begin, range(32))) == 1
     runs[0].close()
     runs[0].close()  # twice is harmless
+
+
+def test_a_run_that_came_and_went_just_before_we_had_the_lock_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire = run_directory._acquire_lock
+
+    def be_late(path: Path) -> int:
+        monkeypatch.undo()
+        make_run(path)
+        return acquire(path)
+
+    monkeypatch.setattr(run_directory, "_acquire_lock", be_late)
+    with pytest.raises(UserError, match="holds a run already"):
+        RunDirectory.create(tmp_path / "run", "seed = 2\n", ENVIRONMENT)
+    assert (tmp_path / "run" / "config.toml").read_text() == CONFIG
 
 
 def test_new_runs_get_new_names(tmp_path: Path) -> None:

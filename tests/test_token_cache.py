@@ -113,6 +113,7 @@ def test_a_damaged_folder_is_built_anew(damage: str, tmp_path: Path) -> None:
         (whole.path / "meta.json").write_bytes((other.path / "meta.json").read_bytes())
     else:
         whole.path.rename(tmp_path / "elsewhere")
+    assert open_intact(tmp_path, KEY) is None
     assert open_or_build(tmp_path, KEY, build_two_files) == whole
     assert open_intact(tmp_path, KEY) == whole
 

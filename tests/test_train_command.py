@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert train.main(["--resume", "--output-dir", str(output)]) == 0
     assert "step-00000011" in capsys.readouterr().err
     assert result_of(output) == uninterrupted
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for output, seed in ((one, 1), (other, 2)):
+        assert train.main([*arguments(corpus, output, seed=seed), "--max-steps", "5"]) == 0
+    shutil.rmtree(one / "checkpoints")
+    shutil.copytree(other / "checkpoints", one / "checkpoints")
+    assert train.main(["--resume", "--output-dir", str(one)]) == 2
+    assert "belongs to a run with another" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_micro_batches_and_max_steps_do_not_change_the_schedule(

@@ -140,6 +140,7 @@ def test_memory_for_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     words = count_words(texts, lowercase=True)
     assert len(words) <= 100
     assert words["common"] == 500
+    assert count_words([*texts, "rare0 " * 3], lowercase=True)["rare0"] == 3, "forgotten before"
     assert all(words[f"often{i}"] in (71, 72) for i in range(7))
 
 

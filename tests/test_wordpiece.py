@@ -26,11 +26,15 @@ PECULIAR = (
     "\u0301\u0323\u0344\u0345\u200d\u00ad\ufeff\ufffd\0\x07\x0b\x0c\x1c\x85\xa0\u2028\u3000\u037e"
     "\u1680\ue000\ud800\udfff\u0378\U0010fffd\U0010ffff"
 )
-# Spacing marks that canonical ordering could move; see the docstring of normalization.py.
+# Spacing marks that canonical ordering could move, and the notes and vowels that decompose into
+# one; see the docstring of normalization.py.
 MOVABLE_MARKS = "".join(
     chr(i)
     for i in range(sys.maxunicode + 1)
-    if unicodedata.combining(chr(i)) and unicodedata.category(chr(i)) == "Mc"
+    if any(
+        unicodedata.combining(c) and unicodedata.category(c) == "Mc"
+        for c in unicodedata.normalize("NFD", chr(i))
+    )
 )
 TEXT = st.text(
     st.one_of(
@@ -323,19 +327,22 @@ def test_look_ups_grow_no_faster_than_the_text(family: str) -> None:
 @pytest.mark.parametrize("family", ADVERSARIAL)
 @pytest.mark.parametrize("method", ["encode", "encode_with_offsets"])
 def test_time_grows_no_faster_than_the_text(family: str, method: str) -> None:
-    """16 times the text: linear time takes 16 times as long, quadratic time 256 times."""
+    """16 times the text: linear time takes 16 times as long, quadratic time 256 times.
+
+    The clock counts this process only, so that a busy machine changes little.
+    """
 
     def fastest_of_three(n: int) -> float:
         text = ADVERSARIAL[family](n)
         seconds = []
         for _ in range(3):
             encode = getattr(WordPiece(VOCABULARY), method)
-            start = time.perf_counter()
+            start = time.process_time()
             encode(text)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         return min(seconds)
 
-    assert fastest_of_three(64_000) < 64 * fastest_of_three(4_000) + 0.005
+    assert fastest_of_three(64_000) < 80 * fastest_of_three(4_000) + 0.02
 
 
 def test_special_tokens_are_found_wherever_they_stand() -> None:

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from electra_ref.masking import MaskedBatch
-from electra_ref.sampling import CorruptedBatch, corrupt
 
 from electra_ref.arrays import Array
 from electra_ref.backends import Backend
 from electra_ref.backends.reference import ReferenceBackend
 from electra_ref.batch import Batch
 from electra_ref.config import Config
+from electra_ref.masking import MaskedBatch
 from electra_ref.model.electra import (
     Electra,
+    ElectraCache,
+    ElectraOutput,
     electra_backward,
     electra_forward,
     electra_of,
@@ -29,8 +30,10 @@ from electra_ref.model.parameters import (
     parameter_specs,
 )
 from electra_ref.rng import Purpose, RandomStream
+from electra_ref.sampling import CorruptedBatch, corrupt
 
 VOCAB_SIZE = 13
+COMPLEX_STEP = 1e-30
 DROPOUT_STREAM = RandomStream(seed=3, purpose=Purpose.MASK, step=5)
 
 
@@ -117,44 +120,116 @@ def draw_masked_batch(
     return MaskedBatch(Batch(ids, types, attention_mask), masked_ids, positions, labels, weights)
 
 
-def loss_of(problem: Problem, vector: Array, backend: Backend | None = None) -> Array:
-    """Return the total loss () at the parameters ``vector`` (P,), real or complex."""
-    output, _ = electra_forward(
-        backend or ReferenceBackend(),
-        FlatParameters(problem.specs, vector),
+def forward_of(
+    problem: Problem, parameters: FlatParameters, backend: Backend
+) -> tuple[ElectraOutput, ElectraCache]:
+    """Run both networks at ``parameters``, on the replacements that were drawn beforehand."""
+    return electra_forward(
+        backend,
+        parameters,
         problem.electra,
         problem.masked,
         lambda _: problem.corrupted,
         problem.dropout_stream,
     )
+
+
+def loss_of(problem: Problem, vector: Array, backend: Backend | None = None) -> Array:
+    """Return the total loss () at the parameters ``vector`` (P,), real or complex."""
+    parameters = FlatParameters(problem.specs, vector)
+    output, _ = forward_of(problem, parameters, backend or ReferenceBackend())
     return total_loss(problem.electra, output, problem.counts)
 
 
 def gradients_of(problem: Problem, backend: Backend | None = None) -> FlatGradients:
     """Return the hand-written gradients; the vector starts as NaN, so nothing may be left out."""
-    backend = backend or ReferenceBackend()
     gradients = FlatGradients(problem.specs, np.full_like(problem.vector, np.nan))
-    _, cache = electra_forward(
-        backend,
-        FlatParameters(problem.specs, problem.vector),
-        problem.electra,
-        problem.masked,
-        lambda _: problem.corrupted,
-        problem.dropout_stream,
-    )
-    electra_backward(backend, gradients, problem.electra, problem.counts, cache)
+    add_gradients(problem, gradients, backend)
     return gradients
 
 
-def complex_step_gradient(problem: Problem, step: float = 1e-30) -> npt.NDArray[np.float64]:
-    """Return every partial derivative as Im L(w + i h e_k) / h: no difference, no cancellation.
+def add_gradients(
+    problem: Problem, gradients: FlatGradients, backend: Backend | None = None
+) -> None:
+    """Add the hand-written gradients of the loss to ``gradients``."""
+    backend = backend or ReferenceBackend()
+    _, cache = forward_of(problem, FlatParameters(problem.specs, problem.vector), backend)
+    electra_backward(backend, gradients, problem.electra, problem.counts, cache)
 
-    Source: Squire and Trapp 1998, SIAM Review 40(1), 110-112.
-    """
+
+def complex_step_along(problem: Problem, direction: Array, backend: Backend | None = None) -> float:
+    """Return the derivative of the loss along ``direction`` (P,): Im L(w + i h v) / h."""
+    loss = loss_of(problem, problem.vector + 1j * COMPLEX_STEP * direction, backend)
+    return float(loss.imag) / COMPLEX_STEP
+
+
+def complex_step_gradient(problem: Problem) -> npt.NDArray[np.float64]:
+    """Return every partial derivative (P,) of the loss, each from a forward pass of its own."""
+    backend = RememberingBackend()
     vector = problem.vector.astype(np.complex128)
     gradient = np.empty_like(problem.vector)
     for k in range(vector.size):
-        vector[k] += 1j * step
-        gradient[k] = loss_of(problem, vector).imag / step
+        vector[k] += 1j * COMPLEX_STEP
+        gradient[k] = loss_of(problem, vector, backend).imag / COMPLEX_STEP
         vector[k] = problem.vector[k]
     return gradient
+
+
+def parts_of(flat: FlatParameters) -> dict[str, Array]:
+    """Return a view of every parameter, with query, key and value apart.
+
+    The three share a matrix, and where weights are small the gradient of the value is a million
+    times that of the others: taken together, it would hide their errors.
+    """
+    parts: dict[str, Array] = {}
+    for spec in flat.specs:
+        if ".query_key_value." in spec.name:
+            names = [f"{spec.name}[{part}]" for part in ("query", "key", "value")]
+            parts.update(zip(names, np.split(flat[spec.name], 3, axis=-1), strict=True))
+        else:
+            parts[spec.name] = flat[spec.name]
+    return parts
+
+
+class Comparison:
+    """Relative errors of a gradient, part by part, from an exact one."""
+
+    def __init__(self, specs: list[ParameterSpec], exact: npt.NDArray[np.float64]) -> None:
+        numbers = FlatParameters(specs, np.empty_like(exact))
+        parts = parts_of(numbers)
+        for number, part in enumerate(parts.values()):
+            part[...] = number
+        self.names = list(parts)
+        self._numbers = numbers.vector.astype(np.int64)
+        self._exact = exact
+        norms = dict(zip(self.names, self._norms(exact), strict=True))
+        for name in self.names:
+            # Softmax does not see a shift of all scores of a row: the bias of the key has gradient
+            # zero, and what rounding leaves of it is measured against the bias of the query.
+            if name.endswith(".query_key_value.bias[key]"):
+                norms[name] = norms[name.replace("[key]", "[query]")]
+        self._scales = np.array(list(norms.values()))
+
+    def errors(self, gradient: npt.NDArray[np.float64]) -> dict[str, float]:
+        """Return |gradient - exact| / |exact| for every part; NaN where an entry is NaN."""
+        ratios = self._norms(gradient - self._exact) / self._scales
+        return dict(zip(self.names, ratios.tolist(), strict=True))
+
+    def _norms(self, vector: Array) -> Array:
+        squares: Array = np.bincount(self._numbers, vector * vector)
+        return np.sqrt(squares)
+
+
+class RememberingBackend(ReferenceBackend):
+    """The reference, drawing the bits of each dropout site once for all evaluations of a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bits: dict[tuple[RandomStream, int, int], Array] = {}
+
+    def dropout_bits(self, stream: RandomStream, examples: int, count: int) -> Array:
+        """Return what the reference returns."""
+        key = stream, examples, count
+        if key not in self._bits:
+            self._bits[key] = super().dropout_bits(stream, examples, count)
+        return self._bits[key]

@@ -179,7 +179,6 @@ def _blocks(
     """Yield the content of a file in blocks of BLOCK_BYTES."""
     try:
         with open(file.path, "rb") as raw:
-            _check_unchanged(file, os.fstat(raw.fileno()))
             stream: IO[bytes] = raw
             if file.compressed and decompress:
                 stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw))

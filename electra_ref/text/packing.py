@@ -32,7 +32,7 @@ from electra_ref.rng import (
     Purpose,
     RandomStream,
     _key,
-    _philox_block,
+    philox_block,
     random_doubles,
     random_words_reference,
 )
@@ -101,7 +101,7 @@ def _check(rules: PackingRules) -> None:
 def _draw(document: int, word: int, key: tuple[np.uint64, np.uint64]) -> float:
     """Return word number ``word`` of a document as a multiple of 2**-32 in [0, 1)."""
     low, high = document & 0xFFFF_FFFF, document >> 32
-    block = _philox_block(np.uint64(word // 4), np.uint64(low), np.uint64(high), _PACK, key)
+    block = philox_block(np.uint64(word // 4), np.uint64(low), np.uint64(high), _PACK, key)
     return float(block[word % 4]) / _WORD
 
 

@@ -21,6 +21,7 @@ from electra_ref.errors import UserError
 from electra_ref.model.electra import ElectraOutput, electra_of
 from electra_ref.text.prepare import PreparedData
 from electra_ref.training.checkpoint import (
+    CheckpointError,
     Groups,
     list_checkpoints,
     load_newest_checkpoint,
@@ -62,13 +63,19 @@ class Trainer:
     def restore(self) -> None:
         """Go back to the newest sound checkpoint, or to step 0 if the run has saved none.
 
-        Raises CheckpointError if there are checkpoints and none of them can be used.
+        Raises CheckpointError if there are checkpoints and none of them can be used, or if the
+        newest belongs to another run.
         """
         if list_checkpoints(self.run.checkpoints):
             groups = self._groups()
             checkpoint = load_newest_checkpoint(
                 self.run.checkpoints, warn=self.progress.say, like=groups
             )
+            if checkpoint.state != self._checkpoint_state():
+                raise CheckpointError(
+                    f"{checkpoint.path} belongs to a run with another configuration or other data; "
+                    "remove it"
+                )
             for views, group in zip(self._views(), ("model", "optimizer"), strict=True):
                 for name, view in views.items():
                     view[...] = self.backend.to_device(checkpoint.groups[group][name])
@@ -176,9 +183,13 @@ class Trainer:
             self.run.checkpoints,
             self.state.step,
             self._groups(),
-            {"data": self.data.key, "config": dataclasses.asdict(self.config)},
+            self._checkpoint_state(),
             keep=self.config.keep_checkpoints,
         )
+
+    def _checkpoint_state(self) -> dict[str, Any]:
+        """Return what must be the same for a checkpoint to be one of this run."""
+        return {"data": self.data.key, "config": dataclasses.asdict(self.config)}
 
     def _views(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the model's parameters and the optimizer's moments by their names in a file."""

@@ -7,7 +7,7 @@ The exceptions, all of them:
   ``tokenizers`` were made; it takes them for letters, and leaves them whole.
 - ``RECLASSIFIED``: characters whose category Unicode changed after that.
 - Capitals that Unicode got after the tables of this Python were made: left as they are here.
-- Spacing marks out of canonical order, which are left where they are here.
+- Spacing marks out of canonical order, which are left where they are here; so are the offsets.
 - "[MASK]" in a text, which becomes the special token there if it was declared as one.
 """
 
@@ -147,7 +147,10 @@ def draw_texts(count: int, rng: np.random.Generator) -> list[str]:
     movable = {
         chr(i)
         for i in range(sys.maxunicode + 1)
-        if unicodedata.combining(chr(i)) and unicodedata.category(chr(i)) == "Mc"
+        if any(
+            unicodedata.combining(c) and unicodedata.category(c) == "Mc"
+            for c in unicodedata.normalize("NFD", chr(i))
+        )
     }
     alphabets = [
         [c for c in map(chr, range(*ends)) if is_old(c) and c not in movable | RECLASSIFIED.keys()]

@@ -1,0 +1,201 @@
+"""The configuration: four layers, each overriding the one before, and clear refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from electra_ref.config import (
+    PRESETS,
+    Config,
+    EncoderSize,
+    discriminator_size,
+    generator_size,
+    resolve_config,
+    to_toml,
+)
+from electra_ref.errors import UserError
+
+KEYS = [field.name for field in dataclasses.fields(Config)]
+
+
+def refusal(*settings: str) -> str:
+    """Return the one line with which ``--set`` is refused."""
+    with pytest.raises(UserError) as caught:
+        resolve_config(settings=settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_presets_are_complete_and_small_is_the_default_of_the_original() -> None:
+    for preset in PRESETS:
+        assert resolve_config(preset=preset).preset == preset
+    small = resolve_config(preset="small")
+    assert small == Config(preset="small")
+    assert (small.learning_rate, small.batch_size, small.max_length) == (5e-4, 128, 128)
+    assert resolve_config() == resolve_config(preset="tiny")
+
+
+def test_later_layers_override_earlier_ones(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('preset = "base"\nsteps = 10\nbatch_size = 4\n', encoding="utf-8")
+    config = resolve_config(path=path, settings=["batch_size=6", "seed = 3", "batch_size=8"])
+    assert (config.preset, config.hidden_size) == ("base", 768)
+    assert (config.steps, config.batch_size, config.seed) == (10, 8, 3)
+    config = resolve_config(preset="large", path=path, settings=["preset=small"])
+    assert (config.preset, config.hidden_size, config.steps) == ("large", 1024, 10)
+    assert resolve_config(path=path, settings=["preset=small"]).hidden_size == 256
+
+
+@given(
+    settings=st.fixed_dictionaries(
+        {},
+        optional={
+            "preset": st.sampled_from(sorted(PRESETS)),
+            "learning_rate": st.floats(1e-300, 1e300, allow_nan=False),
+            "layer_norm_eps": st.floats(5e-324, 1.0, exclude_min=False),
+            "weight_decay": st.floats(0, 1e18),
+            "seed": st.integers(0, 2**63 - 1),
+            "steps": st.integers(1, 2**31 - 1),
+            "lowercase": st.booleans(),
+            "precision": st.sampled_from(["auto", "float32", "float64"]),
+        },
+    )
+)
+def test_toml_round_trip(
+    settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What is printed is read back as it was, from the file and from single settings."""
+    lines = [
+        str(value).lower() if isinstance(value, bool) else value for value in settings.values()
+    ]
+    config = resolve_config(settings=[f"{k}={v}" for k, v in zip(settings, lines, strict=True)])
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert resolve_config(path=path) == config
+    assert to_toml(resolve_config(path=path)) == to_toml(config)
+    for key, value in settings.items():
+        assert getattr(config, key) == value
+
+
+def test_every_key_is_described_on_a_line_of_its_own() -> None:
+    lines = to_toml(Config()).splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == KEYS
+    assert all(len(line.partition(" # ")[2]) > 10 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("learning_rat", "learning_rate"), ("batchsize", "batch_size"), ("Steps", "steps")],
+)
+def test_an_unknown_key_names_the_nearest_one(key: str, nearest: str, tmp_path: Path) -> None:
+    message = refusal(f"{key}=1")
+    assert repr(key) in message
+    assert repr(nearest) in message
+    assert "--set" in message
+    path = tmp_path / "run.toml"
+    path.write_text(f"{key} = 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=nearest) as caught:
+        resolve_config(path=path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_refuses_a_wrong_type(key: str) -> None:
+    value = "[1]" if isinstance(getattr(Config(), key), str) else "word"
+    assert key in refusal(f"{key}={value}")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "steps=1.5",
+        "steps=true",
+        "steps=0",
+        "steps=-1",
+        "learning_rate=nan",
+        "learning_rate=inf",
+        "learning_rate=0",
+        "hidden_dropout=1.0",
+        "mask_probability=0",
+        "seed=-1",
+        "seed=9223372036854775808",
+        "vocab_size=5",
+        "vocab_size=2147483648",
+        "generator_hidden_size=1e308",
+        "generator_layers=1e308",
+        "device=tpu",
+        "precision=float16",
+        "preset=huge",
+        "lowercase=1",
+        "max_length=7",
+        "steps",
+    ],
+)
+def test_values_out_of_range_are_refused(setting: str) -> None:
+    assert setting.partition("=")[0] in refusal(setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["max_length=129"], ["max_length = 129", "max_position_embeddings = 128"]),
+        (["batch_size=10", "accumulate=4"], ["batch_size = 10", "accumulate = 4"]),
+        (["num_attention_heads=3"], ["3 attention heads", "width 128", "num_attention_heads"]),
+        (
+            ["hidden_size=400", "generator_hidden_size=0.5"],
+            ["generator", "3 attention heads", "width 200", "generator_hidden_size"],
+        ),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(settings: list[str], words: list[str]) -> None:
+    message = refusal(*settings)
+    for word in words:
+        assert word in message
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    for content in (b"steps = \n", b"\xff\xfe", b"[table]\nsteps = 1\n", b"steps = 1\nsteps = 2\n"):
+        bad.write_bytes(content)
+        with pytest.raises(UserError):
+            resolve_config(path=bad)
+    for path in (tmp_path / "missing.toml", tmp_path):
+        with pytest.raises(UserError, match="cannot read") as caught:
+            resolve_config(path=path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "size"),
+    [
+        ("small", EncoderSize(64, 12, 1, 256)),
+        ("base", EncoderSize(256, 12, 4, 1024)),
+        ("large", EncoderSize(256, 24, 4, 1024)),
+    ],
+)
+def test_generator_sizes_are_those_of_the_original(preset: str, size: EncoderSize) -> None:
+    assert generator_size(resolve_config(preset=preset)) == size
+
+
+@given(width=st.integers(1, 40), share=st.floats(0.01, 4.0))
+def test_the_generator_is_never_empty(width: int, share: float) -> None:
+    config = dataclasses.replace(Config(), hidden_size=8 * width, num_attention_heads=8)
+    size = generator_size(dataclasses.replace(config, generator_layers=share))
+    assert size.num_hidden_layers == max(1, round(12 * share))
+    assert size.hidden_size == max(1, round(8 * width * 0.25))
+    assert size.num_attention_heads == max(1, size.hidden_size // 64)
+    assert size.intermediate_size == 4 * size.hidden_size
+    assert discriminator_size(config) == EncoderSize(8 * width, 12, 8, 1024)
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(Config(), "steps", 3)  # noqa: B010
+    assert math.isclose(Config().layer_norm_eps, 1e-12)

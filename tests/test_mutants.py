@@ -1,0 +1,218 @@
+"""A test that the tests can fail: every wrong gradient of ``mutants`` must be noticed.
+
+The judge is the comparison of ``test_electra_gradients``: each tensor's gradient, query, key and
+value apart, against the complex step of the whole loss. The forward pass runs once, since mutants
+are backward functions; its caches are read-only, so none can be repaired or spoilt in passing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections import Counter
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import electra_ref.backends.reference
+import electra_ref.model
+from electra_ref.arrays import sum_rows_by_index
+from electra_ref.model.electra import ElectraCache, electra_backward
+from electra_ref.model.parameters import FlatGradients, FlatParameters
+from tests import mutants
+from tests.mutants import Instrument, Mutant, instrumented
+from tests.tiny_electra import (
+    Comparison,
+    Problem,
+    RememberingBackend,
+    complex_step_gradient,
+    forward_of,
+    make_problem,
+)
+
+NOTICED = 1e-11  # relative error of a tensor above which a gradient counts as wrong
+
+SOFTMAX_BACKWARD = "reference.softmax_cross_entropy.softmax_cross_entropy_backward"
+LAYER_NORM_BACKWARD = "reference.layer_norm.layer_norm_backward"
+ATTENTION_BACKWARD = "reference.attention.attention_backward"
+HEAD_BACKWARD = "heads.discriminator_head_backward"
+NEW_ZEROS = {
+    "reference.embedding.embed_backward": "get_xp(dx).zeros((cache.max_position_embeddings, "
+    "dx.shape[1]), dx.dtype)",
+    "arrays.sum_rows_by_index": "xp.zeros((count, rows.shape[1]), rows.dtype)",
+}
+# Mutants that change no gradient, and the proof of it
+EQUIVALENT = {
+    **{
+        f"{function}: {expression} [{operator}]": "zeros stay zeros, scaled or moved"
+        for function, expression in NEW_ZEROS.items()
+        for operator in (*mutants.OF_FLOATS, *mutants.OF_ARRAYS)
+    },
+    f"{SOFTMAX_BACKWARD}: (dloss * weights)[:, None] [roll]": "the last axis has length 1",
+    f"{LAYER_NORM_BACKWARD}: g #2 [roll]": "a mean over the axis that is rolled has no order",
+    f"{LAYER_NORM_BACKWARD}: g * xhat [roll]": "a mean over the axis that is rolled has no order",
+    f"{LAYER_NORM_BACKWARD}: g.mean(axis=-1, keepdims=True) [roll]": "the last axis has length 1",
+    f"{LAYER_NORM_BACKWARD}: (g * xhat).mean(axis=-1, keepdims=True) [roll]": "as above",
+    f"{LAYER_NORM_BACKWARD}: rstd [roll]": "one number a row: the last axis has length 1",
+    f"{ATTENTION_BACKWARD}: dscores [roll]": "a sum over the axis that is rolled has no order",
+    f"{ATTENTION_BACKWARD}: dscores.sum(axis=-1, keepdims=True) [roll]": "axis of length 1",
+    f"{HEAD_BACKWARD}: dlogits[:, None] [roll]": "the last axis has length 1",
+    f"{HEAD_BACKWARD}: dweight [roll]": "one logit a token: the last axis has length 1",
+    f"{HEAD_BACKWARD}: dbias [roll]": "one logit a token: the axis has length 1",
+}
+
+
+def backward_functions(*packages: ModuleType) -> list[FunctionType]:
+    """Return every function of ``packages`` whose name ends in _backward, and two helpers."""
+    found: dict[FunctionType, None] = {}
+    for package in packages:
+        for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            module = importlib.import_module(info.name)
+            for name, value in vars(module).items():
+                if isinstance(value, FunctionType) and name.endswith("_backward"):
+                    found[value] = None
+    helpers: list[Any] = [sum_rows_by_index, FlatGradients.add]
+    return [*found, *helpers]
+
+
+class Judge:
+    """Knows the exact gradient of one problem, and runs backward passes on its caches."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._backend = RememberingBackend()
+        parameters = FlatParameters(problem.specs, problem.vector)
+        _, self._cache = forward_of(problem, parameters, self._backend)
+        make_read_only(self._cache)
+        self._comparison = Comparison(problem.specs, complex_step_gradient(problem))
+
+    def worst_error(self) -> float:
+        """Return the largest relative error of a tensor; infinite where one is not finite."""
+        problem = self._problem
+        gradients = FlatGradients(problem.specs, np.full_like(problem.vector, np.nan))
+        with np.errstate(all="ignore"):
+            electra_backward(
+                self._backend, gradients, problem.electra, problem.counts, fresh(self._cache)
+            )
+            worst = max(self._comparison.errors(gradients.vector).values())
+        return worst if np.isfinite(worst) else np.inf
+
+
+def fresh(cache: ElectraCache) -> ElectraCache:
+    """Return ``cache`` with lists of layers of its own: the backward pass empties them."""
+    generator = cache.generator._replace(layers=list(cache.generator.layers))
+    discriminator = cache.discriminator._replace(layers=list(cache.discriminator.layers))
+    return cache._replace(generator=generator, discriminator=discriminator)
+
+
+def make_read_only(value: Any) -> None:
+    """Forbid writing into all arrays of a cache."""
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            make_read_only(part)
+
+
+class Campaign(NamedTuple):
+    """What became of every mutant."""
+
+    functions: list[FunctionType]
+    instrument: Instrument
+    outcomes: dict[str, str]  # name of the mutant: "comparison", "exception" or "survived"
+
+    def of(self, outcome: str) -> list[str]:
+        """Return the names of the mutants that ended in ``outcome``."""
+        return [name for name, reached in self.outcomes.items() if reached == outcome]
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Campaign:
+    """Run all mutants of the reference and of the model, on two problems."""
+    # No padding and other loss weights in the second: the largest element of an array is then
+    # never one that does not count, and no weight is 1. No attention dropout: another branch.
+    changes: dict[str, Any] = {
+        "generator_weight": 3.0,
+        "attention_dropout": 0.0,
+        "num_hidden_layers": 1,
+        "lengths": (9, 9, 9),
+    }
+    judges = [
+        Judge(make_problem(0.5, seed=1, num_hidden_layers=1)),
+        Judge(make_problem(0.02, seed=2, **changes)),
+    ]
+    functions = backward_functions(electra_ref.backends.reference, electra_ref.model)
+    return run(functions, judges)
+
+
+def run(functions: list[FunctionType], judges: list[Judge]) -> Campaign:
+    """Run all mutants of ``functions``; the first judge who notices decides the outcome."""
+    with instrumented(functions) as instrument:
+        with instrument.watching():
+            assert all(judge.worst_error() < NOTICED / 10 for judge in judges)
+        outcomes = {instrument.name(m): outcome(instrument, m, judges) for m in instrument.mutants}
+    assert all(judge.worst_error() < NOTICED / 10 for judge in judges)  # all is as it was
+    return Campaign(functions, instrument, outcomes)
+
+
+def outcome(instrument: Instrument, mutant: Mutant, judges: list[Judge]) -> str:
+    """Return by what the mutant was noticed first."""
+    with instrument.mutating(mutant):
+        for judge in judges:
+            try:
+                if judge.worst_error() > NOTICED:
+                    return "comparison"
+            except Exception:  # a wrong shape or index, or a write into a cache
+                return "exception"
+    return "survived"
+
+
+def test_every_mutant_is_noticed_unless_proven_equivalent(campaign: Campaign) -> None:
+    """No other survives, and each that is listed as equivalent does."""
+    survivors = set(campaign.of("survived"))
+    assert survivors - set(EQUIVALENT) == set()
+    assert set(EQUIVALENT) - survivors == set()
+
+
+def test_mutants_are_many_and_noticed_by_comparison(campaign: Campaign) -> None:
+    """A mutant that raises is noticed by anyone; hardly any of these do."""
+    counts = {outcome: len(campaign.of(outcome)) for outcome in ("comparison", "exception")}
+    print(f"{len(campaign.outcomes)} mutants of {len(campaign.functions)} functions: {counts}")
+    assert len(campaign.functions) >= 20
+    assert counts["comparison"] >= 1500
+    assert counts["exception"] <= 0.03 * counts["comparison"]
+    operators = {name[name.rindex("[") + 1 : -1] for name in campaign.outcomes}
+    assert operators == set(mutants.OPERATORS)
+
+
+def test_every_summand_of_every_gradient_is_mutated(campaign: Campaign) -> None:
+    """The summands, counted apart from the wrapping, and the terms that were run agree."""
+    instrument = campaign.instrument
+    have_mutants = {mutant.number for mutant in instrument.mutants}
+    covered: Counter[tuple[str, str]] = Counter()
+    for number, term in enumerate(instrument.terms):
+        if term.expression.endswith(" before"):  # the target of an augmented assignment
+            continue
+        assert number in instrument.kinds, f"{term.name} was never evaluated"
+        assert number in have_mutants or not is_gradient(instrument.kinds[number]), term.name
+        covered[term.function, term.expression] += 1
+    summands = Counter(
+        (mutants.name_of(function), expression)
+        for function in campaign.functions
+        for expression in mutants.additive_terms(function)
+    )
+    assert summands.total() >= 100
+    assert summands - covered == Counter()
+
+
+def is_gradient(kind: str) -> bool:
+    """Return whether values of this kind are numbers that a mutant can change."""
+    return kind.startswith("float")
+
+
+def test_nothing_of_the_mutants_is_left_behind(campaign: Campaign) -> None:
+    for function in campaign.functions:
+        assert mutants.WRAP not in function.__code__.co_names
+        assert mutants.WRAP not in function.__globals__

@@ -1,0 +1,291 @@
+"""Every operation on an example worked out by hand, and what must hold at its edges."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from electra_ref.arrays import get_xp, sum_rows_by_index
+from electra_ref.backends.reference import ReferenceBackend
+from tests.gradient_checks import Array
+from tests.operation_cases import SEEDS
+
+BACKEND = ReferenceBackend()
+LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
+
+
+def close(got: Array, wanted: Any) -> None:
+    """Assert equality but for the last bits, and of the shapes."""
+    assert np.shape(got) == np.shape(wanted)
+    np.testing.assert_allclose(got, wanted, rtol=1e-15, atol=1e-15)
+
+
+def test_linear() -> None:
+    x, weight = np.array([[1.0, 2.0]]), np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    y, cache = BACKEND.linear(x, weight, np.array([0.5, 0.0, -1.0]))
+    close(y, [[9.5, 12.0, 14.0]])
+    dx, dweight, dbias = BACKEND.linear_backward(np.array([[1.0, 0.0, 2.0]]), cache)
+    close(dx, [[7.0, 16.0]])
+    close(dweight, [[1.0, 0.0, 2.0], [2.0, 0.0, 4.0]])
+    close(dbias, [1.0, 0.0, 2.0])
+
+
+def test_embed() -> None:
+    word, position = np.array([[0.0], [1.0], [2.0]]), np.array([[10.0], [20.0], [30.0]])
+    ids, types = np.array([[2, 2], [1, 2]]), np.array([[0, 1], [1, 1]])
+    x, cache = BACKEND.embed(word, position, np.array([[100.0], [200.0]]), ids, types)
+    close(x, [[112.0], [222.0], [211.0], [222.0]])
+    dword, dposition, dsegment = BACKEND.embed_backward(
+        np.array([[1.0], [2.0], [4.0], [8.0]]), cache
+    )
+    close(dword, [[0.0], [4.0], [11.0]])
+    close(dposition, [[5.0], [10.0], [0.0]])
+    close(dsegment, [[1.0], [14.0]])
+
+
+def test_layer_norm() -> None:
+    """Mean 2, variance 1; with eps = 3 the inverse deviation is 1/2."""
+    gamma, beta = np.array([2.0, 3.0]), np.array([1.0, -1.0])
+    y, cache = BACKEND.layer_norm(np.array([[1.0, 3.0]]), gamma, beta, 3.0)
+    close(y, [[0.0, 0.5]])
+    dx, dgamma, dbeta = BACKEND.layer_norm_backward(np.array([[1.0, 1.0]]), cache)
+    close(dx, [[-0.1875, 0.1875]])
+    close(dgamma, [-0.5, 0.5])
+    close(dbeta, [1.0, 1.0])
+
+
+@given(rows=st.integers(1, 5), width=st.integers(4, 9), seed=SEEDS)
+def test_layer_norm_gradient_has_no_erased_direction(rows: int, width: int, seed: int) -> None:
+    """A shift of the row and a stretch of it change nothing, so dx has no part along them."""
+    random = np.random.default_rng(seed)
+    x, gamma, dy = (random.standard_normal(s) for s in ((rows, width), width, (rows, width)))
+    _, cache = BACKEND.layer_norm(x, gamma, gamma, 1e-12)
+    dx = BACKEND.layer_norm_backward(dy, cache)[0]
+    assert np.abs(dx.sum(axis=-1)).max() <= 1e-12 * np.abs(dx).max()
+    assert np.abs((dx * cache.xhat).sum(axis=-1)).max() <= 1e-9 * np.abs(dx).max()
+
+
+def test_dropout() -> None:
+    """A rate of 1/4 keeps the bits from 16384 on, and scales by 4/3."""
+    x = np.array([[3.0, 6.0], [9.0, -3.0]])
+    bits = np.array([[0, 65535], [16383, 16384]], np.uint16)
+    y, cache = BACKEND.dropout(x, bits, 0.25)
+    close(y, [[0.0, 8.0], [0.0, -4.0]])
+    close(BACKEND.dropout_backward(np.ones((2, 2)), cache), [[0.0, 4 / 3], [0.0, 4 / 3]])
+
+
+@given(seed=SEEDS, rate=st.floats(0.0, 0.999))
+def test_dropout_keeps_what_its_bits_say(seed: int, rate: float) -> None:
+    """All 65536 values of the bits once: what is kept, scaled, has the mean of what was there."""
+    bits = np.random.default_rng(seed).permutation(1 << 16).astype(np.uint16)[None]
+    y, cache = BACKEND.dropout(np.ones((256, 256)), bits, rate)
+    dx = BACKEND.dropout_backward(np.ones((256, 256)), cache)
+    np.testing.assert_array_equal(y, dx)
+    dropped = round(rate * 65536)
+    assert np.count_nonzero(y == 0.0) == dropped
+    assert set(np.unique(y)) <= {0.0, 65536 / (65536 - dropped)}
+    assert abs(y.mean() - 1.0) <= 1e-12
+    np.testing.assert_array_equal((bits >= dropped).reshape(y.shape), y != 0.0)
+
+
+def test_dropout_passes_everything_in_evaluation_and_at_rate_zero() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    bits = np.zeros((3, 4), np.uint16)
+    for arguments in ((None, 0.5), (bits, 0.0)):
+        y, cache = BACKEND.dropout(x, *arguments)
+        np.testing.assert_array_equal(y, x)
+        np.testing.assert_array_equal(BACKEND.dropout_backward(x, cache), x)
+
+
+def test_dropout_never_drops_everything_and_refuses_rates_outside() -> None:
+    bits = np.array([[65535]], np.uint16)
+    y, _ = BACKEND.dropout(np.ones((1, 1)), bits, 0.999999999)
+    assert y.item() == 65536.0
+    for rate in (1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match="dropout rate"):
+            BACKEND.dropout(np.ones((1, 1)), bits, rate)
+
+
+def test_dropout_add_layer_norm() -> None:
+    """Dropping half of x = (1, 1) with scale 2 gives the row (1, 3) of ``test_layer_norm``."""
+    gamma, beta = np.array([2.0, 3.0]), np.array([1.0, -1.0])
+    bits = np.array([[0, 65535]], np.uint16)
+    y, cache = BACKEND.dropout_add_layer_norm(
+        np.ones((1, 2)), np.ones((1, 2)), gamma, beta, bits, 0.5, 3.0
+    )
+    close(y, [[0.0, 0.5]])
+    gradients = BACKEND.dropout_add_layer_norm_backward(np.ones((1, 2)), cache)
+    wanted: list[Any] = [[[0.0, 0.375]], [[-0.1875, 0.1875]], [-0.5, 0.5], [1.0, 1.0]]
+    for gradient, value in zip(gradients, wanted, strict=True):
+        close(gradient, value)
+
+
+def test_gelu() -> None:
+    """The normal distribution and density at 1 are 0.841344... and 0.241970..."""
+    y, cache = BACKEND.gelu(np.array([[0.0, 1.0, -1.0, 40.0, -40.0]]))
+    close(y, [[0.0, 0.8413447460685429, -0.15865525393145707, 40.0, 0.0]])
+    dx = BACKEND.gelu_backward(np.ones((1, 5)), cache)
+    close(dx, [[0.5, 1.0833154705876863, -0.08331547058768618, 1.0, 0.0]])
+
+
+def test_attention() -> None:
+    """One head of width 1, two tokens: the rows of P are (1/2, 1/2) and (1/4, 3/4)."""
+    query_key_value = np.array([[0.0, 0.0, 2.0], [1.0, LN3, 6.0]])
+    mask = np.ones((1, 2), bool)
+    context, cache = BACKEND.attention(query_key_value, mask, 1, None, 0.0)
+    close(context, [[4.0], [5.0]])
+    gradient = BACKEND.attention_backward(np.array([[1.0], [2.0]]), cache)
+    close(gradient, [[LN3, -1.5, 1.0], [1.5 * LN3, 1.5, 2.0]])
+
+
+def test_attention_drops_probabilities() -> None:
+    """The second row loses its first probability and doubles its second: 3/2 of 6."""
+    query_key_value = np.array([[0.0, 0.0, 2.0], [1.0, LN3, 6.0]])
+    bits = np.array([[65535, 65535, 0, 65535]], np.uint16)
+    context, _ = BACKEND.attention(query_key_value, np.ones((1, 2), bool), 1, bits, 0.5)
+    close(context, [[8.0], [9.0]])
+
+
+def test_attention_never_looks_at_padding() -> None:
+    """Only the first token counts: its value is everyone's, and scores have no gradient."""
+    random = np.random.default_rng(0)
+    query_key_value = random.standard_normal((3, 6))
+    mask = np.array([[True, False, False]])
+    context, cache = BACKEND.attention(query_key_value, mask, 2, None, 0.0)
+    np.testing.assert_array_equal(context, np.tile(query_key_value[0, 4:], (3, 1)))
+    gradient = BACKEND.attention_backward(np.ones((3, 2)), cache)
+    assert not gradient[:, :4].any()
+    np.testing.assert_array_equal(gradient[:, 4:], [[3.0, 3.0], [0.0, 0.0], [0.0, 0.0]])
+
+
+def test_attention_heads_lie_side_by_side() -> None:
+    """Two heads are two attentions of half the width."""
+    random = np.random.default_rng(1)
+    both, mask = random.standard_normal((4, 12)), np.ones((1, 4), bool)
+    context, _ = BACKEND.attention(both, mask, 2, None, 0.0)
+    columns = both.reshape(4, 3, 2, 2)
+    for head in range(2):
+        alone = columns[:, :, head].reshape(4, 6)
+        expected, _ = BACKEND.attention(alone, mask, 1, None, 0.0)
+        close(context[:, 2 * head : 2 * head + 2], expected)
+
+
+def test_gather_positions() -> None:
+    """Position 1 of the second row is row 4; rows that are read twice get both gradients."""
+    x = np.arange(6.0)[:, None]
+    y, cache = BACKEND.gather_positions(x, np.array([[2, 0], [1, 1]]))
+    close(y, [[2.0], [0.0], [4.0], [4.0]])
+    dx = BACKEND.gather_positions_backward(np.array([[1.0], [2.0], [4.0], [8.0]]), cache)
+    close(dx, [[2.0], [0.0], [1.0], [0.0], [12.0], [0.0]])
+
+
+def test_vocabulary_logits() -> None:
+    words = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    logits, cache = BACKEND.vocabulary_logits(
+        np.array([[3.0, 5.0]]), words, np.array([0.5, 0.0, 1.0])
+    )
+    close(logits, [[3.5, 5.0, 17.0]])
+    dhidden, dwords, dbias = BACKEND.vocabulary_logits_backward(np.array([[1.0, 2.0, 0.5]]), cache)
+    close(dhidden, [[2.0, 3.0]])
+    close(dwords, [[3.0, 5.0], [6.0, 10.0], [1.5, 2.5]])
+    close(dbias, [1.0, 2.0, 0.5])
+
+
+def test_softmax_cross_entropy() -> None:
+    """Probabilities 1/4 and 3/4; the second row has weight 0."""
+    logits = np.array([[0.0, LN3], [5.0, 7.0]])
+    labels, weights = np.array([1, 0]), np.array([True, False])
+    loss, cache = BACKEND.softmax_cross_entropy(logits, labels, weights)
+    close(loss, LN4 - LN3)
+    dlogits = BACKEND.softmax_cross_entropy_backward(2.0, cache)
+    close(dlogits, [[0.5, -0.5], [0.0, 0.0]])
+
+
+def test_binary_cross_entropy() -> None:
+    logits = np.array([0.0, LN3, LN3, 9.0])
+    labels, weights = np.array([1, 0, 1, 0]), np.array([1, 1, 1, 0])
+    loss, cache = BACKEND.binary_cross_entropy(logits, labels, weights)
+    close(loss, LN2 + LN4 + LN4 - LN3)
+    dlogits = BACKEND.binary_cross_entropy_backward(2.0, cache)
+    close(dlogits, [-1.0, 1.5, -0.5, 0.0])
+
+
+@given(rows=st.integers(1, 4), words=st.integers(2, 9), shift=st.floats(-1e3, 1e3), seed=SEEDS)
+def test_softmax_does_not_see_a_shift(rows: int, words: int, shift: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits, labels = random.standard_normal((rows, words)), random.integers(0, words, rows)
+    weights = np.ones(rows, bool)
+    loss, cache = BACKEND.softmax_cross_entropy(logits, labels, weights)
+    shifted, _ = BACKEND.softmax_cross_entropy(logits + shift, labels, weights)
+    np.testing.assert_allclose(loss, shifted, rtol=0, atol=1e-12 * rows * (1 + abs(shift)))
+    dlogits = BACKEND.softmax_cross_entropy_backward(1.0, cache)
+    assert np.abs(dlogits.sum(axis=-1)).max() <= 1e-14
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_losses_of_extreme_logits(dtype: Any, size: float) -> None:
+    """The loss is the distance itself; no overflow, no NaN, gradients at their limits."""
+    logits = np.array([[0.0, size]], dtype)
+    labels, ones = np.array([0]), np.ones(1, bool)
+    loss, cache = BACKEND.softmax_cross_entropy(logits, labels, ones)
+    assert loss == max(size, 0.0)
+    close(BACKEND.softmax_cross_entropy_backward(1.0, cache), [[-1, 1] if size > 0 else [0, 0]])
+    for label in (0, 1):
+        loss, kept = BACKEND.binary_cross_entropy(logits[0, 1:], np.array([label]), ones)
+        assert loss == max(size, 0.0) - label * size
+        close(BACKEND.binary_cross_entropy_backward(1.0, kept), [float(size > 0) - label])
+
+
+@given(count=st.integers(1, 5), rows=st.integers(1, 20), seed=SEEDS)
+def test_sum_rows_by_index_adds_in_the_order_of_the_rows(count: int, rows: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values, indices = random.standard_normal((rows, 3)), random.integers(0, count, rows)
+    expected = np.zeros((count, 3))
+    np.add.at(expected, indices, values)
+    np.testing.assert_allclose(
+        sum_rows_by_index(values, indices, count), expected, rtol=0, atol=1e-14
+    )
+
+
+def test_global_norm_and_clip() -> None:
+    gradients = np.array([3.0, -4.0])
+    norm = BACKEND.global_norm(gradients)
+    assert norm == 5.0
+    BACKEND.clip_by_global_norm(gradients, norm, 10.0)
+    np.testing.assert_array_equal(gradients, [3.0, -4.0])
+    BACKEND.clip_by_global_norm(gradients, norm, 1.0)
+    close(gradients, [0.6, -0.8])
+    zeros = np.zeros(2)
+    BACKEND.clip_by_global_norm(zeros, BACKEND.global_norm(zeros), 1.0)
+    assert not zeros.any()
+
+
+def test_operations_refuse_shapes_that_do_not_fit() -> None:
+    """NumPy would broadcast some of these into a wrong result."""
+    x, one = np.ones((2, 3)), np.ones(1)
+    ids = np.zeros((1, 5), int)
+    with pytest.raises(ValueError, match="do not fit"):
+        BACKEND.linear(x, np.ones((3, 4)), one)
+    with pytest.raises(ValueError, match="do not fit"):
+        BACKEND.vocabulary_logits(x, np.ones((4, 3)), one)
+    with pytest.raises(ValueError, match="gamma"):
+        BACKEND.layer_norm(x, np.ones(3), one, 1e-12)
+    with pytest.raises(ValueError, match="4 position embeddings"):
+        BACKEND.embed(np.ones((9, 3)), np.ones((4, 3)), np.ones((2, 3)), ids, ids)
+    with pytest.raises(ValueError, match="heads do not divide"):
+        BACKEND.attention(np.ones((2, 9)), np.ones((1, 2), bool), 2, None, 0.0)
+    with pytest.raises(ValueError, match="cannot hold a batch"):
+        BACKEND.gather_positions(np.ones((5, 3)), np.zeros((2, 1), int))
+
+
+def test_arrays_of_other_libraries_are_refused() -> None:
+    assert get_xp(np.ones(1), np.ones((2, 2), bool)) is np
+    not_an_array: Any = [1.0]
+    with pytest.raises(TypeError, match="NumPy's or all be CuPy's"):
+        get_xp(not_an_array)

@@ -1,0 +1,163 @@
+"""Sizes, initial values and the flat vector of the parameters."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+
+from electra_ref.backends.reference import ReferenceBackend
+from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.config import Config, resolve_config
+from electra_ref.model.electra import electra_of
+from electra_ref.model.parameters import (
+    FlatGradients,
+    FlatParameters,
+    initial_values,
+    parameter_specs,
+)
+from electra_ref.training.step import evaluation_step
+from tests.tiny_electra import tiny_config
+
+GLOROT = ("embeddings_project.weight", "discriminator.head.output.weight")
+
+
+def count(config: Config, prefixes: tuple[str, ...]) -> int:
+    """Return the number of parameters whose names start with one of ``prefixes``."""
+    specs = parameter_specs(config)
+    return sum(math.prod(spec.shape) for spec in specs if spec.name.startswith(prefixes))
+
+
+@pytest.mark.parametrize(
+    ("preset", "discriminator", "joint"),
+    [
+        ("small", 13_549_057, 14_196_219),
+        ("base", 109_483_009, 119_386_427),
+        ("large", 335_142_913, 354_655_291),
+    ],
+)
+def test_counts_are_those_of_the_original(preset: str, discriminator: int, joint: int) -> None:
+    """Clark et al. 2020 give 14M, 110M and 335M for the discriminators."""
+    config = resolve_config(preset=preset)
+    assert config.vocab_size == 30522
+    assert count(config, ("embeddings.", "discriminator.")) == discriminator
+    assert count(config, ("",)) == joint
+
+
+def test_names_are_unique_and_decaying_ones_come_first() -> None:
+    specs = parameter_specs(tiny_config())
+    assert len({spec.name for spec in specs}) == len(specs)
+    decays = [spec.decays for spec in specs]
+    assert decays == sorted(decays, reverse=True)
+    flat = FlatParameters(specs, np.zeros(count(tiny_config(), ("",))))
+    assert flat.decayed == sum(math.prod(spec.shape) for spec in specs if spec.decays)
+    for spec in specs:
+        # The original leaves out what LayerNorm, layer_norm or bias matches; tables do decay.
+        assert spec.decays == ("layer_norm" not in spec.name and "bias" not in spec.name)
+
+
+def test_initial_values_follow_the_original() -> None:
+    """Truncated normal but for the layers that take TensorFlow's default; biases 0, scales 1."""
+    config = tiny_config(vocab_size=300, embedding_size=64, hidden_size=128)
+    specs = parameter_specs(config)
+    flat = FlatParameters(specs, initial_values(specs, config))
+    for spec in specs:
+        values = flat[spec.name]
+        if spec.name.endswith(".bias"):
+            assert not values.any(), spec.name
+        elif "layer_norm" in spec.name:
+            assert (values == 1).all(), spec.name
+        elif spec.name.endswith(GLOROT):
+            limit = math.sqrt(6 / sum(spec.shape))
+            assert np.abs(values).max() <= limit
+            assert np.abs(values).max() >= 0.9 * limit
+            assert_moments(values, limit / math.sqrt(3), excess=1.8 - 1)
+        else:
+            assert np.abs(values).max() <= 2 * 0.02, spec.name
+            assert_moments(values, 0.02 * CUT_DEVIATION, excess=CUT_KURTOSIS - 1)
+
+
+# Of the normal distribution cut at two deviations: E x^2 and E x^4 by parts, with density phi
+_PHI = math.exp(-2) / math.sqrt(2 * math.pi)
+_SHARE = float(ndtr(2.0) - ndtr(-2.0))
+CUT_VARIANCE = 1 - 4 * _PHI / _SHARE
+CUT_DEVIATION = math.sqrt(CUT_VARIANCE)  # 0.8796
+CUT_KURTOSIS = (3 * CUT_VARIANCE - 16 * _PHI / _SHARE) / CUT_VARIANCE**2
+
+
+def assert_moments(values: np.ndarray, deviation: float, excess: float) -> None:
+    """Assert mean 0 and variance within six standard errors (false alarm 2e-9 each).
+
+    ``excess`` is the kurtosis less 1: the variance of x^2 over the square of the variance of x.
+    """
+    assert abs(values.mean()) <= 6 * deviation / math.sqrt(values.size)
+    error = 6 * math.sqrt(excess / values.size)
+    assert abs((values**2).mean() / deviation**2 - 1) <= error
+
+
+def test_initial_values_depend_on_the_seed_and_the_tensor() -> None:
+    config, other = tiny_config(seed=1), tiny_config(seed=2)
+    specs = parameter_specs(config)
+    values = initial_values(specs, config)
+    np.testing.assert_array_equal(values, initial_values(specs, config))
+    drawn = values[(values != 0) & (values != 1)]
+    assert np.unique(drawn).size == drawn.size
+    same = values == initial_values(specs, other)
+    assert (same == ((values == 0) | (values == 1))).all()
+
+
+def test_initial_loss_is_that_of_knowing_nothing() -> None:
+    """ln V + 50 ln 2 = 44.98: every word is equally likely, every token as likely as not."""
+    config = tiny_config(
+        vocab_size=30522,
+        embedding_size=64,
+        hidden_size=64,
+        num_hidden_layers=1,
+        max_length=64,
+        max_position_embeddings=64,
+    )
+    specs, random = parameter_specs(config), np.random.default_rng(0)
+    parameters = FlatParameters(specs, initial_values(specs, config).astype(np.float32))
+    ids = random.integers(5, 30522, (4, 64)).astype(np.int32)
+    batch = Batch(ids, np.zeros_like(ids), np.ones(ids.shape, bool))
+    output = evaluation_step(
+        config,
+        ReferenceBackend(),
+        electra_of(config),
+        parameters,
+        batch,
+        SpecialTokens(0, 1, 2, 3, 4),
+        0,
+    )
+    mlm = float(output.mlm_loss) / output.corrupted.masked.weights.sum()
+    rtd = float(output.rtd_loss) / ids.size
+    assert mlm == pytest.approx(math.log(30522), abs=0.1)
+    assert rtd == pytest.approx(math.log(2), abs=0.03)
+    assert mlm + 50 * rtd == pytest.approx(44.98, abs=1.5)
+
+
+def test_views_share_the_vector_and_sizes_are_checked() -> None:
+    specs = parameter_specs(tiny_config())
+    size = count(tiny_config(), ("",))
+    flat = FlatParameters(specs, np.zeros(size))
+    for number, spec in enumerate(specs):
+        flat[spec.name][...] = number + 1
+    assert np.array_equal(
+        flat.vector,
+        np.repeat(np.arange(len(specs)) + 1.0, [math.prod(spec.shape) for spec in specs]),
+    )
+    with pytest.raises(ValueError, match="do not fit"):
+        FlatParameters(specs, np.zeros(size + 1))
+
+
+def test_gradients_are_set_first_and_added_to_afterwards() -> None:
+    specs = parameter_specs(tiny_config())[:1]
+    gradients = FlatGradients(specs, np.full(math.prod(specs[0].shape), np.nan))
+    for wanted in (1.0, 2.0):
+        gradients.add(specs[0].name, np.ones(specs[0].shape))
+        assert (gradients.vector == wanted).all()
+    gradients.restart()
+    gradients.add(specs[0].name, np.ones(specs[0].shape))
+    assert (gradients.vector == 1.0).all()

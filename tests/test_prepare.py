@@ -1,0 +1,206 @@
+"""From files to batches in one call: again from the cache, and one clear line if it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from electra_ref.config import Config
+from electra_ref.errors import UserError
+from electra_ref.text import embedded_corpus
+from electra_ref.text import prepare as prepare_module
+from electra_ref.text.prepare import PreparedData, prepare
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+
+
+def configure(**changes: Any) -> Config:
+    return Config(**{"vocab_size": 300, "max_length": 16, "held_out_fraction": 0.2, **changes})
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    """A file of 60 short documents."""
+    rng = np.random.default_rng(0)
+    lines = (" ".join(rng.choice(WORDS, 8)) + "\n" * (1 + (i % 3 == 2)) for i in range(180))
+    (tmp_path / "text.txt").write_text("".join(lines))
+    return str(tmp_path / "text.txt")
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def words_of(data: PreparedData) -> list[str]:
+    """All words of the corpus in the order of the token stream."""
+    vocab = data.tokenizer.vocab
+    stream = " ".join(vocab[i] for i in data.training.cache.tokens)
+    return stream.replace(" ##", "").split()
+
+
+def test_text_becomes_examples(text: str, cache_dir: Path) -> None:
+    data = prepare(configure(), cache_dir, corpus=[text])
+    assert words_of(data) == Path(text).read_text().split()
+    assert data.training.tokens + data.held_out.tokens == data.report["tokens"]
+    assert (data.report["documents"], data.report["sentences"]) == (60, 180)
+    batch = data.training.batch(np.arange(3), 16, data.tokenizer.special_tokens)
+    assert (batch.input_ids[:, 0] == data.tokenizer.special_tokens.cls).all()
+
+
+def test_a_second_start_reads_only_the_cache(text: str, cache_dir: Path) -> None:
+    first = prepare(configure(), cache_dir, corpus=[text])
+    stages: list[str] = []
+    again = prepare(
+        configure(), cache_dir, corpus=[text], progress=lambda stage, *_: stages.append(stage)
+    )
+    assert set(stages) == {"hashing the corpus"}
+    assert again.key == first.key
+    assert again.report == first.report
+    assert again.tokenizer.vocab == first.tokenizer.vocab
+    np.testing.assert_array_equal(again.training.examples, first.training.examples)
+
+
+def test_what_tokens_depend_on_is_in_their_key(text: str, cache_dir: Path) -> None:
+    vocabulary = prepare(configure(), cache_dir, corpus=[text]).tokenizer.vocab
+    other = Path(text).with_name("other.txt")
+    other.write_text(Path(text).read_text() + "more\n")
+
+    def key(path: str, vocabulary: tuple[str, ...] = vocabulary, **changes: Any) -> str:
+        return prepare(configure(**changes), cache_dir, corpus=[path], vocabulary=vocabulary).key
+
+    keys = [key(text), key(text, lowercase=False), key(text, vocabulary[:-1]), key(str(other))]
+    assert len(set(keys)) == 4
+    assert key(text, max_length=20, seed=7) == keys[0]
+
+
+def test_a_resumed_run_needs_its_cache_or_its_corpus(text: str, cache_dir: Path) -> None:
+    first = prepare(configure(), cache_dir, corpus=[text])
+
+    def resume() -> PreparedData:
+        return prepare(
+            configure(),
+            cache_dir,
+            corpus=[text],
+            vocabulary=first.tokenizer.vocab,
+            known_key=first.key,
+        )
+
+    content = Path(text).read_bytes()
+    Path(text).unlink()
+    np.testing.assert_array_equal(resume().training.examples, first.training.examples)
+    (cache_dir / first.key / "tokens.bin").unlink()
+    with pytest.raises(UserError, match="No such file"):
+        resume()
+    Path(text).write_bytes(content + b"changed")
+    with pytest.raises(UserError, match="has changed since this run began"):
+        resume()
+    Path(text).write_bytes(content)
+    np.testing.assert_array_equal(resume().training.examples, first.training.examples)
+
+
+def test_standard_input_is_read_once_and_leaves_nothing(
+    text: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_file = prepare(configure(), cache_dir, corpus=[text])
+    names = sorted(path.name for path in cache_dir.iterdir())
+    with open(text, encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        piped = prepare(configure(), cache_dir, corpus=["-"])
+    assert piped.key == from_file.key
+    assert sorted(path.name for path in cache_dir.iterdir()) == names
+
+
+def test_standard_input_twice_or_closed_is_a_user_error(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="only once"):
+        prepare(configure(), cache_dir, corpus=["-", "-"])
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="closed"):
+        prepare(configure(), cache_dir, corpus=["-"])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\n\n \n", "word", "a few words only\n\nand then the end\n"]
+)
+def test_too_little_text_is_one_line(content: str, cache_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(UserError) as caught:
+        prepare(configure(), cache_dir, corpus=[str(tmp_path / "a.txt")])
+    assert "\n" not in str(caught.value)
+
+
+def test_one_document_in_one_line_still_has_a_held_out_part(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text(" ".join(WORDS * 100))
+    data = prepare(configure(), cache_dir, corpus=[str(tmp_path / "a.txt")])
+    assert data.report["documents"] == 1
+    assert data.held_out.tokens > 0
+    assert data.training.tokens >= data.held_out.tokens
+
+
+def test_token_ids_come_back_under_their_own_names(cache_dir: Path, tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 1000, 3000)
+    np.save(tmp_path / "ids.npy", ids)
+    data = prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"))
+    assert words_of(data) == [str(i) for i in ids]
+    assert len(data.tokenizer.vocab) == 5 + ids.max() + 1
+    assert data.held_out.count > 0
+    vocabulary = data.tokenizer.vocab
+    (tmp_path / "ids.npy").unlink()
+    again = prepare(
+        configure(), cache_dir, ids_path="gone", vocabulary=vocabulary, known_key=data.key
+    )
+    np.testing.assert_array_equal(again.training.examples, data.training.examples)
+
+
+def test_without_a_corpus_the_embedded_one_is_read_once(
+    cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = []
+    for i in range(30):
+        sources.append(tmp_path / f"module_{i}.py")
+        sources[i].write_text(
+            f'"""Module number {i} explains what the word {WORDS[i % 10]} means."""'
+        )
+    monkeypatch.setattr(embedded_corpus, "documentation_files", lambda: sources)
+    first = prepare(configure(), cache_dir)
+    assert first.report["documents"] == 30
+    monkeypatch.setattr(embedded_corpus, "read_documentation", None)
+    assert prepare(configure(), cache_dir).key == first.key
+
+
+@pytest.mark.parametrize("stage", ["hashing the corpus", "training the vocabulary", "tokenizing"])
+def test_a_stop_at_any_stage_leaves_nothing_half_built(
+    stage: str, text: str, cache_dir: Path
+) -> None:
+    def stop(now: str, _done: int, _total: int) -> None:
+        if now == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(configure(), cache_dir, corpus=[text], progress=stop)
+    assert not list(cache_dir.glob(".*.tmp"))
+    assert words_of(prepare(configure(), cache_dir, corpus=[text]))
+
+
+def test_a_huge_corpus_trains_its_vocabulary_on_every_nth_document(
+    text: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def train(texts: Any, _size: int, *, lowercase: bool) -> list[str]:
+        assert lowercase
+        seen.extend(texts)
+        return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+
+    monkeypatch.setattr(prepare_module, "train_vocabulary", train)
+    monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", Path(text).stat().st_size // 2 - 1)
+    prepare(configure(), cache_dir, corpus=[text])
+    assert len(seen) == 180 // 3
