@@ -13,6 +13,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import numba
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numba.core.registry import cpu_target
 
 from electra_ref.backends.cpu import bfloat16_gemm, bfloat16_packing
 from electra_ref.backends.cpu.bfloat16_gemm import multiply
@@ -66,10 +68,9 @@ def assert_product(
 
 def stored(matrix: Float32, transposed: bool, rounded: bool) -> Operand:
     """Return ``matrix``, perhaps as a transposed view, perhaps as the bits of bfloat16."""
-    order = "F" if transposed else "C"
-    if rounded:
-        return np.array(round_reference(matrix), order=order)
-    return np.array(matrix, order=order)
+    operand = round_reference(matrix) if rounded else matrix
+    arrange = np.asfortranarray if transposed else np.ascontiguousarray
+    return cast("Operand", arrange(operand))
 
 
 @given(sizes, lengths, sizes, *[st.booleans()] * 4, st.integers(0, 2**32 - 1))
@@ -159,7 +160,8 @@ def test_no_bfloat16_is_nearer(x: float) -> None:
     assert distances[near.index(bits)] == min(distances)
 
 
-@given(sizes, sizes, st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 300), sizes, st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
+@example(129, 3, True, False, 0)
 def test_packing_keeps_the_rounded_numbers(
     length: int, columns: int, transposed: bool, rounded: bool, seed: int
 ) -> None:
@@ -232,8 +234,51 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert results[0] == results[1]
 
 
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="page protection is done as on Linux")
+def test_nothing_is_read_beyond_the_operands() -> None:
+    """A ends where a page begins that must not be touched; in a process that may die of it."""
+    code = (
+        "import ctypes, mmap, numpy as np\n"
+        "from electra_ref.backends.cpu.bfloat16_gemm import multiply\n"
+        "page = mmap.PAGESIZE\n"
+        "pages = mmap.mmap(-1, 2 * page)\n"
+        "memory = np.frombuffer(pages, np.uint8)\n"
+        "end = ctypes.c_void_p(memory.ctypes.data + page)\n"
+        "assert ctypes.CDLL(None).mprotect(end, page, 0) == 0\n"
+        "a = memory[:page].view(np.uint16)[-300:].reshape(3, 100)\n"
+        "out = np.empty((3, 32), np.float32)\n"
+        "multiply(a, np.ones((100, 32), np.float32), out)\n"
+        "print(out.any(), flush=True)\n"
+        "import os; os._exit(0)\n"
+    )
+    assert run_python(code) == "False"
+
+
+def target_without_the_instruction() -> str:
+    _triple, _name, features = cpu_target.target_context.codegen().magic_tuple()
+    return str(features).replace("+avx512bf16", "-avx512bf16")
+
+
+def run_python(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, (result.returncode, result.stderr)
+    return result.stdout.strip()
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("NUMBA_CPU_NAME", "generic"), ("NUMBA_DISABLE_JIT", "1")]
+    ("name", "value"),
+    [
+        ("NUMBA_CPU_NAME", "generic"),
+        ("NUMBA_CPU_FEATURES", target_without_the_instruction()),
+        ("NUMBA_DISABLE_JIT", "1"),
+    ],
 )
 def test_the_twin_runs_where_the_kernels_cannot(name: str, value: str) -> None:
     """A processor without the instruction, even with a cache full of kernels that use it."""
@@ -244,17 +289,9 @@ def test_the_twin_runs_where_the_kernels_cannot(name: str, value: str) -> None:
         "a, out = np.full((5, 3), 1.01, np.float32), np.empty((5, 5), np.float32)\n"
         "bfloat16_gemm.multiply(a, a.T, out)\n"
         "print(is_compiled(), len(bfloat16_gemm._multiply.signatures)\n"
-        "      if hasattr(bfloat16_gemm._multiply, 'signatures') else 0, out[4, 4])"
+        "      if hasattr(bfloat16_gemm._multiply, 'signatures') else 0, float(out[4, 4]))"
     )
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT), name: value},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["False", "0", str(np.float32(3 * 1.0078125**2))]
+    assert run_python(code, **{name: value}) == f"False 0 {3 * 1.0078125**2}"
 
 
 def test_the_twin_gives_the_same_product(monkeypatch: pytest.MonkeyPatch) -> None:
