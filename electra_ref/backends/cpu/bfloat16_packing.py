@@ -30,7 +30,7 @@ from electra_ref.backends.cpu.bfloat16_tile import (
     LANES,
     PANEL_COLUMNS,
     has_avx512_bf16,
-    pack_pair,
+    pack_lanes,
     round_number,
     transpose_square,
     widen_number,
@@ -191,19 +191,24 @@ def _pack_pairs_of_rows(
     The rows are added to ``sums``, (M,) or, if nobody wants them, (0,).
     """
     length, columns = matrix.shape
-    whole = columns // PANEL_COLUMNS
-    zeros = np.zeros(columns, matrix.dtype)
+    panels, pairs, _ = words.shape
+    flat = words.reshape(-1)
+    nothing = np.zeros(columns, matrix.dtype)
+    edge = np.zeros((2, PANEL_COLUMNS), matrix.dtype)  # the last columns, if they fill no panel
     for pair in range(first, last):
-        upper = matrix[2 * pair] if 2 * pair < length else zeros
-        lower = matrix[2 * pair + 1] if 2 * pair + 1 < length else zeros
-        for panel in range(whole):
-            for j in range(PANEL_COLUMNS):
-                column = panel * PANEL_COLUMNS + j
-                words[panel, pair, j] = pack_pair(upper[column], lower[column])
-        if whole < words.shape[0]:
-            words[whole, pair] = 0
-            for column in range(whole * PANEL_COLUMNS, columns):
-                words[whole, pair, column % PANEL_COLUMNS] = pack_pair(upper[column], lower[column])
+        upper = matrix[2 * pair] if 2 * pair < length else nothing
+        lower = matrix[2 * pair + 1] if 2 * pair + 1 < length else nothing
+        for panel in range(panels):
+            column = panel * PANEL_COLUMNS
+            index = (panel * pairs + pair) * PANEL_COLUMNS
+            if column + PANEL_COLUMNS <= columns:
+                for lane in range(0, PANEL_COLUMNS, LANES):
+                    pack_lanes(upper, lower, column + lane, flat, index + lane)
+            else:
+                edge[0, : columns - column] = upper[column:]
+                edge[1, : columns - column] = lower[column:]
+                for lane in range(0, PANEL_COLUMNS, LANES):
+                    pack_lanes(edge[0], edge[1], lane, flat, index + lane)
         for column in range(sums.size):
             sums[column] += widen_number(upper[column]) + widen_number(lower[column])
 

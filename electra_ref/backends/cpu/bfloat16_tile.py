@@ -92,17 +92,27 @@ def widen_number(_typing: Any, number: Any) -> Any:
 
 
 @emitted
-def pack_pair(_typing: Any, first: Any, second: Any) -> Any:
-    """Return one word with ``first`` in the low and ``second`` in the high half.
+def pack_lanes(_typing: Any, first: Any, second: Any, column: Any, words: Any, index: Any) -> Any:
+    """Write 16 words from ``words[index]`` on: the pairs of two rows from ``column`` on.
 
-    Both are rounded as ``round_number`` does.
+    ``first`` goes to the low, ``second`` to the high half, rounded as ``round_number`` does. The
+    three arrays are contiguous and have one dimension.
     """
 
-    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
-        low, high = (upper_half(builder, value) for value in args)
-        return builder.or_(low, builder.shl(high, ir.Constant(INT32, 16)))
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        def pointer(array: int, place: ir.Value) -> ir.Value:
+            data = context.make_array(signature.args[array])(context, builder, args[array]).data
+            lanes = ir.VectorType(data.type.pointee, LANES)
+            return builder.bitcast(builder.gep(data, [place]), lanes.as_pointer())
 
-    return types.uint32(first, second), generate
+        low, high = (
+            upper_half(builder, builder.load(pointer(row, args[2]), align=2)) for row in (0, 1)
+        )
+        pairs = builder.or_(low, builder.shl(high, ir.Constant(PAIRS, [16] * LANES)))
+        builder.store(pairs, pointer(3, args[4]), align=WORD)
+        return context.get_dummy_value()
+
+    return types.void(first, second, column, words, index), generate
 
 
 @emitted
@@ -164,14 +174,19 @@ def address_of(_typing: Any, array: Any) -> Any:
 
 
 def upper_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Return the bits of the bfloat16 nearest to ``value`` (a float32, or uint16 bits) as int32."""
-    if value.type != FLOAT:
-        return builder.zext(value, INT32)
+    """Return the bits of the bfloat16 nearest to each lane of ``value``, or to a scalar, as int32.
+
+    Lanes that are not float32 hold such bits already.
+    """
+    lanes = value.type.count if isinstance(value.type, ir.VectorType) else 0
+    words = ir.VectorType(INT32, lanes) if lanes else INT32
+    if value.type not in (FLOAT, SUMS):
+        return builder.zext(value, words)
 
     def constant(number: int) -> ir.Constant:
-        return ir.Constant(INT32, number)
+        return ir.Constant(words, [number] * lanes if lanes else number)
 
-    bits = builder.bitcast(value, INT32)
+    bits = builder.bitcast(value, words)
     upper = builder.lshr(bits, constant(16))
     # Half a unit of the last kept bit, less one if that bit is even: a tie goes to even.
     half = builder.add(constant(0x7FFF), builder.and_(upper, constant(1)))
