@@ -1,0 +1,29 @@
+"""Freed memory that stays with the process, so that the next step need not ask for it again.
+
+Every operation allocates its result. GNU's allocator hands freed memory back to the system when
+much of it lies at the end of the heap, or at once if it was large enough to be mapped for itself;
+the system then has to clear each page again at its next first use. On a virtual machine that
+takes 0.2 to 0.5 ms a megabyte, as long as the matrix product that fills it.
+
+Source: the GNU C Library manual, "Malloc Tunable Parameters"; the same is to be had with the
+environment variables MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ from the start.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameter numbers of <malloc.h>
+GIBIBYTE = 2**30
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed memory up to 1 GiB, and blocks up to 1 GiB on the heap, for the whole process.
+
+    Returns whether the allocator took it; others than GNU's have no such call and return False.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return all(mallopt(number, GIBIBYTE) == 1 for number in (TRIM_THRESHOLD, MMAP_THRESHOLD))
