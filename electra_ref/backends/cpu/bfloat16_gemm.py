@@ -36,7 +36,6 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from electra_ref.backends.cpu.bfloat16_packing import (
     Bits,
@@ -48,6 +47,7 @@ from electra_ref.backends.cpu.bfloat16_packing import (
     is_compiled,
     is_transpose,
     pack,
+    round_numbers,
     round_to_bfloat16,
     unpack,
     widen,
@@ -67,13 +67,12 @@ MOST_ROWS_PER_BLOCK = 128
 LEAST_TASKS = 16  # where out is large enough, so that threads end at about the same time
 
 
-class Left(NamedTuple):
-    """Where the word of row i and pair k of A lies: at the sum of an address and three offsets."""
+class Strides(NamedTuple):
+    """Where, in bytes after the first, the pair k of row i of A lies: the sum of three products."""
 
-    address: int
-    panel_stride: int  # bytes, times i // 32
-    row_stride: int  # bytes, times i % 32
-    pair_stride: int  # bytes, times k
+    panel: int  # times i // 32
+    row: int  # times i % 32
+    pair: int  # times k
 
 
 class Blocks(NamedTuple):
@@ -103,11 +102,12 @@ def multiply(
     if isinstance(b, Panels) and column_sums is not None:
         raise ValueError("the column sums of b are not to be had once it is packed")
     right = b if isinstance(b, Panels) else pack(b, column_sums=column_sums)
-    left = _prepare_left(a)
+    if len(a.shape) != 2:
+        raise ValueError(f"expected matrices, got {a.shape}")
     rows, length = a.shape[::-1] if isinstance(a, Panels) else a.shape
-    columns = right.shape[1]
-    row = np.zeros(columns, np.float32) if start is None or start is out else start
-    if length != right.shape[0] or out.shape != (rows, columns) or row.shape != (columns,):
+    shape = rows, right.shape[1]
+    row = np.zeros(shape[1], np.float32) if start is None or start is out else start
+    if length != right.shape[0] or out.shape != shape or row.shape != shape[1:]:
         raise ValueError(
             f"A {rows, length}, B {right.shape}, start {row.shape} and out {out.shape} do not fit"
         )
@@ -115,41 +115,36 @@ def multiply(
         raise ValueError("start and out are float32, and the rows of out are contiguous")
     if is_compiled():
         blocks = _choose_blocks(rows, right.words)
+        unrounded, left, strides = _prepare_left(a, in_tasks=blocks.panels >= right.words.shape[0])
         row = np.ascontiguousarray(row)
-        _multiply(_locate(left), right.words, row, start is out, out, blocks)
+        _multiply(unrounded, left, strides, right.words, row, start is out, out, blocks)
     else:
-        product = _left_reference(left)[:, :length] @ unpack(right).astype(np.float64)
+        exact = unpack(a).T if isinstance(a, Panels) else widen(round_to_bfloat16(a))
+        product = exact.astype(np.float64) @ unpack(right)
         out[...] = product + (out if start is out else row)
 
 
-def _prepare_left(a: Operand | Panels) -> Bits | Panels:
-    """Return A as rows of whole pairs, which need not be contiguous with each other, or packed."""
-    if isinstance(a, Panels):
-        return a
-    if a.ndim != 2:
-        raise ValueError(f"expected a matrix, got {a.shape}")
-    if is_transpose(a):
-        return pack(a.T)
-    length = a.shape[1]
-    bits = round_to_bfloat16(a)
-    if length > 0 and length % 2 == 0 and bits.strides[1] == bits.itemsize:
-        return bits
-    padded = aligned_empty((a.shape[0], max(2, length + length % 2)), np.uint16)
-    padded[:, :length] = bits
-    padded[:, length:] = 0
-    return padded
+def _prepare_left(a: Operand | Panels, *, in_tasks: bool) -> tuple[Float32, Bits, Strides]:
+    """Return A (N, K) as it is or (0, 0), room for its bits or these, and where they lie.
 
-
-def _left_reference(left: Bits | Panels) -> npt.NDArray[np.float64]:
-    matrix = unpack(left).T if isinstance(left, Panels) else widen(left)
-    return matrix.astype(np.float64)
-
-
-def _locate(left: Bits | Panels) -> Left:
-    if isinstance(left, Panels):
-        words = left.words
-        return Left(words.ctypes.data, words.strides[0], WORD, words.strides[1])
-    return Left(left.ctypes.data, PANEL_COLUMNS * left.strides[0], left.strides[0], WORD)
+    With ``in_tasks`` each row belongs to one task, which rounds it while it is in the cache.
+    """
+    nothing = np.empty((0, 0), np.float32)
+    if isinstance(a, Panels) or is_transpose(a):
+        words = (a if isinstance(a, Panels) else pack(a.T)).words
+        bits = words.reshape(-1, PANEL_COLUMNS).view(np.uint16)
+        return nothing, bits, Strides(words.strides[0], WORD, words.strides[1])
+    rows, length = a.shape
+    whole_pairs = length > 0 and length % 2 == 0
+    if in_tasks and whole_pairs and a.dtype == np.float32 and a.flags.c_contiguous:
+        unrounded, bits = a.view(np.float32), aligned_empty(a.shape, np.uint16)
+    else:
+        unrounded, bits = nothing, round_to_bfloat16(a)
+        if not whole_pairs or bits.strides[1] != bits.itemsize:
+            bits = aligned_empty((rows, max(2, length + length % 2)), np.uint16)
+            bits[:, :length] = round_to_bfloat16(a)
+            bits[:, length:] = 0
+    return unrounded, bits, Strides(PANEL_COLUMNS * bits.strides[0], bits.strides[0], WORD)
 
 
 def _choose_blocks(rows: int, words: Words) -> Blocks:
@@ -159,12 +154,19 @@ def _choose_blocks(rows: int, words: Words) -> Blocks:
     block = max(block, TILE_ROWS)
     row_blocks = max(1, -(-rows // block))
     column_blocks = min(max(1, panels), -(-LEAST_TASKS // row_blocks))
-    return Blocks(block, -(-panels // column_blocks))
+    return Blocks(block, max(1, -(-panels // column_blocks)))
 
 
 @jit(parallel=True)
 def _multiply(
-    left: Left, right: Words, bias: Float32, accumulate: bool, out: Float32, blocks: Blocks
+    unrounded: Float32,
+    left: Bits,
+    strides: Strides,
+    right: Words,
+    row: Float32,
+    accumulate: bool,
+    out: Float32,
+    blocks: Blocks,
 ) -> None:
     """Write all of ``out`` (N, M), block by block."""
     rows = out.shape[0]
@@ -175,17 +177,23 @@ def _multiply(
         column_block, row_block = divmod(np.intp(task), row_blocks)
         first_row = row_block * blocks.rows
         last_row = min(first_row + blocks.rows, rows)
+        if unrounded.size > 0:
+            for i in range(first_row, last_row):
+                round_numbers(unrounded[i], left[i])
         first_panel = column_block * blocks.panels
         for panel in range(first_panel, min(first_panel + blocks.panels, right.shape[0])):
-            _multiply_panel(left, right[panel], panel, bias, accumulate, out, first_row, last_row)
+            _multiply_panel(
+                left, strides, right[panel], panel, row, accumulate, out, first_row, last_row
+            )
 
 
 @jit()
 def _multiply_panel(
-    left: Left,
+    left: Bits,
+    strides: Strides,
     right: Words,
     panel: int,
-    bias: Float32,
+    row: Float32,
     accumulate: bool,
     out: Float32,
     first_row: int,
@@ -202,26 +210,26 @@ def _multiply_panel(
             address_of(right) + first_pair * PANEL_COLUMNS * WORD,
             min(PAIRS_PER_BLOCK, pairs - first_pair),
         )
-        for row in range(first_row, last_row, TILE_ROWS):
-            height = min(TILE_ROWS, last_row - row)
+        for i in range(first_row, last_row, TILE_ROWS):
+            height = min(TILE_ROWS, last_row - i)
             left_address = (
-                left.address
-                + row // PANEL_COLUMNS * left.panel_stride
-                + row % PANEL_COLUMNS * left.row_stride
-                + first_pair * left.pair_stride
+                address_of(left)
+                + i // PANEL_COLUMNS * strides.panel
+                + i % PANEL_COLUMNS * strides.row
+                + first_pair * strides.pair
             )
-            left_block = left_address, left.row_stride, left.pair_stride, height
+            left_block = left_address, strides.row, strides.pair, height
             if height == TILE_ROWS and width == PANEL_COLUMNS:
-                target = address_of(out) + row * out.strides[0] + column * WORD, out.strides[0]
-                start = target if from_out else (address_of(bias) + column * WORD, 0)
+                target = address_of(out) + i * out.strides[0] + column * WORD, out.strides[0]
+                start = target if from_out else (address_of(row) + column * WORD, 0)
                 multiply_tile(left_block, right_block, start, target)
             else:
                 target = address_of(edge), edge.strides[0]
-                for i in range(height):
-                    for j in range(width):
-                        old = out[row + i, column + j] if from_out else bias[column + j]
-                        edge[i, j] = old
+                for r in range(height):
+                    for c in range(width):
+                        old = out[i + r, column + c] if from_out else row[column + c]
+                        edge[r, c] = old
                 multiply_tile(left_block, right_block, target, target)
-                for i in range(height):
-                    for j in range(width):
-                        out[row + i, column + j] = edge[i, j]
+                for r in range(height):
+                    for c in range(width):
+                        out[i + r, column + c] = edge[r, c]

@@ -74,7 +74,7 @@ def round_to_bfloat16(x: Operand) -> Bits:
     if not is_compiled():
         return round_reference(x.view(np.float32))
     bits = aligned_empty((x.size,), np.uint16)
-    run: Any = _round if x.size <= NUMBERS_OF_ONE_THREAD else _round_on_threads
+    run: Any = round_numbers if x.size <= NUMBERS_OF_ONE_THREAD else _round_on_threads
     run(np.ascontiguousarray(x).reshape(-1), bits)
     return bits.reshape(x.shape)
 
@@ -156,7 +156,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[A
 
 
 @jit()
-def _round(numbers: Operand, bits: Bits) -> None:
+def round_numbers(numbers: Operand, bits: Bits) -> None:
+    """Write the bits of ``numbers`` (n,), rounded to bfloat16, to ``bits`` (n or more,)."""
     for i in range(numbers.size):
         bits[i] = round_number(numbers[i])
 
@@ -166,7 +167,7 @@ def _round_on_threads(numbers: Operand, bits: Bits) -> None:
     for task in numba.prange(-(-numbers.size // NUMBERS_PER_TASK)):
         start = np.intp(task) * NUMBERS_PER_TASK
         part = slice(start, start + NUMBERS_PER_TASK)
-        _round(numbers[part], bits[part])
+        round_numbers(numbers[part], bits[part])
 
 
 @jit()
@@ -240,7 +241,7 @@ def _pack_panel_of_columns(matrix: Operand, words: Words, panel: Index) -> None:
         numbers = min(2 * count, length - 2 * first)
         bits[:, numbers : 2 * count] = 0
         for j in range(min(PANEL_COLUMNS, columns - first_row)):
-            _round(matrix[first_row + j, 2 * first : 2 * first + numbers], bits[j])
+            round_numbers(matrix[first_row + j, 2 * first : 2 * first + numbers], bits[j])
         whole = count // LANES * LANES
         for k in range(0, whole, LANES):
             for j in range(0, PANEL_COLUMNS, LANES):
