@@ -23,10 +23,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numba.core.registry import cpu_target
 
+from electra_ref.arrays import Float32
 from electra_ref.backends.cpu import bfloat16_gemm, bfloat16_packing
 from electra_ref.backends.cpu.bfloat16_gemm import multiply
 from electra_ref.backends.cpu.bfloat16_packing import (
-    Float32,
     Operand,
     is_compiled,
     pack,

@@ -37,9 +37,9 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.bfloat16_packing import (
     Bits,
-    Float32,
     Operand,
     Panels,
     Words,
@@ -120,8 +120,9 @@ def multiply(
         _multiply(unrounded, left, strides, right.words, row, start is out, out, blocks)
     else:
         exact = unpack(a).T if isinstance(a, Panels) else widen(round_to_bfloat16(a))
-        product = exact.astype(np.float64) @ unpack(right)
-        out[...] = product + (out if start is out else row)
+        with np.errstate(invalid="ignore", over="ignore"):  # the kernels do not warn either
+            product = exact.astype(np.float64) @ unpack(right)
+            out[...] = product + (out if start is out else row)
 
 
 def _prepare_left(a: Operand | Panels, *, in_tasks: bool) -> tuple[Float32, Bits, Strides]:

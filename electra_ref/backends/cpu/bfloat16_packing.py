@@ -26,6 +26,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.bfloat16_tile import (
     LANES,
     PANEL_COLUMNS,
@@ -37,7 +38,6 @@ from electra_ref.backends.cpu.bfloat16_tile import (
 )
 from electra_ref.compilation import jit
 
-Float32 = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint16]  # of bfloat16
 Operand = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 Index = int | np.intp
