@@ -64,7 +64,9 @@ def train(threads: int) -> npt.NDArray[np.float32]:
     )  # fmt: skip
     shape = 5, config.max_length
     ids = np.random.default_rng(0).integers(5, VOCAB_SIZE, shape).astype(np.int32)
-    batch = Batch(ids, np.zeros(shape, np.int32), np.arange(20) < np.array([[20], [3], [9], [20], [1]]))
+    batch = Batch(
+        ids, np.zeros(shape, np.int32), np.arange(20) < np.array([[20], [3], [9], [20], [1]])
+    )
     backend = CpuBackend()
     state, before = TrainingState(config, backend, "float32"), numba.get_num_threads()
     numba.set_num_threads(threads)

@@ -110,7 +110,7 @@ class OpenedBackend(NamedTuple):
     """A backend, where and in which float type it computes, and why it was the one taken."""
 
     backend: Backend
-    name: str  # "reference"
+    name: str  # "cpu" or "reference"
     dtype: str  # NumPy's name of the float type of parameters and activations
     device: str  # "cpu" or "gpu"
     reason: str  # one line for the person at the terminal
@@ -125,18 +125,30 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
     from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415
 
     dtype = "float32" if precision == "auto" else precision
-    on_cpu = OpenedBackend(ReferenceBackend(), "reference", dtype, "cpu", f"device: cpu, {dtype}")
-    if device in ("cpu", "reference"):
-        return on_cpu
+    if device == "reference":
+        return OpenedBackend(ReferenceBackend(), "reference", dtype, "cpu", f"device: cpu, {dtype}")
+    if device == "cpu":
+        return _open_cpu_backend(dtype)
     missing = why_no_gpu()
     if missing is not None:
         if device == "gpu":
             raise UserError(f"--device gpu: {missing}; use --device cpu")
+        on_cpu = _open_cpu_backend(dtype)
         return on_cpu._replace(reason=f"{on_cpu.reason} (auto: {missing})")
     cupy = arrays.import_cupy()
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     reason = f"device: gpu, {name}, {dtype}" + (" (auto: found)" if device == "auto" else "")
     return OpenedBackend(ReferenceBackend(cupy), "reference", dtype, "gpu", reason)
+
+
+def _open_cpu_backend(dtype: str) -> OpenedBackend:
+    if dtype != "float32":
+        raise UserError(
+            f"--precision {dtype}: the CPU's kernels compute in float32; use --device reference"
+        )
+    from electra_ref.backends.cpu import CpuBackend  # noqa: PLC0415
+
+    return OpenedBackend(CpuBackend(), "cpu", dtype, "cpu", f"device: cpu, {dtype}")
 
 
 def why_no_gpu() -> str | None:

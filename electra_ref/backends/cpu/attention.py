@@ -134,13 +134,13 @@ def _attend(
     zeros = _zeros(max(length, head_width))
     scales, dropped = np.empty(length, np.float32), np.empty((ROWS, length), np.float32)
     for first in range(0, length, ROWS):
-        p = probabilities[first : first + ROWS]
-        multiply_rows(query[first : first + ROWS], keys, zeros, p)
-        for i in range(p.shape[0]):
-            _softmax_row(p[i], factor, padding)
-            draw_scales(drop, example, first_bit + (first + i) * length, scales)
-            _drop_row(p[i], scales, dropped[i])
-        multiply_rows(dropped[: p.shape[0]], values, zeros, context[first : first + ROWS])
+        last = min(first + ROWS, length)
+        multiply_rows(query[first:last], keys, zeros, probabilities[first:last, :length])
+        for t in range(first, last):
+            _softmax_row(probabilities[t], factor, padding)
+            draw_scales(drop, example, first_bit + t * length, scales)
+            _drop_row(probabilities[t], scales, dropped[t - first])
+        multiply_rows(dropped[: last - first, :length], values, zeros, context[first:last])
 
 
 @jit(fastmath=SUM)
@@ -205,14 +205,11 @@ def _attend_backward(
     dropped = np.empty((length, length), np.float32)
     dscores = np.empty((length, length), np.float32)
     for first in range(0, length, ROWS):
-        rows = slice(first, first + ROWS)
-        ds = dscores[rows]
-        multiply_rows(dcontext[rows], values, zeros, ds)
-        for i in range(ds.shape[0]):
-            _softmax_row_backward(
-                probabilities[first + i], scale, factor, ds[i], dropped[first + i]
-            )
-        multiply_rows(ds, keys, zeros, dquery[rows])
+        last = min(first + ROWS, length)
+        multiply_rows(dcontext[first:last], values, zeros, dscores[first:last, :length])
+        for t in range(first, last):
+            _softmax_row_backward(probabilities[t], scale, factor, dscores[t], dropped[t])
+        multiply_rows(dscores[first:last, :length], keys, zeros, dquery[first:last])
     queries, dcontexts = _pack(query), _pack(dcontext)
     for first in range(0, length, ROWS):
         rows = slice(first, first + ROWS)

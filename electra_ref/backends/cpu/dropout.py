@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from electra_ref.arrays import Float32
 from electra_ref.backends.reference.dropout import BIT_RANGE
@@ -69,7 +70,9 @@ def plan(bits: DropoutBits | None, rate: float, size: int) -> Drop:
     if bits is None or threshold == 0:
         return NOTHING
     if bits.examples * bits.bits_per_example != size:
-        raise ValueError(f"{bits.examples} x {bits.bits_per_example} bits do not fit {size} elements")
+        raise ValueError(
+            f"{bits.examples} x {bits.bits_per_example} bits do not fit {size} elements"
+        )
     stream = bits.stream
     return Drop(
         *key_words(stream.seed),
@@ -131,5 +134,13 @@ def draw_scales(drop: Drop, example: int, start: int, scales: Float32) -> None:
     place = drop.first_example + np.uint64(example), drop.step, drop.purpose
     fill_blocks(words, np.uint64(first_block), place, (drop.key_low, drop.key_high))
     halves = words.view(np.uint16)[skipped:]  # low half first, as in ``rng.dropout_bits``
+    _choose(halves, drop.threshold, drop.scale, scales)
+
+
+@jit()
+def _choose(
+    bits: npt.NDArray[np.uint16], threshold: int, scale: np.float32, scales: Float32
+) -> None:
+    """Fill ``scales``; a function of its own, because only then its loop becomes vectors."""
     for i in range(scales.size):
-        scales[i] = drop.scale if halves[i] >= drop.threshold else np.float32(0.0)
+        scales[i] = scale if bits[i] >= threshold else np.float32(0.0)

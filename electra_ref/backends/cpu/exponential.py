@@ -48,9 +48,7 @@ DENSITY_AT_0 = np.float32(1.0 / math.sqrt(2.0 * math.pi))
 @jit(fastmath={"contract"})
 def exp_of_negative(x: np.float32) -> np.float32:
     """Return exp(x) for x <= 0 (or NaN), within 2 units in the last place; 0 below -87."""
-    clipped = x
-    if clipped < SMALLEST:
-        clipped = SMALLEST
+    clipped = SMALLEST if x < SMALLEST else x  # and a NaN passes
     shifted = clipped * PER_LOG_2 + ROUNDER
     n = shifted - ROUNDER
     r = (clipped - n * LOG_2_HIGH) - n * LOG_2_LOW

@@ -1,4 +1,4 @@
-"""Norm of all gradients taken as one vector, and clipping to it: ``backends.reference.global_norm``.
+"""Norm of all gradients taken as one vector, and clipping to it: the reference's ``global_norm``.
 
     norm = sqrt(sum of g^2),   g <- g * limit / max(norm, limit)
 
@@ -12,28 +12,29 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
-from electra_ref.arrays import Float32
+from electra_ref.arrays import Array, Float32
 from electra_ref.compilation import jit
 
 CHUNK = 4096
 
 
-def global_norm(gradients: Float32) -> np.float32:
+def global_norm(gradients: Float32) -> Array:
     """Return the Euclidean norm () of the flat vector ``gradients`` (P,)."""
     sums = np.empty(-(-gradients.size // CHUNK))
     _sums_of_squares(gradients, sums)
-    return np.float32(np.sqrt(sums.sum()))
+    return np.asarray(np.sqrt(sums.sum()), np.float32)
 
 
-def clip_by_global_norm(gradients: Float32, norm: np.float32, limit: float) -> None:
+def clip_by_global_norm(gradients: Float32, norm: Array, limit: float) -> None:
     """Scale ``gradients`` (P,) in place so that their ``norm`` () is at most ``limit``."""
     if not norm <= limit:  # NaN is multiplied through, as in the formula
         _scale(gradients, np.float32(limit / norm))
 
 
 @jit(parallel=True)
-def _sums_of_squares(gradients: Float32, sums: Float32) -> None:
+def _sums_of_squares(gradients: Float32, sums: npt.NDArray[np.float64]) -> None:
     for chunk in numba.prange(sums.size):
         sums[chunk] = _sum_of_squares(gradients[chunk * CHUNK : (chunk + 1) * CHUNK])
 

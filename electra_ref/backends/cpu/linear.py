@@ -30,7 +30,8 @@ def linear(
 ) -> tuple[Float32, LinearCache]:
     """Map ``x`` (N, I) to (N, O) with ``weight`` (I, O) and ``bias`` (O,).
 
-    ``product`` multiplies matrices, in the backward pass too. Raises ValueError if the shapes do not fit.
+    ``product`` multiplies matrices, in the backward pass too. Raises ValueError if the shapes do
+    not fit.
     """
     if (x.shape[1], *bias.shape) != weight.shape:
         raise ValueError(f"x {x.shape}, weight {weight.shape} and bias {bias.shape} do not fit")

@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, multiply_tile
+from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel, multiply_tile
 from electra_ref.compilation import jit
 
 DEPTH = 256  # rows of b that are packed at a time
@@ -65,14 +65,15 @@ def multiply(
     a_stored, a_is_transpose = _as_stored(a)
     b_stored, b_is_transpose = _as_stored(b)
     start = np.broadcast_to(start, out.shape)
-    _multiply(a_stored, a_is_transpose, b_stored, b_is_transpose, start, out, column_sums)
+    _multiply(a_stored, a_is_transpose, b_stored, b_is_transpose, start, out, column_sums[None])
 
 
 def _as_stored(matrix: Float32) -> tuple[Float32, bool]:
     """Return the array by rows behind ``matrix``, and whether ``matrix`` is its transpose."""
-    if matrix.flags.f_contiguous and not matrix.flags.c_contiguous:
-        return matrix.T, True
-    return np.ascontiguousarray(matrix), False
+    is_transpose = matrix.flags.f_contiguous and not matrix.flags.c_contiguous
+    stored = (matrix.T if is_transpose else np.ascontiguousarray(matrix)).view()
+    stored.flags.writeable = False  # one kind of argument, so the kernel is compiled once
+    return stored, is_transpose
 
 
 @jit(parallel=True)
@@ -93,13 +94,16 @@ def _multiply(
         packed = panels[:, : last - first]
         for j in numba.prange(panels.shape[0]):
             columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
+            if first == 0:
+                column_sums[:, columns] = 0.0
             if b_is_transpose:
                 pack_rows(b[columns, first:last], packed[j])
+                _add_rows(packed[j], column_sums[0, columns])
+            elif (j + 1) * COLUMNS <= width:
+                copy_panel(b[first:last, columns], packed[j], column_sums[:, columns])
             else:
                 pack_columns(b[first:last, columns], packed[j])
-            if first == 0:
-                column_sums[columns] = 0.0
-            _add_rows(packed[j], column_sums[columns])
+                _add_rows(packed[j], column_sums[0, columns])
         for i in numba.prange(-(-count // ROWS)):
             rows = slice(i * ROWS, (i + 1) * ROWS)
             begin = start[rows] if first == 0 else out[rows]
@@ -155,15 +159,18 @@ def multiply_rows(a: Float32, panels: Float32, start: Float32, out: Float32) -> 
     else:
         padded = np.zeros((ROWS, a.shape[1]), np.float32)
         padded[: a.shape[0]] = a
-        _multiply_tiles(padded, panels, start, out)
+        _multiply_tiles(padded[:, : a.shape[1]], panels, start, out)
 
 
 @jit()
 def multiply_columns(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
-    """Write ``start`` + ``a``ᵀ ``panels`` to ``out`` (m, N) for ``a`` (K, m), m at most ``ROWS``."""
-    copied = np.empty((a.shape[0], ROWS), np.float32)
-    pack_columns(a, copied)
-    _multiply_tiles(copied.T, panels, start, out)
+    """Write ``start`` + aᵀ ``panels`` to ``out`` (m, N), ``a`` (K, m) with m at most ``ROWS``."""
+    if a.shape[1] == ROWS:
+        _multiply_tiles(a.T, panels, start, out)
+    else:
+        padded = np.empty((a.shape[0], ROWS), np.float32)
+        pack_columns(a, padded)
+        _multiply_tiles(padded.T[:, : a.shape[0]], panels, start, out)
 
 
 @jit()

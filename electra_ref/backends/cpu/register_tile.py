@@ -15,6 +15,7 @@ Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multipli
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
@@ -26,7 +27,7 @@ from numba.extending import intrinsic, overload
 from electra_ref.arrays import Float32
 
 cgutils: Any = _cgutils  # numba types it in part only
-FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
+FLOAT, INDEX, BYTES = ir.FloatType(), ir.IntType(64), ir.IntType(8).as_pointer()
 VECTORS = 2  # registers a row of the tile fills
 
 
@@ -51,6 +52,12 @@ def multiply_tile(a: Float32, b: Float32, start: Float32, out: Float32) -> None:
     out[...] = start + a @ b
 
 
+def copy_panel(b: Float32, panel: Float32, sums: Float32) -> None:
+    """Copy ``b`` (K, L) to ``panel`` and add its rows to ``sums`` (1, L); rows are contiguous."""
+    panel[...] = b
+    sums += b.sum(axis=0)
+
+
 @overload(multiply_tile)
 def _compiled_multiply_tile(_a: Any, _b: Any, _start: Any, _out: Any) -> Any:
     def call(_a: Any, _b: Any, _start: Any, _out: Any) -> None:
@@ -59,68 +66,119 @@ def _compiled_multiply_tile(_a: Any, _b: Any, _start: Any, _out: Any) -> Any:
     return call
 
 
+@overload(copy_panel)
+def _compiled_copy_panel(_b: Any, _panel: Any, _sums: Any) -> Any:
+    def call(_b: Any, _panel: Any, _sums: Any) -> None:
+        _copy_panel(_b, _panel, _sums)  # type: ignore[call-arg]
+
+    return call
+
+
 @intrinsic
 def _multiply_tile(_typing: Any, a: Any, b: Any, start: Any, out: Any) -> Any:
-    return numba.types.void(a, b, start, out), _build_tile
+    return numba.types.void(a, b, start, out), _caller("multiply_tile", _build_multiply_tile)
+
+
+@intrinsic
+def _copy_panel(_typing: Any, b: Any, panel: Any, sums: Any) -> Any:
+    return numba.types.void(b, panel, sums), _caller("copy_panel", _build_copy_panel)
+
+
+def _caller(name: str, build: Callable[[Any, list[_Matrix]], None]) -> Any:
+    """Return what emits a call of the function ``name``.
+
+    The function is emitted with it, if it is not there yet, and never inlined: it is compiled
+    once, however many loops call it. ``build`` writes its body.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        passed = []
+        for kind, value in zip(signature.args, arguments, strict=True):
+            array = context.make_array(kind)(context, builder, value)
+            passed += [builder.bitcast(array.data, BYTES), *_unpack(builder, array.strides)]
+            passed += _unpack(builder, array.shape)
+        kinds = [argument.type for argument in passed]
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), kinds), f"electra_ref_{name}"
+        )
+        if function.is_declaration:
+            function.linkage = "linkonce_odr"
+            function.attributes.add("noinline")
+            body = ir.IRBuilder(function.append_basic_block())
+            build(body, [_Matrix(body, *function.args[n : n + 5]) for n in range(0, len(kinds), 5)])
+            body.ret_void()
+        builder.call(function, passed)
+        return context.get_dummy_value()
+
+    return codegen
 
 
 class _Matrix:
-    """A two-dimensional array of numba's, seen from LLVM: a pointer and two strides in bytes."""
+    """A two-dimensional array as LLVM sees it: address, strides in bytes, shape."""
 
-    def __init__(self, context: Any, builder: Any, array_type: Any, value: Any) -> None:
-        self._builder = builder
-        array = context.make_array(array_type)(context, builder, value)
-        self._data = builder.bitcast(array.data, ir.IntType(8).as_pointer())
-        self._strides = _unpack(builder, array.strides)
-        self.columns = _unpack(builder, array.shape)[1]
+    def __init__(
+        self, builder: Any, data: Any, row: Any, column: Any, rows: Any, columns: Any
+    ) -> None:
+        self._builder, self._data, self._row, self._column = builder, data, row, column
+        self.rows, self.columns = rows, columns
 
-    def pointer(self, row: Any, column: Any, kind: Any) -> Any:
-        """Return the address of an element, as a pointer to ``kind``."""
-        build = self._builder
-        offset = build.add(build.mul(row, self._strides[0]), build.mul(column, self._strides[1]))
-        return build.bitcast(build.gep(self._data, [offset]), kind.as_pointer())
+    def load(self, row: Any, column: Any) -> Any:
+        """Return the number at a place."""
+        return self._builder.load(self._address(row, column, FLOAT))
 
     def load_vectors(self, row: Any) -> list[Any]:
         """Return the first ``COLUMNS`` numbers of a row."""
-        return [self._builder.load(p, align=4) for p in self._vector_pointers(row)]
+        return [self._builder.load(place, align=4) for place in self._vectors(row)]
 
     def store_vectors(self, row: Any, values: list[Any]) -> None:
         """Write the first ``COLUMNS`` numbers of a row."""
-        for value, p in zip(values, self._vector_pointers(row), strict=True):
-            self._builder.store(value, p, align=4)
+        for value, place in zip(values, self._vectors(row), strict=True):
+            self._builder.store(value, place, align=4)
 
-    def _vector_pointers(self, row: Any) -> list[Any]:
-        return [self.pointer(row, _index(j * LANES), VECTOR) for j in range(VECTORS)]
+    def _vectors(self, row: Any) -> list[Any]:
+        first = self._address(row, INDEX(0), VECTOR)
+        return [self._builder.gep(first, [INDEX(j)]) for j in range(VECTORS)]
+
+    def _address(self, row: Any, column: Any, kind: Any) -> Any:
+        build = self._builder
+        offset = build.add(build.mul(row, self._row), build.mul(column, self._column))
+        return build.bitcast(build.gep(self._data, [offset]), kind.as_pointer())
 
 
-def _build_tile(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Emit the tile: load ``start``, loop over K, store to ``out``."""
-    a, b, start, out = (
-        _Matrix(context, builder, kind, value)
-        for kind, value in zip(signature.args, arguments, strict=True)
-    )
-    accumulators = [
-        [cgutils.alloca_once_value(builder, vector) for vector in start.load_vectors(_index(i))]
-        for i in range(ROWS)
-    ]  # stack slots, which LLVM turns into registers
+def _build_multiply_tile(builder: Any, arrays: list[_Matrix]) -> None:
+    """Load ``start``, loop over K, store to ``out``."""
+    a, b, start, out = arrays
+    accumulators = [_variables(builder, start.load_vectors(INDEX(i))) for i in range(ROWS)]
     with cgutils.for_range(builder, a.columns) as loop:
-        b_row = b.load_vectors(loop.index)
+        factors = b.load_vectors(loop.index)
         for i in range(ROWS):
-            factor = _broadcast(builder, builder.load(a.pointer(_index(i), loop.index, FLOAT)))
-            for accumulator, vector in zip(accumulators[i], b_row, strict=True):
-                value = _multiply_add(builder, factor, vector, builder.load(accumulator))
-                builder.store(value, accumulator)
+            number = _broadcast(builder, a.load(INDEX(i), loop.index))
+            for slot, factor in zip(accumulators[i], factors, strict=True):
+                total = _multiply_add(builder, number, factor, builder.load(slot))
+                builder.store(total, slot)
     for i in range(ROWS):
-        out.store_vectors(_index(i), [builder.load(slot) for slot in accumulators[i]])
-    return context.get_dummy_value()
+        out.store_vectors(INDEX(i), [builder.load(slot) for slot in accumulators[i]])
+
+
+def _build_copy_panel(builder: Any, arrays: list[_Matrix]) -> None:
+    """Copy row by row, and add each row to the sums, which stay in registers."""
+    b, panel, sums = arrays
+    totals = _variables(builder, sums.load_vectors(INDEX(0)))
+    with cgutils.for_range(builder, b.rows) as loop:
+        vectors = b.load_vectors(loop.index)
+        panel.store_vectors(loop.index, vectors)
+        for slot, vector in zip(totals, vectors, strict=True):
+            builder.store(builder.fadd(builder.load(slot), vector), slot)
+    sums.store_vectors(INDEX(0), [builder.load(slot) for slot in totals])
+
+
+def _variables(builder: Any, values: list[Any]) -> list[Any]:
+    """Return stack slots that hold ``values``; LLVM turns them into registers."""
+    return [cgutils.alloca_once_value(builder, value) for value in values]
 
 
 def _unpack(builder: Any, values: Any) -> list[Any]:
     return [builder.extract_value(values, i) for i in range(len(values.type))]
-
-
-def _index(value: int) -> Any:
-    return ir.Constant(INDEX, value)
 
 
 def _broadcast(builder: Any, scalar: Any) -> Any:
