@@ -97,7 +97,7 @@ def random_words(stream: RandomStream, examples: int, count: int) -> npt.NDArray
     words = np.empty((examples, -(-count // 4) * 4), np.uint32)
     _fill_words(
         words,
-        key_words(stream.seed),
+        _key(stream.seed),
         np.uint64(stream.purpose),
         np.uint64(stream.step),
         np.uint64(stream.first_example),
@@ -116,7 +116,7 @@ def random_words_reference(
     counter[..., 1] = stream.first_example + np.arange(examples)[:, None]
     counter[..., 2] = stream.step
     counter[..., 3] = stream.purpose
-    key = np.array(key_words(stream.seed), np.uint32)
+    key = np.array(_key(stream.seed), np.uint32)
     return philox4x32(counter, key).reshape(examples, 4 * blocks)[:, :count]
 
 
@@ -151,7 +151,7 @@ def shuffled(positions: npt.ArrayLike, count: int, seed: int, epoch: int) -> npt
     if count <= SORTED_COUNT:
         return _order_of_keys(count, seed, epoch)[entries.astype(np.int64)]
     walked = entries.ravel()
-    _walk_cycles(walked, np.uint64(count), _side(count), key_words(seed), np.uint64(epoch))
+    _walk_cycles(walked, np.uint64(count), _side(count), _key(seed), np.uint64(epoch))
     return walked.reshape(entries.shape).astype(np.int64)
 
 
@@ -180,7 +180,7 @@ def _encipher(
     for number in range(SHUFFLE_ROUNDS):
         counter[:, 0] = right
         counter[:, 1] = number
-        words = philox4x32(counter, np.array(key_words(seed), np.uint32)).astype(np.uint64)
+        words = philox4x32(counter, np.array(_key(seed), np.uint32)).astype(np.uint64)
         addend = ((words[:, 0] << WORD_BITS) | words[:, 1]) % side
         left, right = right, (left + addend) % side
     return left * side + right
@@ -231,7 +231,7 @@ def _check_fits(name: str, value: int, bits: int) -> None:
         raise ValueError(f"{name} must be in [0, 2**{bits}), got {value}")
 
 
-def key_words(seed: int) -> tuple[np.uint64, np.uint64]:
+def _key(seed: int) -> tuple[np.uint64, np.uint64]:
     """Return the key words of a seed, the low 32 bits first."""
     return np.uint64(seed & 0xFFFF_FFFF), np.uint64(seed >> 32)
 
@@ -255,7 +255,7 @@ def philox_block(
 
 
 @jit()
-def fill_blocks(
+def _fill_piece(
     piece: npt.NDArray[np.uint32],
     first_block: np.uint64,
     place: tuple[np.uint64, np.uint64, np.uint64],
@@ -288,7 +288,7 @@ def _fill_words(
         row, start = task // tasks, task % tasks * WORDS_PER_TASK
         place = first_example + np.uint64(row), step, purpose
         piece = words[row, start : start + WORDS_PER_TASK]
-        fill_blocks(piece, np.uint64(start // 4), place, key)
+        _fill_piece(piece, np.uint64(start // 4), place, key)
 
 
 @jit()

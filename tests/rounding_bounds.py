@@ -68,9 +68,7 @@ def _mean(x: Float64) -> Float64:
     return mean
 
 
-def dropout_add_layer_norm(
-    inputs: list[Float64], dy: Float64, scales: Float64
-) -> list[Float64]:
+def dropout_add_layer_norm(inputs: list[Float64], dy: Float64, scales: Float64) -> list[Float64]:
     """Bounds for y, dx, dresidual, dgamma, dbeta; ``scales`` are 0 or 1 / (1 - p)."""
     x, residual, gamma, beta = inputs
     total = x * scales + residual

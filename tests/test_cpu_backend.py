@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,8 +15,8 @@ import pytest
 
 from electra_ref import rng
 from electra_ref.backends import Backend, open_backend
-from electra_ref.backends.cpu import CpuBackend
-from electra_ref.backends.cpu.dropout import draw_scales, plan
+from electra_ref.backends.cpu import CpuBackend, bfloat16_gemm, bfloat16_packing, matrix_product
+from electra_ref.backends.cpu.matrix_product import Product
 from electra_ref.backends.reference import ReferenceBackend
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.errors import UserError
@@ -43,8 +44,8 @@ def test_signatures_agree(name: str) -> None:
 @pytest.mark.parametrize("scale", [0.02, 0.5])
 @pytest.mark.parametrize("projected", [True, False], ids=["projected", "same-width"])
 def test_every_gradient_of_the_model_matches_the_formulas(scale: float, projected: bool) -> None:
-    changes = {} if projected else {"embedding_size": 8, "generator_hidden_size": 1.0}
-    exact = make_problem(scale, seed=1, **changes)
+    widths: dict[str, Any] = {"embedding_size": 8, "generator_hidden_size": 1.0}
+    exact = make_problem(scale, seed=1, **({} if projected else widths))
     fast = exact._replace(vector=exact.vector.astype(np.float32))
     exact = exact._replace(vector=fast.vector.astype(np.float64))
     loss, exact_loss = loss_of(fast, fast.vector, CpuBackend()), loss_of(exact, exact.vector)
@@ -56,7 +57,17 @@ def test_every_gradient_of_the_model_matches_the_formulas(scale: float, projecte
         assert difference <= GRADIENT_ERROR * np.linalg.norm(expected[spec.name]), spec.name
 
 
-def train(threads: int) -> npt.NDArray[np.float32]:
+@pytest.mark.parametrize("scale", [0.02, 0.5])
+def test_gradients_in_bfloat16_are_within_its_rounding(scale: float) -> None:
+    """All gradients as one vector: each of its factors passed a few dozen roundings of 2**-9."""
+    exact = make_problem(scale, seed=1)
+    fast = exact._replace(vector=exact.vector.astype(np.float32))
+    expected = gradients_of(exact).vector
+    got = gradients_of(fast, CpuBackend(bfloat16_gemm.multiply)).vector
+    assert np.linalg.norm(got - expected) <= 16 * 2.0**-9 * np.linalg.norm(expected)
+
+
+def train(threads: int, backend: Backend) -> npt.NDArray[np.float32]:
     """Return the parameters after two steps of a small model on ``threads`` threads."""
     config = tiny_config(
         hidden_size=40, intermediate_size=70, max_length=20, max_position_embeddings=20,
@@ -67,7 +78,6 @@ def train(threads: int) -> npt.NDArray[np.float32]:
     batch = Batch(
         ids, np.zeros(shape, np.int32), np.arange(20) < np.array([[20], [3], [9], [20], [1]])
     )
-    backend = CpuBackend()
     state, before = TrainingState(config, backend, "float32"), numba.get_num_threads()
     numba.set_num_threads(threads)
     try:
@@ -80,22 +90,24 @@ def train(threads: int) -> npt.NDArray[np.float32]:
     return state.parameters.vector
 
 
-def test_bits_do_not_depend_on_the_number_of_threads() -> None:
-    expected = train(1)
+@pytest.mark.parametrize("product", [matrix_product.multiply, bfloat16_gemm.multiply])
+def test_bits_do_not_depend_on_the_number_of_threads(product: Product) -> None:
+    expected = train(1, CpuBackend(product))
     assert np.isfinite(expected).all()
-    for threads in range(2, numba.config.NUMBA_NUM_THREADS + 1):
-        np.testing.assert_array_equal(train(threads), expected)
+    for threads in range(2, numba.get_num_threads() + 1):
+        np.testing.assert_array_equal(train(threads, CpuBackend(product)), expected)
 
 
-@pytest.mark.parametrize("start", [0, 1, 7, 8, 21])
-@pytest.mark.parametrize("count", [1, 8, 100])
-def test_kernels_draw_the_bits_that_are_documented(start: int, count: int) -> None:
+def test_what_is_dropped_is_what_the_documented_bits_say() -> None:
     stream = RandomStream(2**40 + 3, Purpose.DROPOUT, step=9, first_example=4)
-    drop = plan(CpuBackend().dropout_bits(stream, 3, start + count), 0.25, 3 * (start + count))
-    scales = np.empty(count, np.float32)
-    draw_scales(drop, 2, start, scales)
-    keep = rng.dropout_bits(stream, 3, start + count)[2, start:] >= 0.25 * 65536
-    np.testing.assert_array_equal(scales, keep * np.float32(4 / 3))
+    bits = CpuBackend().dropout_bits(stream, 3, 35)
+    y, _ = CpuBackend().dropout(np.ones((15, 7), np.float32), bits, 0.25)
+    keep = rng.dropout_bits(stream, 3, 35).reshape(15, 7) >= 0.25 * 65536
+    np.testing.assert_array_equal(y, keep * np.float32(4 / 3))
+    with pytest.raises(ValueError, match="reshape"):
+        CpuBackend().dropout(np.ones((15, 8), np.float32), bits, 0.25)
+    with pytest.raises(ValueError, match=r"rate .* 1\.0"):
+        CpuBackend().dropout(np.ones((15, 7), np.float32), bits, 1.0)
 
 
 def test_nan_and_infinity_are_not_hidden() -> None:
@@ -122,6 +134,18 @@ def test_open_backend_takes_the_fast_one_on_the_cpu() -> None:
     assert isinstance(open_backend("reference", "float64").backend, ReferenceBackend)
     with pytest.raises(UserError, match="--device reference"):
         open_backend("cpu", "float64")
+    with pytest.raises(UserError, match="--device cpu"):
+        open_backend("reference", "bfloat16")
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_without_the_instructions_float32_is_taken(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfloat16_packing, "is_compiled", lambda: False)
+    opened = open_backend("cpu", precision)
+    assert opened.name == "cpu"
+    assert ("no AVX512_BF16" in opened.reason) == (precision == "bfloat16")
 
 
 PRODUCTS = """

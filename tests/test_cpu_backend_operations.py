@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_ref import rng
-from electra_ref.backends.cpu import CpuBackend
+from electra_ref.backends import Backend
+from electra_ref.backends.cpu import CpuBackend, bfloat16_gemm
 from electra_ref.backends.reference import ReferenceBackend
 from electra_ref.rng import Purpose, RandomStream
 from tests import rounding_bounds
@@ -40,7 +41,13 @@ SIZES = st.builds(
 
 def draw(random: np.random.Generator, *shapes: tuple[int, ...]) -> list[Float64]:
     """Return arrays of float64 whose numbers float32 holds exactly."""
-    return [random.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in shapes]
+    return [as_float32(random.standard_normal(shape)) for shape in shapes]
+
+
+def as_float32(x: npt.NDArray[Any]) -> Float64:
+    """Return ``x`` rounded to float32, in float64."""
+    rounded: Float64 = np.asarray(x, np.float32).astype(np.float64)
+    return rounded
 
 
 def draw_stream(random: np.random.Generator) -> RandomStream:
@@ -51,8 +58,8 @@ def draw_stream(random: np.random.Generator) -> RandomStream:
 def scales_of(stream: RandomStream, examples: int, count: int, rate: float) -> Float64:
     """Return the factors 0 or 1 / (1 - p) of dropout, (examples, count)."""
     threshold = round(rate * 65536)
-    keep = rng.dropout_bits(stream, examples, count) >= threshold
-    return keep * (65536 / (65536 - threshold))
+    scale = 65536 / (65536 - threshold)
+    return np.where(rng.dropout_bits(stream, examples, count) >= threshold, scale, 0.0)
 
 
 def run(
@@ -60,7 +67,7 @@ def run(
     backward: Callable[[Any, Any], Any],
     inputs: Sequence[Float64],
     dy: Float64,
-    dtype: type[np.floating[Any]],
+    dtype: Any,
 ) -> list[npt.NDArray[Any]]:
     """Return the result and the gradients, computed in ``dtype``; no argument may change."""
     arrays = [array.astype(dtype) for array in inputs]
@@ -78,12 +85,14 @@ def assert_within(
     inputs: Sequence[Float64],
     dy: Float64,
     bounds: Sequence[Any],
-    *arguments: Callable[[Any], tuple[Any, ...]],
+    arguments: Callable[[Any], tuple[Any, ...]] = lambda _: (),
+    fast_backend: Backend = CPU,
 ) -> None:
     """Compare ``name`` of both backends; ``arguments`` gives what follows the float arrays."""
     results = []
-    for backend, dtype in ((CPU, np.float32), (REFERENCE, np.float64)):
-        more = arguments[0](backend) if arguments else ()
+    backends: list[tuple[Backend, Any]] = [(fast_backend, np.float32), (REFERENCE, np.float64)]
+    for backend, dtype in backends:
+        more = arguments(backend)
         operation = getattr(backend, name)
         results.append(
             run(
@@ -109,6 +118,21 @@ def test_linear(sizes: Sizes, seed: int) -> None:
     inputs = draw(random, (rows, width), (width, outputs), (outputs,))
     (dy,) = draw(random, (rows, outputs))
     assert_within("linear", inputs, dy, rounding_bounds.linear(inputs, dy))
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_linear_with_factors_in_bfloat16(sizes: Sizes, seed: int) -> None:
+    """Each factor is within 2**-8 of its size, so each product is within 2**-7; sums as ever."""
+    random = np.random.default_rng(seed)
+    rows, width, outputs = sizes.batch * sizes.length, sizes.width, sizes.outputs
+    inputs = draw(random, (rows, width), (width, outputs), (outputs,))
+    (dy,) = draw(random, (rows, outputs))
+    bounds = rounding_bounds.linear(inputs, dy)
+    (x, weight, _), size = (np.abs(array) for array in inputs), np.abs(dy)
+    products = x @ weight, size @ weight.T, x.T @ size, np.zeros(outputs)  # db multiplies nothing
+    bounds = [b + (2.0**-7 + 2.0**-16) * p for b, p in zip(bounds, products, strict=True)]
+    backend = CpuBackend(bfloat16_gemm.multiply)
+    assert_within("linear", inputs, dy, bounds, fast_backend=backend)
 
 
 @given(depth=st.sampled_from([255, 256, 257, 600]), seed=SEEDS)
@@ -203,7 +227,7 @@ def test_attention(tokens: str, sizes: Sizes, seed: int) -> None:
 def test_gelu(sizes: Sizes, seed: int) -> None:
     random = np.random.default_rng(seed)
     x, dy = draw(random, *[(sizes.batch * sizes.length, sizes.width)] * 2)
-    x = (x * 8.0 ** random.integers(-4, 2)).astype(np.float32).astype(np.float64)
+    x *= 8.0 ** random.integers(-4, 2)  # exact
     assert_within("gelu", [x], dy, rounding_bounds.gelu([x], dy))
 
 
@@ -215,7 +239,8 @@ def test_embed(sizes: Sizes, seed: int) -> None:
     heights = sizes.outputs, sizes.length + sizes.slots, 2
     inputs = draw(random, *((height, sizes.width) for height in heights))
     (dy,) = draw(random, (ids.size, sizes.width))
-    size, cache = REFERENCE.embed(*(np.abs(table) for table in inputs), ids, types)
+    word, position, segment = (np.abs(table) for table in inputs)
+    size, cache = REFERENCE.embed(word, position, segment, ids, types)
     gradients = REFERENCE.embed_backward(np.abs(dy), cache)
     bounds = [3 * U * size, *(ids.size * U * gradient for gradient in gradients)]
     assert_within("embed", inputs, dy, bounds, lambda _: (ids, types))
@@ -239,7 +264,7 @@ def test_softmax_cross_entropy(sizes: Sizes, seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(0, sizes.outputs, sizes.slots)
     weights = random.random(sizes.slots) < 0.8
-    logits, (dy,) = 3 * draw(random, (sizes.slots, sizes.outputs))[0], draw(random, ())
+    logits, (dy,) = 4 * draw(random, (sizes.slots, sizes.outputs))[0], draw(random, ())
     bounds = rounding_bounds.softmax_cross_entropy([logits], dy, labels, weights.astype(float))
     assert_within("softmax_cross_entropy", [logits], dy, bounds, lambda _: (labels, weights))
 
@@ -248,7 +273,7 @@ def test_softmax_cross_entropy(sizes: Sizes, seed: int) -> None:
 def test_binary_cross_entropy(sizes: Sizes, seed: int) -> None:
     random = np.random.default_rng(seed)
     labels, weights = random.random(sizes.width) < 0.5, random.random(sizes.width) < 0.8
-    logits, (dy,) = 3 * draw(random, (sizes.width,))[0], draw(random, ())
+    logits, (dy,) = 4 * draw(random, (sizes.width,))[0], draw(random, ())
     bounds = rounding_bounds.binary_cross_entropy([logits], dy, weights.astype(float))
     assert_within("binary_cross_entropy", [logits], dy, bounds, lambda _: (labels, weights))
 
@@ -271,9 +296,8 @@ def test_adamw(count: int, decay: float, seed: int) -> None:
     """One step: every term within a few u of its size, settings rounded to float32 included."""
     random = np.random.default_rng(seed)
     w, g, m, v = draw(random, *[(count,)] * 4)
-    v = v**2
-    v = v.astype(np.float32).astype(np.float64)
-    settings = {
+    v = as_float32(v**2)
+    settings: dict[str, Any] = {
         "learning_rate": 5e-4,
         "beta1": 0.9,
         "beta2": 0.999,

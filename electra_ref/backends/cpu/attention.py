@@ -10,8 +10,9 @@ Fused: a thread takes one head of one example and ``ROWS`` queries at a time, fr
 their context. P alone is kept for the backward pass, with a minus sign where dropout struck: a
 probability has no use for its sign.
 
-Memory traffic: forward q, k, v are read, P (T x T a head) and context are written; backward all
-of these and dcontext are read, dq, dk, dv are written. Two T x T matrices stay in the cache.
+Memory traffic: forward q, k, v and the bits are read, P (T x T a head) and context are written;
+backward q, k, v, P and dcontext are read, dq, dk, dv are written. Two T x T matrices a thread stay
+in its cache.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.dropout import Drop, DropoutBits, draw_scales, plan
+from electra_ref.backends.cpu.dropout import Bits16, Dropout, DropoutBits, draw
 from electra_ref.backends.cpu.exponential import exp_of_negative
 from electra_ref.backends.cpu.matrix_product import (
     empty_panels,
@@ -68,8 +69,8 @@ def attention(
         raise ValueError(f"{num_attention_heads} heads do not divide the width {width}")
     probabilities = np.empty((batch, num_attention_heads, length, length), np.float32)
     context = np.empty((query_key_value.shape[0], width), np.float32)
-    drop = plan(bits, rate, probabilities.size)
-    _attention(query_key_value, attention_mask, drop, probabilities, context)
+    drop = draw(Dropout(bits, rate), probabilities.shape)
+    _attention(query_key_value, attention_mask, *drop, probabilities, context)
     return context, AttentionCache(query_key_value, probabilities, drop.scale)
 
 
@@ -84,7 +85,9 @@ def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
 def _attention(
     query_key_value: Float32,
     attention_mask: npt.NDArray[np.bool_],
-    drop: Drop,
+    bits: Bits16,
+    threshold: int,
+    scale: np.float32,
     probabilities: Float32,
     context: Float32,
 ) -> None:
@@ -95,7 +98,7 @@ def _attention(
         q, k, v = _split_head(query_key_value[rows], h, heads)
         padding = np.where(attention_mask[b], np.float32(0.0), PADDING)
         out = _head(context[rows], h, heads)
-        _attend(q, k, v, padding, drop, b, h * length * length, probabilities[b, h], out)
+        _attend(q, k, v, padding, bits[b, h], threshold, scale, probabilities[b, h], out)
 
 
 @jit()
@@ -121,9 +124,9 @@ def _attend(
     key: Float32,
     value: Float32,
     padding: Float32,
-    drop: Drop,
-    example: int,
-    first_bit: int,
+    bits: Bits16,
+    threshold: int,
+    scale: np.float32,
     probabilities: Float32,
     context: Float32,
 ) -> None:
@@ -132,14 +135,13 @@ def _attend(
     factor = np.float32(1.0 / math.sqrt(head_width))
     keys, values = _pack_transpose(key), _pack(value)
     zeros = _zeros(max(length, head_width))
-    scales, dropped = np.empty(length, np.float32), np.empty((ROWS, length), np.float32)
+    dropped = np.empty((ROWS, length), np.float32)
     for first in range(0, length, ROWS):
         last = min(first + ROWS, length)
         multiply_rows(query[first:last], keys, zeros, probabilities[first:last, :length])
         for t in range(first, last):
             _softmax_row(probabilities[t], factor, padding)
-            draw_scales(drop, example, first_bit + t * length, scales)
-            _drop_row(probabilities[t], scales, dropped[t - first])
+            _drop_row(probabilities[t], bits[t], threshold, scale, dropped[t - first])
         multiply_rows(dropped[: last - first, :length], values, zeros, context[first:last])
 
 
@@ -159,12 +161,15 @@ def _softmax_row(scores: Float32, factor: np.float32, padding: Float32) -> None:
 
 
 @jit()
-def _drop_row(probabilities: Float32, scales: Float32, dropped: Float32) -> None:
+def _drop_row(
+    probabilities: Float32, bits: Bits16, threshold: int, scale: np.float32, dropped: Float32
+) -> None:
     """Write dropout(P) to ``dropped`` (T,) and mark in ``probabilities`` what was dropped."""
-    for i in range(scales.size):
+    for i in range(probabilities.size):
         p = probabilities[i]
-        dropped[i] = p * scales[i]
-        probabilities[i] = -p if scales[i] == 0.0 else p
+        keep = bits[i] >= threshold
+        dropped[i] = p * scale if keep else np.float32(0.0)
+        probabilities[i] = p if keep else -p
 
 
 @jit(parallel=True)

@@ -6,10 +6,10 @@ The formulas are those of the reference:
     dresidual = layer_norm'(dy),   dx = dropout'(dresidual)
 
 Fused: the row stays in the first-level cache from the sum to y, and in the backward pass from dy
-to dx; the random bits are drawn beside it.
+to dx.
 
-Memory traffic: forward x and residual are read, xhat and y are written; backward dy and xhat are
-read, dresidual and dx are written.
+Memory traffic: forward x, residual and bits are read, xhat and y are written; backward dy, xhat and
+bits are read, dresidual and dx are written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.dropout import Drop, DropoutBits, draw_scales, plan
+from electra_ref.backends.cpu.dropout import Bits16, Dropout, DropoutBits, draw
 from electra_ref.backends.cpu.layer_norm import (
     CHUNK,
     LayerNormCache,
@@ -37,8 +37,7 @@ from electra_ref.compilation import jit
 class DropoutAddLayerNormCache(NamedTuple):
     """Kept for the backward pass: where the random bits are, and what layer norm keeps."""
 
-    drop: Drop
-    rows_per_example: int
+    dropout: Dropout
     layer_norm: LayerNormCache
 
 
@@ -57,14 +56,12 @@ def dropout_add_layer_norm(
     Raises ValueError if ``gamma`` or ``beta`` is not (C,).
     """
     check_widths(x, gamma, beta)
-    drop = plan(bits, rate, x.size)
-    rows_per_example = x.shape[0] if bits is None else x.shape[0] // bits.examples
+    dropout = Dropout(bits, rate)
     y, xhat, rstd = np.empty_like(x), np.empty_like(x), np.empty(x.shape[:1], np.float32)
     _dropout_add_layer_norm(
-        x, residual, gamma, beta, drop, rows_per_example, np.float32(eps), y, xhat, rstd
+        x, residual, gamma, beta, *draw(dropout, x.shape), np.float32(eps), y, xhat, rstd
     )
-    cache = LayerNormCache(xhat, rstd, gamma)
-    return y, DropoutAddLayerNormCache(drop, rows_per_example, cache)
+    return y, DropoutAddLayerNormCache(dropout, LayerNormCache(xhat, rstd, gamma))
 
 
 def dropout_add_layer_norm_backward(
@@ -72,9 +69,8 @@ def dropout_add_layer_norm_backward(
 ) -> tuple[Float32, Float32, Float32, Float32]:
     """Return (dx (N, C), dresidual (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
     dx, dresidual, partial = np.empty_like(dy), np.empty_like(dy), chunk_sums(dy)
-    _dropout_add_layer_norm_backward(
-        dy, *cache.layer_norm, cache.drop, cache.rows_per_example, dx, dresidual, partial
-    )
+    drop = draw(cache.dropout, dy.shape)
+    _dropout_add_layer_norm_backward(dy, *cache.layer_norm, *drop, dx, dresidual, partial)
     dgamma, dbeta = partial.sum(axis=0)
     return dx, dresidual, dgamma, dbeta
 
@@ -85,19 +81,18 @@ def _dropout_add_layer_norm(
     residual: Float32,
     gamma: Float32,
     beta: Float32,
-    drop: Drop,
-    rows_per_example: int,
+    bits: Bits16,
+    threshold: int,
+    scale: np.float32,
     eps: np.float32,
     y: Float32,
     xhat: Float32,
     rstd: Float32,
 ) -> None:
-    width = x.shape[1]
     for n in numba.prange(x.shape[0]):
-        scales = np.empty(width, np.float32)
-        draw_scales(drop, n // rows_per_example, n % rows_per_example * width, scales)
-        for i in range(width):
-            y[n, i] = residual[n, i] + x[n, i] * scales[i]
+        for i in range(x.shape[1]):
+            kept = scale if bits[n, i] >= threshold else np.float32(0.0)
+            y[n, i] = residual[n, i] + x[n, i] * kept
         rstd[n] = normalize_row(y[n], eps, xhat[n])
         scale_and_shift(xhat[n], gamma, beta, y[n])
 
@@ -108,19 +103,18 @@ def _dropout_add_layer_norm_backward(
     xhat: Float32,
     rstd: Float32,
     gamma: Float32,
-    drop: Drop,
-    rows_per_example: int,
+    bits: Bits16,
+    threshold: int,
+    scale: np.float32,
     dx: Float32,
     dresidual: Float32,
     partial: Float32,
 ) -> None:
-    width = dy.shape[1]
     for chunk in numba.prange(partial.shape[0]):
         partial[chunk] = 0.0
-        scales = np.empty(width, np.float32)
         for n in range(chunk * CHUNK, min((chunk + 1) * CHUNK, dy.shape[0])):
             normalize_row_backward(dy[n], xhat[n], rstd[n], gamma, dresidual[n])
             add_parameter_gradients(dy[n], xhat[n], partial[chunk])
-            draw_scales(drop, n // rows_per_example, n % rows_per_example * width, scales)
-            for i in range(width):
-                dx[n, i] = dresidual[n, i] * scales[i]
+            for i in range(dy.shape[1]):
+                kept = scale if bits[n, i] >= threshold else np.float32(0.0)
+                dx[n, i] = dresidual[n, i] * kept
