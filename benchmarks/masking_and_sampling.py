@@ -1,6 +1,6 @@
 """Speed of random words, masks and samples: compiled kernels beside their plain NumPy twins.
 
-    python benchmarks/masking_and_sampling.py [--batch-size N] [--max-length N]
+    python -m benchmarks.masking_and_sampling [--batch-size N] [--max-length N]
         [--vocabulary-size N] [--repeats N]
 
 Sampling is also compared with Gumbel noise in float64, which needs a random number for each token
@@ -12,9 +12,6 @@ one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +20,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from benchmarks.harness import origin, print_summary
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.masking import mask_tokens, mask_tokens_reference, masked_slots
 from electra_ref.rng import RandomStream, random_words, random_words_reference
@@ -126,16 +124,14 @@ def report(sizes: dict[str, int], results: list[dict[str, Any]]) -> None:
             f"{1e3 * result['median_seconds']:11.3f}"
             f"{1e3 * min(result['seconds']):9.3f}{1e3 * max(result['seconds']):9.3f}"
         )
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-    }
-    summary = {"benchmark": "masking_and_sampling", **sizes, "results": results, "machine": machine}
-    print(json.dumps(summary))
+    print_summary(
+        {
+            "benchmark": "masking_and_sampling",
+            **sizes,
+            "results": results,
+            "machine": origin(("numpy", "numba")),
+        }
+    )
 
 
 if __name__ == "__main__":

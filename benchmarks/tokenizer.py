@@ -1,6 +1,6 @@
 """Speed of WordPiece on one thread, beside the ``tokenizers`` package on the same documents.
 
-    python benchmarks/tokenizer.py [--corpus FILE] [--vocabulary-size N] [--repeats N]
+    python -m benchmarks.tokenizer [--corpus FILE] [--vocabulary-size N] [--repeats N]
 
 Three jobs: ids of a text never seen before (a new tokenizer each time, nothing remembered), ids of
 a text whose words are all known (the second time through), and ids with offsets. Before anything
@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.metadata
-import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +25,7 @@ from typing import Any, NamedTuple
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when the package is first used
 
+from benchmarks.harness import origin, print_summary
 from electra_ref.text.vocabulary import train_vocabulary
 from electra_ref.text.wordpiece import WordPiece
 
@@ -180,9 +178,9 @@ def report(documents: list[str], vocabulary: list[str], results: list[dict[str, 
         "threads": 1,
         "results": results,
         "speed_relative_to_tokenizers": relative_speeds(results),
-        "machine": machine(),
+        "machine": origin(("numpy", "regex", "tokenizers")),
     }
-    print(json.dumps(summary))
+    print_summary(summary)
 
 
 def relative_speeds(results: list[dict[str, Any]]) -> dict[str, float]:
@@ -192,31 +190,6 @@ def relative_speeds(results: list[dict[str, Any]]) -> dict[str, float]:
         job: seconds[job, "tokenizers"] / seconds[job, "electra_ref"]
         for job, name in seconds
         if name == "tokenizers"
-    }
-
-
-def processor() -> str:
-    """Return the name of the processor, as far as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on besides the code."""
-    packages = {}
-    for package in ("electra-ref", "numpy", "regex", "tokenizers"):
-        try:
-            packages[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            packages[package] = "not installed"
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "packages": packages,
     }
 
 

@@ -46,14 +46,17 @@ def erf(x: Array) -> Array:
 def sum_rows_by_index(rows: Array, indices: Array, count: int) -> Array:
     """Return the (count, C) array whose row i is the sum of all ``rows`` (N, C) with index i.
 
-    The rows are sorted by index (stably) and each run is summed in order, so that the same
-    input gives the same bits every time, which atomic additions on a GPU would not.
-    ``indices`` (N,) are in [0, count).
+    The rows are sorted by index (stably) and each run is summed by itself, so that the same
+    input gives the same bits every time, which atomic additions on a GPU would not. Rows of zeros
+    are left out: within a run they would change how its other rows are grouped, and with that the
+    last bits of the sum, so that what padding holds would show. ``indices`` (N,) are in [0, count).
     """
     xp = get_xp(rows, indices)
     sums: Array = xp.zeros((count, rows.shape[1]), rows.dtype)
-    order = xp.argsort(indices, kind="stable")
+    filled = xp.flatnonzero(rows.any(axis=1))
+    order = filled[xp.argsort(indices[filled], kind="stable")]
     ordered = indices[order]
     starts = xp.flatnonzero(xp.concatenate([xp.ones(1, bool), ordered[1:] != ordered[:-1]]))
+    starts = starts[: order.size]  # none where all rows are zero
     sums[ordered[starts]] = xp.add.reduceat(rows[order], starts, axis=0)
     return sums

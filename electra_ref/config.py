@@ -3,7 +3,11 @@
 A configuration is built from four layers, each overriding the one before: the defaults below, a
 preset, a TOML file, single ``key=value`` settings. The values of the presets are those of
 google-research/electra configure_pretraining.py (small is its default; base and large are given
-in a comment there) and of Clark et al. 2020, arXiv:2003.10555, table 6; ``tiny`` is ours.
+in a comment there) and of Clark et al. 2020, arXiv:2003.10555, table 6.
+
+``tiny`` is ours, for a few minutes on two cores. Its generator is a sixteenth as wide as its
+discriminator: in so short a time a wider one learns as fast as the discriminator, whose task then
+stays out of reach (a quarter of the width left the AUC below 0.6 where this reaches 0.7).
 """
 
 from __future__ import annotations
@@ -154,20 +158,24 @@ def generator_size(config: Config) -> EncoderSize:
 
 PRESETS: dict[str, dict[str, Value]] = {
     "tiny": {
-        "vocab_size": 4096,
+        "vocab_size": 2048,
         "embedding_size": 128,
         "hidden_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
         "intermediate_size": 512,
         "max_position_embeddings": 128,
-        "generator_hidden_size": 0.5,
-        "steps": 1500,
-        "batch_size": 32,
-        "max_length": 64,
-        "learning_rate": 1e-3,
-        "warmup_steps": 150,
-        "log_every": 25,
+        "generator_hidden_size": 1 / 16,
+        "generator_layers": 0.5,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.08,
+        "steps": 2000,
+        "batch_size": 64,
+        "max_length": 32,
+        "learning_rate": 7e-4,
+        "warmup_steps": 100,
+        "log_every": 20,
         "evaluate_every": 500,
         "evaluation_batches": 16,
         "checkpoint_every": 500,

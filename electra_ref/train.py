@@ -14,6 +14,7 @@ from pathlib import Path
 
 from electra_ref.config import PRESETS, Config, resolve_config, to_toml
 from electra_ref.errors import UserError
+from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.training.run_directory import new_run_path, newest_run
 from electra_ref.training.source import Source
 
@@ -136,6 +137,7 @@ def run(options: argparse.Namespace, config: Config | None) -> int:
 
     if options.max_steps is not None and options.max_steps < 1:
         raise UserError(f"--max-steps {options.max_steps}: at least 1")
+    keep_freed_memory()
     progress = Progress()
     with StopSignals() as stop:
         try:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 WRAP, OVERWRITE = "_mutants_term", "_mutants_overwrite"
-METADATA = ("shape", "dtype", "ndim", "size")  # of an array whose numbers do not matter then
+METADATA = ("shape", "dtype", "ndim", "size", "any")  # of an array whose numbers do not matter
 
 
 class Term(NamedTuple):
@@ -346,7 +346,8 @@ class _Wrapper(ast.NodeTransformer):
     def _call(self, node: ast.Call) -> None:
         swaps = False
         if isinstance(node.func, ast.Attribute):
-            node.func.value = self._expression(node.func.value)
+            if node.func.attr not in METADATA:
+                node.func.value = self._expression(node.func.value)
             swaps = node.func.attr in ("swapaxes", "transpose")
         node.args = [self._expression(argument, is_axis=swaps) for argument in node.args]
         for keyword in node.keywords:

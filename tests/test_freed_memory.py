@@ -1,3 +1,5 @@
+"""Memory that a step gives back is there for the next one."""
+
 from __future__ import annotations
 
 import ctypes
@@ -8,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from electra_ref.backends.cpu import freed_memory
+from electra_ref import freed_memory
 
 ROOT = Path(__file__).parents[1]
 FAULTS = """
 import resource, sys
 import numpy as np
-from electra_ref.backends.cpu.freed_memory import keep_freed_memory
+from electra_ref.freed_memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():

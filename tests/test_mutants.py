@@ -50,6 +50,9 @@ EQUIVALENT = {
         for function, expression in NEW_ZEROS.items()
         for operator in (*mutants.OF_FLOATS, *mutants.OF_ARRAYS)
     },
+    "arrays.sum_rows_by_index: xp.flatnonzero(rows.any(axis=1)) [roll the integers]": (
+        "the same rows in another order, which changes rounding at most"
+    ),
     f"{SOFTMAX_BACKWARD}: (dloss * weights)[:, None] [roll]": "the last axis has length 1",
     f"{LAYER_NORM_BACKWARD}: g #2 [roll]": "a mean over the axis that is rolled has no order",
     f"{LAYER_NORM_BACKWARD}: g * xhat [roll]": "a mean over the axis that is rolled has no order",
@@ -96,7 +99,7 @@ class Judge:
             electra_backward(
                 self._backend, gradients, problem.electra, problem.counts, fresh(self._cache)
             )
-            worst = max(self._comparison.errors(gradients.vector).values())
+            worst = float(np.max(list(self._comparison.errors(gradients.vector).values())))
         return worst if np.isfinite(worst) else np.inf
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from electra_ref.training.environment import describe_environment, fingerprint_c
 from electra_ref.training.loop import Trainer, summary
 from electra_ref.training.progress import Progress, wants_colour
 from electra_ref.training.run_directory import RunDirectory
-from electra_ref.training.samples import format_sample
+from electra_ref.training.samples import LEGEND, format_sample
 from electra_ref.training.source import Source
 from electra_ref.training.stop_signals import StopSignals
 
@@ -87,8 +88,10 @@ def complete(trainer: Trainer, stop: StopSignals, max_steps: int | None) -> None
         return
     if trainer.evaluated_step != trainer.state.step:
         trainer.evaluate()
+    columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
+    print(f"held-out samples: {LEGEND}\n")
     for sample in trainer.samples:
-        print(format_sample(sample, colour=wants_colour(sys.stdout)), end="\n\n")
+        print(format_sample(sample, colour=colour, columns=columns), end="\n\n")
     print(f"step {trainer.state.step}: {summary(trainer.metrics)}")
     print(f"the run is in {path}")
 

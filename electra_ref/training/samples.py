@@ -43,24 +43,23 @@ def describe_samples(
     return samples
 
 
-def format_sample(sample: dict[str, Any], *, colour: bool, words: int = 24) -> str:
-    """Return ``sample`` as four aligned lines of its first ``words`` tokens.
+LEGEND = "^ replaced and flagged (green), - replaced and missed (red), ? false alarm (yellow)"
 
-    On a terminal green marks a replaced token that was flagged, red one that was missed, yellow
-    a false alarm; without colour the last line says the same with ``^``, ``-`` and ``?``.
-    """
+
+def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
+    """Return ``sample`` as four aligned lines of as many tokens as ``columns`` hold."""
     lines: dict[str, list[str]] = {"original": [], "masked": [], "generated": [], "flagged": []}
-    columns = list(
-        zip(
-            *(sample[key] for key in ("original", "masked", "generated", "replaced")),
-            (probability > 0.5 for probability in sample["probability"]),
-            strict=True,
-        )
-    )
-    for original, masked, generated, replaced, flagged in columns[:words]:
+    room = columns - len("generated")
+    for original, masked, generated, replaced, probability in zip(
+        *(sample[key] for key in ("original", "masked", "generated", "replaced", "probability")),
+        strict=True,
+    ):
         width = max(len(original), len(masked), len(generated))
+        room -= 1 + width
+        if room < 0:
+            break
         verdict = {(True, True): "^", (True, False): "-", (False, True): "?"}
-        sign = verdict.get((replaced, flagged), " ") * len(generated)
+        sign = verdict.get((replaced, probability > 0.5), " ") * len(generated)
         paint = {"^": _GREEN, "-": _RED, "?": _YELLOW}.get(sign[:1], "") if colour else ""
         lines["original"].append(original.ljust(width))
         lines["masked"].append(masked.ljust(width))

@@ -21,7 +21,6 @@ from electra_ref.backends.cpu.dropout_add_layer_norm import (
     dropout_add_layer_norm_backward,
 )
 from electra_ref.backends.cpu.embedding import embed, embed_backward
-from electra_ref.backends.cpu.freed_memory import keep_freed_memory
 from electra_ref.backends.cpu.gather import gather_positions, gather_positions_backward
 from electra_ref.backends.cpu.gelu import gelu, gelu_backward
 from electra_ref.backends.cpu.global_norm import clip_by_global_norm, global_norm
@@ -43,12 +42,10 @@ from electra_ref.rng import RandomStream
 class CpuBackend:
     """The fast operations over NumPy arrays of float32.
 
-    ``product`` multiplies matrices: in float32, or with factors rounded to bfloat16. Memory that
-    is freed stays with the process from then on, see ``freed_memory``.
+    ``product`` multiplies matrices: in float32, or with factors rounded to bfloat16.
     """
 
     def __init__(self, product: Product = multiply) -> None:
-        keep_freed_memory()
         self._product = product
 
     def to_device(self, array: Array) -> Array:

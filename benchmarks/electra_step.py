@@ -1,0 +1,134 @@
+"""What is timed of electra_ref: a training step on a backend, and the data work of a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from electra_ref import arrays
+from electra_ref.backends import OpenedBackend, open_backend
+from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.config import Config
+from electra_ref.errors import UserError
+from electra_ref.freed_memory import keep_freed_memory
+from electra_ref.masking import mask_tokens, masked_slots
+from electra_ref.model.electra import electra_of
+from electra_ref.rng import Purpose, RandomStream
+from electra_ref.sampling import corrupt, sample_tokens
+from electra_ref.text.examples import assemble
+from electra_ref.text.packing import PackingRules, pack
+from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.step import train_step
+
+SPECIAL_TOKENS = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4)
+FIRST_WORD = 5
+STREAM_TOKENS = 1 << 16
+LONGEST_SENTENCE, SENTENCES_OF_A_DOCUMENT = 40, 24
+
+
+def open_rival(device: str, precision: str) -> OpenedBackend:
+    """Return the backend that computes on ``device`` in ``precision``.
+
+    Raises UserError if there is none, or only one that goes by another name.
+    """
+    opened = open_backend(device, precision)
+    if device == "cpu" and opened.name == "reference":
+        raise UserError("no backend here but the reference computes on the CPU")
+    return opened
+
+
+def prepare_electra_ref(
+    config: Config, device: str, precision: str
+) -> Callable[[Batch], dict[str, float]]:
+    """Return a step that trains ``config`` on a batch: from masking to updated parameters."""
+    backend, _, dtype, where, _ = open_rival(device, precision)
+    keep_freed_memory()  # as the training command does
+    electra, state = electra_of(config), TrainingState(config, backend, dtype)
+    cupy = arrays.import_cupy() if where == "gpu" else None
+
+    def step(batch: Batch) -> dict[str, float]:
+        result = train_step(config, backend, electra, state, [batch], SPECIAL_TOKENS)
+        figures = {"loss": result.loss}
+        if cupy is not None:
+            cupy.cuda.Device().synchronize()  # the update may still be under way
+            figures["device_bytes"] = cupy.get_default_memory_pool().total_bytes()
+        return figures
+
+    return step
+
+
+class TokenStream(NamedTuple):
+    """Invented text, as the token cache keeps it."""
+
+    tokens: npt.NDArray[np.int32]  # (tokens,)
+    sentence_ends: npt.NDArray[np.int64]  # (sentences,)  counts tokens
+    document_ends: npt.NDArray[np.int64]  # (documents,)  counts sentences
+
+
+def token_stream(vocab_size: int, seed: int) -> TokenStream:
+    """Return uniform tokens in sentences of random lengths, in documents of 24 sentences."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, LONGEST_SENTENCE + 1, STREAM_TOKENS // (LONGEST_SENTENCE // 2))
+    ends = np.cumsum(lengths)
+    tokens = rng.integers(FIRST_WORD, vocab_size, ends[-1]).astype(np.int32)
+    documents = np.arange(SENTENCES_OF_A_DOCUMENT, ends.size, SENTENCES_OF_A_DOCUMENT)
+    return TokenStream(tokens, ends, np.append(documents, ends.size))
+
+
+def packing_rules(config: Config) -> PackingRules:
+    """Return the rules that a run of ``config`` packs by."""
+    return PackingRules(
+        config.max_length, config.single_segment_probability, config.short_probability, config.seed
+    )
+
+
+def make_batches(config: Config, count: int) -> Iterator[Batch]:
+    """Yield ``count`` batches of packed rows, the same for every rival."""
+    stream = token_stream(config.vocab_size, config.seed)
+    documents = np.arange(stream.document_ends.size)
+    parts = pack(stream.sentence_ends, stream.document_ends, documents, packing_rules(config))
+    examples = np.concatenate(list(parts))
+    rng = np.random.default_rng(config.seed)
+    for _ in range(count):
+        chosen = examples[rng.integers(0, len(examples), config.batch_size)]
+        yield assemble(stream.tokens, chosen, config.max_length, SPECIAL_TOKENS)
+
+
+def prepare_data_work(config: Config) -> Callable[[Any], dict[str, float]]:
+    """Return a step that does the data work of one step and returns the seconds of each part.
+
+    Packing is done once a corpus; its part is the share of as many tokens as a step reads.
+    """
+    stream = token_stream(config.vocab_size, config.seed)
+    documents = np.arange(stream.document_ends.size)
+    rules = packing_rules(config)
+    slots = masked_slots(config.max_length, config.mask_probability)
+    rows = config.batch_size * slots
+    logits = np.random.default_rng(0).standard_normal((rows, config.vocab_size), np.float32)
+    random = RandomStream(config.seed, Purpose.MASK, 0)
+    step_tokens = config.batch_size * config.max_length
+
+    def step(_: Any) -> dict[str, float]:
+        times = [time.perf_counter()]
+        parts = list(pack(stream.sentence_ends, stream.document_ends, documents, rules))
+        times.append(time.perf_counter())
+        chosen = np.resize(np.concatenate(parts), (config.batch_size, 3))
+        batch = assemble(stream.tokens, chosen, config.max_length, SPECIAL_TOKENS)
+        times.append(time.perf_counter())
+        masked = mask_tokens(batch, SPECIAL_TOKENS, config.mask_probability, random)
+        times.append(time.perf_counter())
+        corrupt(masked, sample_tokens(logits, config.temperature, random, slots))
+        times.append(time.perf_counter())
+        packing, assembly, masking, sampling = np.diff(times).tolist()
+        return {
+            "packing": packing * step_tokens / stream.tokens.size,
+            "batch assembly": assembly,
+            "masking": masking,
+            "sampling": sampling,
+        }
+
+    return step

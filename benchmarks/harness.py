@@ -1,0 +1,86 @@
+"""What every benchmark prints besides its figures: where they come from, a table, one JSON line."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from electra_ref.training.environment import describe_environment
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def origin(packages: Iterable[str]) -> dict[str, Any]:
+    """Return what figures depend on besides the code, and the code: machine, versions, commit.
+
+    ``packages`` are distributions whose versions matter; "not installed" where they are not.
+    """
+    environment = describe_environment(device="cpu", precision="float32", backend="reference")
+    fingerprint = environment["fingerprint"]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "processor": fingerprint["cpu"],
+        "cores": fingerprint["cores"],
+        "memory_gigabytes": round(memory / 1e9, 1),
+        "system": environment["system"],
+        "python": environment["python"],
+        "blas": fingerprint["blas"],
+        "packages": {package: _version(package) for package in packages},
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of this checkout, "-dirty" behind it if a file of it was changed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or no checkout
+    return done.stdout.strip()
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the least, the middle and the greatest of ``values``, one at least."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def print_origin(where_from: dict[str, Any]) -> None:
+    """Print what ``origin`` returned, for people."""
+    packages = ", ".join(f"{name} {number}" for name, number in where_from["packages"].items())
+    blas = " ".join(where_from["blas"].get(key, "") for key in ("name", "version"))
+    print(f"{where_from['date']}, commit {where_from['commit']}")
+    print(
+        f"{where_from['processor']}, {where_from['cores']} cores, "
+        f"{where_from['memory_gigabytes']} GB, {where_from['system']}"
+    )
+    print(f"python {where_from['python']}, {packages}, BLAS {blas}")
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print the rows under the header, the first column to the left, the others to the right."""
+    table = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for name, *cells in table:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join([name.ljust(widths[0]), *aligned]))
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the object for programs; nothing may be printed after it."""
+    print(json.dumps(summary, allow_nan=False), flush=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

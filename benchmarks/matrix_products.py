@@ -1,0 +1,131 @@
+"""The matrix products of a training step: their FLOP, and the time NumPy needs for them alone.
+
+A product (M, K) x (K, N) is 2 M K N FLOP. Every linear map has three of the same size:
+
+    y = x W,    dx = dy Wᵀ,    dW = xᵀ dy
+
+and attention has six for each row and head, of 2 T T D FLOP: S = q kᵀ and A v forward, and
+dv = Aᵀ dcontext, dA = dcontext vᵀ, dq = dS k, dk = dSᵀ q backward. All else in a step (layer norm,
+GELU, softmax, dropout, the optimizer) is linear in its input and left out. Per token, with a
+layer's weights W = 4 C^2 + 2 C F and its attention:
+
+    6 W + 12 T C   a layer,   6 E V M / T   for the scores of the vocabulary
+
+so nothing but attention grows faster than the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from electra_ref.config import Config, EncoderSize, discriminator_size, generator_size
+
+
+class Product(NamedTuple):
+    """``repeats`` equal products of stacks of (rows, inner) and (inner, columns)."""
+
+    name: str
+    repeats: int
+    stack: int
+    rows: int
+    inner: int
+    columns: int
+    left_transposed: bool = False  # in memory it lies as (inner, rows)
+    right_transposed: bool = False  # in memory it lies as (columns, inner)
+
+    @property
+    def flop(self) -> int:
+        return 2 * self.repeats * self.stack * self.rows * self.inner * self.columns
+
+
+def step_products(config: Config, masked_slots: int) -> list[Product]:
+    """Return all matrix products of one training step, in no order.
+
+    ``masked_slots`` is M, the masked positions of a row.
+    """
+    batch, length, embedding = config.batch_size, config.max_length, config.embedding_size
+    tokens, masked = batch * length, batch * masked_slots
+    generator, discriminator = generator_size(config), discriminator_size(config)
+    width = discriminator.hidden_size
+    return [
+        *_encoder("generator", generator, batch, length, embedding),
+        *_linear("generator.head.dense", 1, masked, generator.hidden_size, embedding),
+        *_vocabulary_logits(masked, embedding, config.vocab_size),
+        *_encoder("discriminator", discriminator, batch, length, embedding),
+        *_linear("discriminator.head.dense", 1, tokens, width, width),
+        *_linear("discriminator.head.output", 1, tokens, width, 1),
+    ]
+
+
+def prepare_floor(products: list[Product]) -> Callable[[Any], dict[str, float]]:
+    """Return a step that computes ``products`` in float32 by ``np.matmul(out=)``, and only those.
+
+    Every kind of product has operands of its own, used ``repeats`` times: a model's weights and
+    activations differ from layer to layer, so this errs on the fast side, as a floor should.
+    """
+    kinds = [(product, *_operands(product)) for product in products]
+
+    def step(_: Any) -> dict[str, float]:
+        for product, left, right, out in kinds:
+            for _ in range(product.repeats):
+                np.matmul(left, right, out=out)
+        return {}
+
+    return step
+
+
+def _encoder(
+    network: str, size: EncoderSize, batch: int, length: int, embedding_size: int
+) -> Iterator[Product]:
+    tokens, width, layers = batch * length, size.hidden_size, size.num_hidden_layers
+    if width != embedding_size:
+        yield from _linear(f"{network}.embeddings_project", 1, tokens, embedding_size, width)
+    yield from _linear(f"{network}.query_key_value", layers, tokens, width, 3 * width)
+    yield from _linear(f"{network}.attention.output", layers, tokens, width, width)
+    yield from _linear(f"{network}.intermediate", layers, tokens, width, size.intermediate_size)
+    yield from _linear(f"{network}.output", layers, tokens, size.intermediate_size, width)
+    heads = batch * size.num_attention_heads
+    head_width = width // size.num_attention_heads
+    name = f"{network}.attention"
+    for transposed in (False, True):
+        yield Product(f"{name} A v", layers, heads, length, length, head_width, transposed)
+        yield Product(f"{name} dS k", layers, heads, length, length, head_width, transposed)
+    yield Product(f"{name} q kT", 2 * layers, heads, length, head_width, length, False, True)
+
+
+def _linear(name: str, repeats: int, rows: int, inputs: int, outputs: int) -> Iterator[Product]:
+    yield Product(f"{name} y", repeats, 1, rows, inputs, outputs)
+    yield Product(f"{name} dx", repeats, 1, rows, outputs, inputs, False, True)
+    yield Product(f"{name} dW", repeats, 1, inputs, rows, outputs, True)
+
+
+def _vocabulary_logits(masked: int, embedding_size: int, vocab_size: int) -> Iterator[Product]:
+    """Yield those of a linear map whose weight lies transposed, as the word embeddings do."""
+    name = "vocabulary_logits"
+    yield Product(f"{name} y", 1, 1, masked, embedding_size, vocab_size, False, True)
+    yield Product(f"{name} dx", 1, 1, masked, vocab_size, embedding_size)
+    yield Product(f"{name} dE", 1, 1, vocab_size, masked, embedding_size, True)
+
+
+def _operands(
+    product: Product,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    left = _matrices(rng, product.stack, product.rows, product.inner, product.left_transposed)
+    right = _matrices(rng, product.stack, product.inner, product.columns, product.right_transposed)
+    out = np.empty((product.stack, product.rows, product.columns), np.float32)
+    if product.stack == 1:  # a stack of one would not reach the BLAS as it does in the model
+        return left[0], right[0], out[0]
+    return left, right, out
+
+
+def _matrices(
+    rng: np.random.Generator, stack: int, rows: int, columns: int, transposed: bool
+) -> npt.NDArray[np.float32]:
+    shape = (stack, columns, rows) if transposed else (stack, rows, columns)
+    values = rng.standard_normal(shape, np.float32)
+    return values.swapaxes(1, 2) if transposed else values

@@ -1,0 +1,187 @@
+"""Rivals in processes of their own that take turns, one step each.
+
+A fresh process for each rival keeps their memory and their thread pools apart; taking turns lets a
+busy moment of the machine hit them alike, so that times can be compared round by round. Only one
+process works at a time: the others wait for their turn at a pipe.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from benchmarks.harness import CHECKOUT
+from electra_ref.errors import UserError
+
+Step = Callable[[Any], dict[str, float]]  # takes the input of a round, returns figures of its own
+SETTLE_SECONDS = 0.1  # after a step, BLAS and OpenMP threads spin for a while before they sleep
+START = "from benchmarks.turns import main; main()"  # -m would make its classes __main__'s
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+class Program(NamedTuple):
+    """``module.function(**arguments)`` prepares a rival and returns its ``Step``."""
+
+    module: str
+    function: str
+    arguments: Mapping[str, Any]
+
+
+class Turn(NamedTuple):
+    """One step of one rival."""
+
+    seconds: float
+    cpu_seconds: float  # of all threads; the better figure where others use the machine
+    figures: dict[str, float]  # what the step returned
+    peak_bytes: int  # most resident memory of the process so far
+
+
+class Worker:
+    """The process of one rival. Raises UserError, naming the rival, where the process fails."""
+
+    def __init__(self, name: str, program: Program, threads: int) -> None:
+        self.name = name
+        self._connection, theirs = multiprocessing.Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START, str(theirs.fileno())],
+            cwd=CHECKOUT,
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what a library prints must not follow our last line
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        self._program = program
+
+    def step(self, task: Any) -> Turn:
+        """Let the rival take one step on ``task`` and wait for it."""
+        self._send(task)
+        turn: Turn = self._receive()
+        return turn
+
+    def __enter__(self) -> Worker:
+        """Wait until the rival is prepared."""
+        try:
+            self._send(self._program)
+            self._receive()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._connection.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._connection.send(message)
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._ended() from None
+        if isinstance(answer, str):
+            raise UserError(f"{self.name}: {answer}")
+        return answer
+
+    def _ended(self) -> UserError:
+        return UserError(f"{self.name}: its process ended with exit code {self._process.wait()}")
+
+
+def take_turns(
+    programs: Mapping[str, Program],
+    rounds: Iterable[Mapping[str, Any]],
+    threads: int,
+    on_round: Callable[[Sequence[Turn]], None],
+) -> dict[str, list[Turn]]:
+    """Let the rivals take ``rounds`` of one step each, on the task that a round has for the name.
+
+    They are prepared one after the other. ``on_round`` hears of every round. Raises UserError if a
+    rival fails.
+    """
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(name, program, threads))
+            for name, program in programs.items()
+        ]
+        turns: dict[str, list[Turn]] = {name: [] for name in programs}
+        for tasks in rounds:
+            for worker in workers:
+                turns[worker.name].append(worker.step(tasks[worker.name]))
+                time.sleep(SETTLE_SECONDS)
+            on_round([taken[-1] for taken in turns.values()])
+    return turns
+
+
+def serve(connection: Connection) -> None:
+    """Be the process of a rival: prepare it, then answer each task with a ``Turn``."""
+    program: Program = connection.recv()
+    step: Step = getattr(importlib.import_module(program.module), program.function)(
+        **program.arguments
+    )
+    connection.send(None)
+    while True:
+        task = connection.recv()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        figures = step(task)
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        connection.send(Turn(seconds, cpu_seconds, figures, peak_resident_bytes()))
+
+
+def peak_resident_bytes() -> int:
+    """Return the most memory this process ever had resident.
+
+    Linux hands ``ru_maxrss`` down from the process that started this one; VmHWM begins anew.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Serve at the pipe whose file descriptor is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of it too, and ends us
+    connection = Connection(int(sys.argv[1]))
+    try:
+        serve(connection)
+    except (EOFError, ConnectionResetError):
+        pass  # the parent is done
+    except UserError as error:
+        connection.send(str(error))
+    except Exception as error:
+        traceback.print_exc()
+        connection.send(f"{type(error).__name__}: {error}".partition("\n")[0])

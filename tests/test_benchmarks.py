@@ -1,0 +1,245 @@
+"""The training-step benchmark runs, says what it is asked for, and counts its FLOP right.
+
+No time is asserted. Rivals that are not installed are not needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import train_step
+from benchmarks.electra_step import SPECIAL_TOKENS, make_batches, prepare_data_work
+from benchmarks.harness import CHECKOUT, spread
+from benchmarks.matrix_products import prepare_floor, step_products
+from benchmarks.turns import Program, take_turns
+from electra_ref.config import Config, resolve_config
+from electra_ref.errors import UserError
+from electra_ref.masking import masked_slots
+from electra_ref.model.parameters import parameter_specs
+
+SIZES = [
+    *("embedding_size=32", "hidden_size=64", "num_attention_heads=2", "intermediate_size=128"),
+    *("num_hidden_layers=2", "generator_hidden_size=0.5"),
+]
+TOY = ["--preset", "small", "--batch-size", "2", "--max-length", "32", "--vocab-size", "64"]
+TOY += [argument for size in SIZES for argument in ("--set", size)]
+TOY += ["--repeats", "1", "--warmup", "0", "--threads", "1"]
+
+
+def toy_config(*settings: str) -> Config:
+    sizes = ["batch_size=4", "max_length=32", "vocab_size=64"]
+    return resolve_config(preset="small", settings=[*SIZES, *sizes, *settings])
+
+
+def test_last_line_holds_figures_and_their_origin(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train_step.main([*TOY, "--rivals", "reference-float32"]) == 0
+    *table, last = capfd.readouterr().out.splitlines()
+    summary = json.loads(last)
+    keys = ("benchmark", "config", "threads", "repeats", "flop_per_token", "results", "data_work")
+    assert set(keys) < set(summary)
+    assert summary["config"]["vocab_size"] == 64
+    rival, floor = summary["results"]
+    assert (rival["name"], floor["name"]) == ("reference-float32", "floor")
+    assert rival["ratio_to_first"] == {"min": 1.0, "median": 1.0, "max": 1.0}
+    assert rival["tokens_per_second"] == pytest.approx(64 / rival["all_seconds"][0])
+    assert rival["ratio_to_floor"]["median"] == pytest.approx(
+        rival["all_seconds"][0] / floor["all_seconds"][0]
+    )
+    assert rival["peak_megabytes"] > 10
+    assert rival["loss"] == pytest.approx(np.log(64) + 50 * np.log(2), abs=2)
+    parts = ["packing", "batch assembly", "masking", "sampling", "all"]
+    assert list(summary["data_work"]) == parts
+    machine = summary["machine"]
+    assert {"date", "commit", "processor", "cores", "memory_gigabytes", "blas"} < set(machine)
+    assert {"numpy", "numba", "torch", "transformers"} < set(machine["packages"])
+    assert any("reference-float32" in line for line in table)
+
+
+def test_scaling_compares_each_size_with_the_first(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_points(config: Config) -> Any:
+        yield "length", 64, dataclasses.replace(config, max_length=64, batch_size=1)
+
+    monkeypatch.setattr(train_step, "scaling_points", two_points)
+    assert train_step.main([*TOY, "--scaling", "--rivals", "reference-float32"]) == 0
+    (point,) = json.loads(capfd.readouterr().out.splitlines()[-1])["scaling"]
+    assert (point["varied"], point["value"]) == ("length", 64)
+    assert point["ratio_of_flop"] > 1
+    assert point["seconds_per_token"]["min"] > 0
+
+
+def test_only_attention_costs_more_by_the_token_in_longer_rows() -> None:
+    config = toy_config("mask_probability=0.12")
+
+    def per_token(changed: Config, *, attention: bool) -> float:
+        flop = train_step.flop_by_product(train_step.products_of(changed))
+        chosen = sum(n for name, n in flop.items() if (".attention " in name) is attention)
+        return chosen / (changed.batch_size * changed.max_length)
+
+    lengths = [c for what, _, c in train_step.scaling_points(config) if what == "length"]
+    assert [c.max_length for c in lengths] == [64, 128, 256, 512]
+    assert [c.batch_size for c in lengths] == [2, 1, 1, 1]  # 128 tokens, or one row
+    attention = [per_token(c, attention=True) / c.max_length for c in lengths]
+    assert attention == pytest.approx([attention[0]] * 4)
+    rest = [per_token(c, attention=False) for c in lengths]
+    assert rest == pytest.approx([rest[0]] * 4)  # 0.125 of the tokens have a slot
+
+
+def test_flop_are_six_for_each_weight_and_token_and_twelve_for_attention() -> None:
+    config = toy_config("generator_hidden_size=1.0")
+    rows, slots = config.batch_size * config.max_length, masked_slots(32, 0.15)
+    heads = "generator.head", "discriminator.head", "embeddings"
+    weights = [
+        spec
+        for spec in parameter_specs(config)
+        if len(spec.shape) == 2 and not spec.name.startswith(heads)
+    ]
+    expected = 6 * rows * sum(int(np.prod(spec.shape)) for spec in weights)
+    expected += 2 * 12 * rows * config.num_hidden_layers * config.max_length * config.hidden_size
+    width, embedding = config.hidden_size, config.embedding_size
+    expected += 6 * config.batch_size * slots * embedding * (width + config.vocab_size)
+    expected += 6 * rows * (width * width + width)
+    assert sum(product.flop for product in step_products(config, slots)) == expected
+
+
+def test_the_floor_multiplies_all_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    products = step_products(toy_config(), 5)
+    shapes = []
+
+    def matmul(left: Any, right: Any, out: Any) -> None:
+        shapes.append((*left.shape, right.shape[-1]))
+        assert out.shape == (*left.shape[:-1], right.shape[-1])
+
+    step = prepare_floor(products)
+    monkeypatch.setattr(np, "matmul", matmul)
+    step(None)
+    assert 2 * sum(int(np.prod(shape)) for shape in shapes) == sum(p.flop for p in products)
+
+
+def test_batches_are_packed_rows_and_always_the_same() -> None:
+    config = toy_config()
+    first, again = (list(make_batches(config, 3)) for _ in range(2))
+    for batch, twin in zip(first, again, strict=True):
+        assert batch.input_ids.shape == (4, 32)
+        assert (batch.input_ids[:, 0] == SPECIAL_TOKENS.cls).all()
+        for ours, theirs in zip(batch, twin, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert (first[0].input_ids != first[1].input_ids).any()
+
+
+def test_data_work_names_its_parts() -> None:
+    figures = prepare_data_work(toy_config())(None)
+    assert list(figures) == ["packing", "batch assembly", "masking", "sampling"]
+    assert min(figures.values()) > 0
+
+
+def test_rivals_take_turns_in_processes_of_their_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "rival.py"
+    module.write_text(
+        "import os\n"
+        "def prepare(offset):\n"
+        "    print('noise')\n"
+        "    threads = int(os.environ['NUMBA_NUM_THREADS'])\n"
+        "    return lambda task: {'pid': os.getpid(), 'sum': task + offset, 'threads': threads}\n"
+    )
+    rounds: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        turns = take_turns(
+            {name: Program("rival", "prepare", {"offset": n}) for name, n in (("a", 1), ("b", 2))},
+            [{"a": 10, "b": 20}, {"a": 30, "b": 40}],
+            threads=1,
+            on_round=lambda taken: rounds.append(len(taken)),
+        )
+    assert [turn.figures["sum"] for turn in turns["a"]] == [11, 31]
+    assert [turn.figures["sum"] for turn in turns["b"]] == [22, 42]
+    assert rounds == [2, 2]
+    assert capfd.readouterr().out == ""  # what a rival prints would spoil the last line
+    pids = {turn.figures["pid"] for taken in turns.values() for turn in taken}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert {turn.figures["threads"] for taken in turns.values() for turn in taken} == {1}
+
+
+def test_the_failure_of_a_rival_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(
+        "import os\n"
+        "def fail():\n    raise RuntimeError('no luck\\nat all')\n"
+        "def die():\n    os._exit(7)\n"
+    )
+
+    def ignore(_: Any) -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        with pytest.raises(UserError, match=r"^it: RuntimeError: no luck$"):
+            take_turns({"it": Program("failing", "fail", {})}, [], 1, ignore)
+        with pytest.raises(UserError, match=r"^it: its process ended with exit code 7$"):
+            take_turns({"it": Program("failing", "die", {})}, [], 1, ignore)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rivals", "tensorflow"], "--rivals tensorflow: none of cpu-float32"),
+        (["--rivals", "reference-float32", "reference-float32"], "given twice"),
+        (["--repeats", "0"], "--repeats 0: at least 1"),
+        (["--set", "accumulate=2"], "accumulate = 2: only whole batches"),
+        (["--set", "hiden_size=2"], "unknown key 'hiden_size'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_step.main([*TOY, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_gpu_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("electra_ref.backends.why_no_gpu", lambda: "none here")
+    assert train_step.main(["--rivals", "gpu-float32"]) == 2
+    error = "benchmarks.train_step: error: --rivals gpu-float32: --device gpu: none here; "
+    assert capsys.readouterr().err.startswith(error)
+    assert all(rival.name != "gpu-float32" for rival in train_step.rivals_of(None))
+
+
+def test_help_names_the_rivals() -> None:
+    command = [sys.executable, "-m", "benchmarks.train_step", "--help"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert "pytorch-bfloat16-compiled" in done.stdout.replace("\n", "").replace(" ", "")
+
+
+def test_spread_is_least_middle_and_greatest() -> None:
+    assert spread([3.0, 1.0, 2.0, 10.0]) == {"min": 1.0, "median": 2.5, "max": 10.0}
+
+
+@pytest.mark.oracle
+def test_pytorch_trains_the_same_model() -> None:
+    from benchmarks.pytorch_electra import JointElectra, prepare_pytorch  # noqa: PLC0415
+
+    config = toy_config("learning_rate=3e-3", "warmup_steps=0")
+    ours = sum(int(np.prod(spec.shape)) for spec in parameter_specs(config))
+    assert sum(p.numel() for p in JointElectra(config).parameters()) == ours
+    slots = masked_slots(config.max_length, config.mask_probability)
+    step = prepare_pytorch(config, slots, SPECIAL_TOKENS, "float32", False, threads=1)
+    (batch,) = make_batches(config, 1)
+    losses = [step(batch)["loss"] for _ in range(20)]
+    assert losses[0] == pytest.approx(np.log(64) + 50 * np.log(2), abs=2)
+    assert losses[-1] < losses[0] - 3

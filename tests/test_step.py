@@ -1,0 +1,120 @@
+"""One training step: what it reports, what it changes, and what a bad one leaves alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from electra_ref.backends.reference import ReferenceBackend
+from electra_ref.config import Config
+from electra_ref.masking import mask_tokens
+from electra_ref.model.electra import electra_of
+from electra_ref.rng import EVALUATION, Purpose, RandomStream
+from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.schedule import learning_rate
+from electra_ref.training.step import StepResult, evaluation_step, make_sampler, train_step
+from tests.test_metamorphic import SPECIAL_TOKENS, draw_rows
+from tests.tiny_electra import tiny_config
+
+BACKEND = ReferenceBackend()
+
+
+def take_step(config: Config, state: TrainingState, seed: int = 0) -> StepResult:
+    """Train on six drawn rows."""
+    batch = draw_rows(6, config.max_length, seed)
+    return train_step(config, BACKEND, electra_of(config), state, [batch], SPECIAL_TOKENS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_step_reports_means_and_keeps_the_float_type(dtype: str) -> None:
+    config = tiny_config(warmup_steps=2, learning_rate=0.01, batch_size=6)
+    state = TrainingState(config, BACKEND, dtype)
+    results = [take_step(config, state) for _ in range(3)]
+    for number, result in enumerate(results):
+        assert result.loss == pytest.approx(result.mlm_loss + 50 * result.rtd_loss)
+        assert result.learning_rate == learning_rate(config, number)
+        assert result.tokens == draw_rows(6, config.max_length, 0).attention_mask.sum()
+        assert result.mlm_loss == pytest.approx(np.log(config.vocab_size), abs=0.5)
+        assert result.rtd_loss == pytest.approx(np.log(2), abs=0.2)
+    assert len({result.mlm_loss for result in results}) == 3  # other masks at every step
+    assert state.step == 3
+    for flat in (state.parameters, state.gradients, state.first_moment, state.second_moment):
+        assert flat.vector.dtype == dtype
+        assert np.isfinite(flat.vector).all()
+
+
+def test_steps_on_the_same_rows_learn_them() -> None:
+    """Without dropout, a hundred steps bring both losses down: the signs are right."""
+    config = tiny_config(
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        warmup_steps=5,
+        learning_rate=0.05,
+        steps=1000,
+        weight_decay=0.0,
+        initializer_range=0.3,
+    )
+    state = TrainingState(config, BACKEND, "float64")
+    results = [take_step(config, state) for _ in range(100)]
+    first, last = (
+        np.mean([r[1:3] for r in part], axis=0) for part in (results[:10], results[-10:])
+    )
+    assert (last < 0.9 * first).all()
+
+
+def test_a_step_is_a_function_of_its_number() -> None:
+    """A state that is copied takes the same step: no random number is carried along."""
+    config = tiny_config(warmup_steps=1, learning_rate=0.01)
+    state, other = (TrainingState(config, BACKEND, "float64") for _ in range(2))
+    take_step(config, state)
+    for name in ("parameters", "first_moment", "second_moment"):
+        getattr(other, name).vector[...] = getattr(state, name).vector
+    other.step = state.step
+    assert take_step(config, state, seed=1) == take_step(config, other, seed=1)
+    np.testing.assert_array_equal(state.parameters.vector, other.parameters.vector)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_gradients() -> None:
+    config = tiny_config()
+    state = TrainingState(config, BACKEND, "float64")
+    take_step(config, state)
+    state.parameters["discriminator.head.output.bias"][...] = np.nan
+    before = [flat.vector.copy() for flat in (state.parameters, state.first_moment)]
+    result = take_step(config, state)
+    assert np.isnan(result.rtd_loss)
+    assert np.isnan(result.gradient_norm)
+    assert np.isfinite(result.mlm_loss)
+    for flat, vector in zip((state.parameters, state.first_moment), before, strict=True):
+        np.testing.assert_array_equal(flat.vector, vector)
+    assert state.step == 1
+
+
+def test_evaluation_repeats_itself_and_changes_nothing() -> None:
+    config = tiny_config()
+    state = TrainingState(config, BACKEND, "float64")
+    before = state.parameters.vector.copy()
+    batch = draw_rows(4, config.max_length, 0)
+
+    def evaluate(number: int) -> tuple[np.ndarray, np.ndarray]:
+        output = evaluation_step(
+            config, BACKEND, electra_of(config), state.parameters, batch, SPECIAL_TOKENS, number
+        )
+        return output.discriminator_logits, output.corrupted.masked.positions
+
+    (logits, positions), (again, _), (_, others) = evaluate(3), evaluate(3), evaluate(4)
+    np.testing.assert_array_equal(logits, again)
+    np.testing.assert_array_equal(state.parameters.vector, before)
+    assert (positions != others).any()
+
+
+def test_evaluation_draws_other_numbers_than_training() -> None:
+    """The same step number, the same rows: other masks and, from the same logits, other samples."""
+    config = tiny_config(max_length=9)
+    batch = draw_rows(50, config.max_length, 0)
+    training = RandomStream(config.seed, Purpose.MASK, 3)
+    evaluation = RandomStream(config.seed, Purpose.MASK | EVALUATION, 3)
+    masks = [mask_tokens(batch, SPECIAL_TOKENS, 0.3, stream) for stream in (training, evaluation)]
+    assert (masks[0].positions != masks[1].positions).any()
+    logits = np.zeros((masks[0].positions.size, config.vocab_size))
+    samples = [make_sampler(config, masks[0], stream)(logits) for stream in (training, evaluation)]
+    assert (samples[0].sampled_ids != samples[1].sampled_ids).any()
