@@ -15,15 +15,19 @@ import ctypes
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameter numbers of <malloc.h>
 GIBIBYTE = 2**30
+OLD_LIMIT = 2**25  # the largest MMAP_THRESHOLD that glibc before 2.35 takes on 64-bit machines
 
 
 def keep_freed_memory() -> bool:
     """Keep freed memory up to 1 GiB, and blocks up to 1 GiB on the heap, for the whole process.
 
-    Returns whether the allocator took it; others than GNU's have no such call and return False.
+    An old glibc keeps blocks up to 32 MiB. Returns whether the allocator took it; others than GNU's
+    have no such call and return False.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all(mallopt(number, GIBIBYTE) == 1 for number in (TRIM_THRESHOLD, MMAP_THRESHOLD))
+    # Either call stops the threshold from adapting, so that it must not be left at its 128 KiB.
+    taken = any(mallopt(MMAP_THRESHOLD, limit) == 1 for limit in (GIBIBYTE, OLD_LIMIT))
+    return taken and bool(mallopt(TRIM_THRESHOLD, GIBIBYTE) == 1)

@@ -15,10 +15,10 @@ from pathlib import Path
 from electra_ref.config import PRESETS, Config, resolve_config, to_toml
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
-from electra_ref.training.run_directory import new_run_path, newest_run
+from electra_ref.training.progress import Progress, show
+from electra_ref.training.run_directory import newest_run
 from electra_ref.training.source import Source
-
-RUNS = Path("runs")
+from electra_ref.training.stop_signals import StopSignals, exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,12 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             preset=options.preset, path=options.config, settings=settings_of(options)
         )
         if options.print_config:
-            print(to_toml(config), end="")
+            show(to_toml(config))
             return 0
         return run(options, config)
     except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except MemoryError as error:  # NumPy's and CuPy's are of this kind
+        message = f"out of memory ({error}): raise accumulate, or choose a smaller preset"
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -122,6 +125,10 @@ def settings_of(options: argparse.Namespace) -> list[str]:
 
 def refuse_with_resume(options: argparse.Namespace) -> None:
     """Raise UserError for an argument that would change a run that has already begun."""
+    if options.print_config:
+        raise UserError(
+            "--print-config and --resume exclude each other; see config.toml in the run"
+        )
     for name in ("corpus", "tokens", "preset", "config", "settings", "precision", "seed"):
         if getattr(options, name) not in (None, []):
             flag = "set" if name == "settings" else name
@@ -130,24 +137,21 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace, config: Config | None) -> int:
     """Train as ``options`` say, a new run with ``config`` or an old one; return the exit code."""
-    # --help and --print-config need not wait for numba
-    from electra_ref.training import pretraining  # noqa: PLC0415
-    from electra_ref.training.progress import Progress  # noqa: PLC0415
-    from electra_ref.training.stop_signals import StopSignals, exit_code  # noqa: PLC0415
-
     if options.max_steps is not None and options.max_steps < 1:
         raise UserError(f"--max-steps {options.max_steps}: at least 1")
     keep_freed_memory()
     progress = Progress()
     with StopSignals() as stop:
+        # --help and --print-config need not wait for numba
+        from electra_ref.training import pretraining  # noqa: PLC0415
+
         try:
             if config is None:
-                path = options.output_dir or newest_run(RUNS)
+                path = options.output_dir or newest_run(pretraining.RUNS)
                 trainer = pretraining.resume(path, options.device, progress, stop)
             else:
                 source = source_of(options)
-                path = options.output_dir or new_run_path(RUNS, config.preset)
-                trainer = pretraining.begin(path, config, source, progress, stop)
+                trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
             with trainer.run:
                 pretraining.complete(trainer, stop, options.max_steps)
         except pretraining.StoppedError:
@@ -159,6 +163,8 @@ def source_of(options: argparse.Namespace) -> Source:
     """Return where the data come from, by absolute paths, so that a resumed run finds them."""
     if options.corpus and options.tokens:
         raise UserError("--corpus and --tokens exclude each other; give one of them")
+    if "" in (*options.corpus, options.tokens):
+        raise UserError("an empty name stands for no file; check the variable it comes from")
     corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
     return Source(corpus, os.path.abspath(options.tokens) if options.tokens else None)
 

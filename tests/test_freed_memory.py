@@ -51,6 +51,24 @@ def test_a_step_like_the_last_takes_no_new_pages() -> None:
     assert 10 * count_faults("keep") < count_faults("default")
 
 
+def test_an_old_glibc_gets_the_limit_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    thresholds: dict[int, int] = {}
+
+    class Library:
+        def mallopt(self, number: int, value: int) -> int:
+            if number == freed_memory.MMAP_THRESHOLD and value > 2**25:
+                return 0
+            thresholds[number] = value
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Library())
+    assert freed_memory.keep_freed_memory()
+    assert thresholds == {
+        freed_memory.MMAP_THRESHOLD: 2**25,
+        freed_memory.TRIM_THRESHOLD: 2**30,
+    }
+
+
 def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert not freed_memory.keep_freed_memory()

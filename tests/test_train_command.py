@@ -17,6 +17,7 @@ import pytest
 from electra_ref import train
 from electra_ref.training import loop, step
 from electra_ref.training.checkpoint import load_newest_checkpoint
+from electra_ref.training.progress import Progress
 from electra_ref.training.records import read_records
 
 STEPS = 12
@@ -233,6 +234,11 @@ def test_token_ids_train_without_text(corpus: Path, tmp_path: Path) -> None:
         (["--max-steps", "0"], "--max-steps"),
         (["--resume"], "runs"),
         (["--resume", "--preset", "tiny"], "--preset"),
+        (["--resume", "--print-config"], "--print-config"),
+        (["--corpus", ""], "empty name"),
+        (["--corpus", "missing"], "No such file"),
+        (["--set", "learning_rate=nan"], "no finite number"),
+        (["--output-dir", "x" * 300], "too long"),
         (["--output-dir", "."], "something else"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -244,8 +250,89 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(
     assert train.main(wrong) == 2
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1]
-    left = [path for path in corpus.parent.rglob("*") if path not in before]
-    assert not [path for path in left if path.name == "checkpoints" and any(path.iterdir())]
+    left = {path.name for path in corpus.parent.rglob("*") if path not in before}
+    assert left <= {"cache", "electra_ref", "runs"}  # folders, and no run in them
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_run_without_usable_data_leaves_its_folder_as_it_was(
+    exists: bool, corpus: Path, tmp_path: Path
+) -> None:
+    output, empty = tmp_path / "run", tmp_path / "empty.txt"
+    empty.touch()
+    if exists:
+        output.mkdir()
+    assert train.main(arguments(empty, output)) == 2
+    assert output.exists() == exists
+    assert not exists or not any(output.iterdir())
+    assert train.main([*arguments(corpus, output), "--max-steps", "1"]) == 0
+
+
+def test_a_run_stopped_while_its_data_were_prepared_resumes_as_if_it_had_not_been(
+    corpus: Path, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "stopped"
+    shutil.rmtree(tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Progress, "stage", lambda *_: os.kill(os.getpid(), signal.SIGINT), raising=True
+        )
+        assert train.main(arguments(corpus, output)) == 130
+    assert not (output / "vocab.txt").exists()
+    assert train.main(["--resume", "--output-dir", str(output)]) == 0
+    assert result_of(output) == uninterrupted
+    for name in ("config.toml", "data.json", "vocab.txt"):
+        assert (output / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_damaged_record_of_the_data_is_named(
+    text: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert train.main([*arguments(corpus, output), "--max-steps", "1"]) == 0
+    (output / "data.json").write_text(text)
+    assert train.main(["--resume", "--output-dir", str(output)]) == 2
+    assert "data.json is damaged" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("sink", ["> /dev/full", "| true"])
+def test_a_closed_or_full_standard_output_is_one_line(sink: str) -> None:
+    command = f"{sys.executable} -m electra_ref.train --print-config"
+    environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[1])}
+    finished = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {sink}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert "standard output" in finished.stderr
+
+
+def test_too_little_memory_is_one_line(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train_step(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    assert train.main(arguments(corpus, tmp_path / "run")) == 2
+    assert "9 TiB" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_invalid_utf_8_is_reported(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.write_bytes(corpus.read_bytes() + b"\n\nthe old \xff\xfe tree")
+    assert train.main([*arguments(corpus, tmp_path / "run"), "--max-steps", "1"]) == 0
+    assert "2 bytes" in capsys.readouterr().err
 
 
 def test_print_config_prints_what_a_config_file_may_hold(

@@ -115,8 +115,6 @@ def corpus_file(path: str, *, name: str | None = None) -> CorpusFile:
     """
     ending = path.lower() if name is None else ".txt"
     name = path if name is None else name
-    if not ending.endswith(ENDINGS):
-        raise UserError(f"cannot tell what {name} holds: its name should end in {_any_ending()}")
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -124,6 +122,8 @@ def corpus_file(path: str, *, name: str | None = None) -> CorpusFile:
         raise UserError(f"cannot read the corpus {name!r}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{name} is neither a regular file nor a folder; pipe it in with -")
+    if not ending.endswith(ENDINGS):
+        raise UserError(f"cannot tell what {name} holds: its name should end in {_any_ending()}")
     return CorpusFile(
         path=path,
         name=name,

@@ -147,7 +147,9 @@ def open_id_array(path: str) -> npt.NDArray[np.integer[Any]]:
         raise UserError(f"{path} is no array of integers saved by numpy.save: {reason}") from error
     if array.dtype.kind not in "iu":
         raise UserError(f"{path} holds {array.dtype}, but token ids are integers")
-    if array.ndim not in (1, 2) or array.size == 0:
+    if array.size == 0:
+        raise UserError(f"{path} is an array without elements")
+    if array.ndim not in (1, 2):
         raise UserError(
             f"{path} has the shape {array.shape}; expected (tokens,) or (documents, tokens)"
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
-from electra_ref.backends import open_backend
+from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config import Config, resolve_config, to_toml
+from electra_ref.errors import UserError
 from electra_ref.files import write_json_atomically, write_text_atomically
 from electra_ref.masking import masked_slots
 from electra_ref.text.cache_folder import find_cache_dir
@@ -17,11 +19,13 @@ from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer, summary
-from electra_ref.training.progress import Progress, wants_colour
-from electra_ref.training.run_directory import RunDirectory
+from electra_ref.training.progress import Progress, show, wants_colour
+from electra_ref.training.run_directory import RunDirectory, new_run_path
 from electra_ref.training.samples import LEGEND, format_sample
 from electra_ref.training.source import Source
 from electra_ref.training.stop_signals import StopSignals
+
+RUNS = Path("runs")  # where a run goes that was given no folder
 
 
 class StoppedError(Exception):
@@ -29,23 +33,27 @@ class StoppedError(Exception):
 
 
 def begin(
-    path: Path, config: Config, source: Source, progress: Progress, stop: StopSignals
+    path: Path | None, config: Config, source: Source, progress: Progress, stop: StopSignals
 ) -> Trainer:
-    """Create the run's folder at ``path``, prepare the data, return the trainer at step 0."""
+    """Create the run's folder, prepare the data, return the trainer at step 0.
+
+    The folder is ``path``, or a new one in RUNS. Raises UserError for data or a disk that cannot
+    be used, and then leaves nothing behind: there is nothing to resume.
+    """
     masked_slots(config.max_length, config.mask_probability)  # refuses what cannot be masked
     opened = open_backend(config.device, config.precision)
     progress.say(opened.reason)
     environment = describe_environment(
         device=opened.device, precision=opened.dtype, backend=opened.name
     )
+    is_ours = path is None or not os.path.lexists(path)
+    path = path or new_run_path(RUNS, config.preset)
     run = RunDirectory.create(path, to_toml(config), {**environment, "source": source._asdict()})
     try:
-        data = _prepare(run, config, source, progress, stop)
-        config = dataclasses.replace(config, vocab_size=len(data.tokenizer.vocab))
-        save_vocabulary(run.vocabulary, data.tokenizer.vocab)
-        write_text_atomically(run.config, to_toml(config))
-        write_json_atomically(run.path / "data.json", {"key": data.key, **data.report})
-        return Trainer(config, opened.backend, opened.dtype, data, run, progress)
+        return _trainer(run, config, opened, source, progress, stop)
+    except (UserError, MemoryError):
+        run.discard(folder=is_ours)
+        raise
     except BaseException:
         run.close()
         raise
@@ -64,11 +72,10 @@ def resume(path: Path, device: str | None, progress: Progress, stop: StopSignals
         )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        source = Source(**then["source"])
-        data = _prepare(run, config, source, progress, stop)
-        config = dataclasses.replace(config, vocab_size=len(data.tokenizer.vocab))
-        trainer = Trainer(config, opened.backend, opened.dtype, data, run, progress)
+        source = _source_of(run)
+        trainer = _trainer(run, config, opened, source, progress, stop)
         trainer.restore()
+        progress.say(f"resumed at step {trainer.state.step:,} of {config.steps:,}")
         return trainer
     except BaseException:
         run.close()
@@ -89,11 +96,43 @@ def complete(trainer: Trainer, stop: StopSignals, max_steps: int | None) -> None
     if trainer.evaluated_step != trainer.state.step:
         trainer.evaluate()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
-    print(f"held-out samples: {LEGEND}\n")
-    for sample in trainer.samples:
-        print(format_sample(sample, colour=colour, columns=columns), end="\n\n")
-    print(f"step {trainer.state.step}: {summary(trainer.metrics)}")
-    print(f"the run is in {path}")
+    samples = [format_sample(s, colour=colour, columns=columns) for s in trainer.samples]
+    figures = f"step {trainer.state.step}: {summary(trainer.metrics)}\nthe run is in {path}\n"
+    show("\n\n".join([f"held-out samples: {LEGEND}", *samples, figures]))
+
+
+def _trainer(
+    run: RunDirectory,
+    config: Config,
+    opened: OpenedBackend,
+    source: Source,
+    progress: Progress,
+    stop: StopSignals,
+) -> Trainer:
+    """Prepare the data, keep in the run's folder what came out, return the trainer at step 0."""
+    data = _prepare(run, config, source, progress, stop)
+    config = dataclasses.replace(config, vocab_size=len(data.tokenizer.vocab))
+    if not run.data.exists():  # also in a run that is resumed, if it was stopped before this
+        save_vocabulary(run.vocabulary, data.tokenizer.vocab)
+        write_text_atomically(run.config, to_toml(config))
+        write_json_atomically(run.data, {"key": data.key, **data.report})
+    return Trainer(config, opened.backend, opened.dtype, data, run, progress)
+
+
+def _source_of(run: RunDirectory) -> Source:
+    try:
+        return Source(**run.environment()["source"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the environment.json of {run.path} no longer names the data; start a new run"
+        ) from error
+
+
+def _known_key(run: RunDirectory) -> str:
+    try:
+        return str(json.loads(run.data.read_bytes())["key"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.data} is damaged: remove it to prepare the data anew") from error
 
 
 def _prepare(
@@ -106,15 +145,14 @@ def _prepare(
             raise StoppedError
         progress.stage(stage, done, total)
 
-    record = run.path / "data.json"
     try:
         data = prepare(
             config,
             find_cache_dir(run.path / "cache"),
             corpus=source.corpus,
             ids_path=source.tokens,
-            vocabulary=load_vocabulary(run.vocabulary) if record.exists() else None,
-            known_key=json.loads(record.read_text())["key"] if record.exists() else None,
+            vocabulary=load_vocabulary(run.vocabulary) if run.data.exists() else None,
+            known_key=_known_key(run) if run.data.exists() else None,
             progress=report,
         )
     finally:
@@ -124,4 +162,6 @@ def _prepare(
         f"data: {figures['tokens']:,} tokens, {len(data.tokenizer.vocab):,} in the vocabulary, "
         f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out"
     )
+    if invalid := figures.get("invalid_bytes"):  # ids have none
+        progress.say(f"{invalid:,} bytes of the text were no valid UTF-8 and were left out")
     return data

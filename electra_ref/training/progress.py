@@ -9,12 +9,25 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from electra_ref.files import disk_errors
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def wants_colour(stream: TextIO) -> bool:
     """Return whether ``stream`` is a terminal whose user has not set NO_COLOR (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def show(text: str) -> None:
+    """Write a result to standard output. Raises UserError where nobody takes it."""
+    with disk_errors("write to standard output"):
+        try:
+            print(text, end="", flush=True)
+        except OSError:
+            # Python writes what is left once more at its exit, and would complain again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 class Progress:

@@ -2,6 +2,7 @@
 
     config.toml         the resolved configuration; its presence says that the run has begun
     environment.json    the marker: a folder is a run of ours if this names our format
+    data.json           what was read; with vocab.txt, written when the data are prepared
     vocab.txt  metrics.jsonl  samples.jsonl  checkpoints/
     .lock               held with flock(2), which the kernel releases even after kill -9
 
@@ -14,8 +15,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,6 +49,7 @@ class RunDirectory:
     def __init__(self, path: Path, lock: int | None = None) -> None:
         self.path = path
         self.config = path / _CONFIG
+        self.data = path / "data.json"
         self.vocabulary = path / "vocab.txt"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
@@ -107,6 +111,24 @@ class RunDirectory:
         if environment is None:
             raise UserError(f"{self.path / _MARKER} cannot be read as this run's")
         return environment
+
+    def discard(self, *, folder: bool) -> None:
+        """Take back what ``create`` and the preparation of the data wrote, then ``close``.
+
+        ``folder`` says whether the folder goes too, unless something else is in it. Only for a run
+        that has not begun to train. ``config.toml`` goes first and the marker after all that
+        ``create`` would refuse, so that a process killed in between leaves a folder to begin in.
+        """
+        with suppress(OSError):
+            for path in (self.config, self.data, self.vocabulary):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self.path / "cache", ignore_errors=True)  # the last resort for the cache
+            (self.path / _MARKER).unlink()
+            self.checkpoints.rmdir()
+            (self.path / _LOCK).unlink()
+            if folder:
+                self.path.rmdir()
+        self.close()
 
     def close(self) -> None:
         """Let another process have the folder. Harmless if it is not locked."""
