@@ -53,9 +53,10 @@ def sum_rows_by_index(rows: Array, indices: Array, count: int) -> Array:
     xp = get_xp(rows, indices)
     sums: Array = xp.zeros((count, rows.shape[1]), rows.dtype)
     filled = xp.flatnonzero(rows.any(axis=1))
-    order = filled[xp.argsort(indices[filled], kind="stable")]
-    ordered = indices[order]
-    starts = xp.flatnonzero(xp.concatenate([xp.ones(1, bool), ordered[1:] != ordered[:-1]]))
-    starts = starts[: order.size]  # none where all rows are zero
-    sums[ordered[starts]] = xp.add.reduceat(rows[order], starts, axis=0)
+    if filled.size:
+        order = filled[xp.argsort(indices[filled], kind="stable")]
+        ordered = indices[order]
+        is_start = xp.concatenate([xp.ones(1, bool), ordered[1:] != ordered[:-1]])
+        starts = xp.flatnonzero(is_start)
+        sums[ordered[starts]] = xp.add.reduceat(rows[order], starts, axis=0)
     return sums
