@@ -23,13 +23,15 @@ from electra_ref.training.schedule import learning_rate
 MASKED_SHARE = 0.85  # of the chosen positions; the others stay as they are
 
 
+# mypy sees a base class of type Any where PyTorch is not installed, and complains of the ignore
+# where it is
 class JointElectra(torch.nn.Module):  # type: ignore[misc, unused-ignore]
     """Both networks around one embedding table."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        generator = _their_config(config, generator_size(config))
-        discriminator = _their_config(config, discriminator_size(config))
+        generator = huggingface_config(config, generator_size(config))
+        discriminator = huggingface_config(config, discriminator_size(config))
         self.generator = transformers.ElectraModel(generator)
         self.discriminator = transformers.ElectraModel(discriminator)
         self.generator.embeddings = self.discriminator.embeddings
@@ -140,7 +142,8 @@ def sample(logits: Any, temperature: float) -> Any:
     return torch.multinomial(probabilities, 1).view(logits.shape[:2])
 
 
-def _their_config(config: Config, size: EncoderSize) -> Any:
+def huggingface_config(config: Config, size: EncoderSize, **options: Any) -> Any:
+    """Return transformers' configuration of one network, with ``options`` that ours has not got."""
     config_class: Any = transformers.ElectraConfig  # its annotations leave arguments out
     return config_class(
         vocab_size=config.vocab_size,
@@ -155,4 +158,5 @@ def _their_config(config: Config, size: EncoderSize) -> Any:
         initializer_range=config.initializer_range,
         hidden_dropout_prob=config.hidden_dropout,
         attention_probs_dropout_prob=config.attention_dropout,
+        **options,
     )

@@ -182,6 +182,6 @@ def main() -> None:
         pass  # the parent is done
     except UserError as error:
         connection.send(str(error))
-    except Exception as error:
+    except Exception as error:  # a rival may fail in any way; the parent is told in one line
         traceback.print_exc()
         connection.send(f"{type(error).__name__}: {error}".partition("\n")[0])

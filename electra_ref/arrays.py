@@ -28,7 +28,7 @@ def import_cupy() -> ModuleType:
     """Import CuPy; only a run on a GPU ever pays for it. Raises ImportError where it is absent."""
     import cupy  # noqa: PLC0415  (optional, and slow to import)
 
-    return cupy  # type: ignore[no-any-return]
+    return cupy  # type: ignore[no-any-return]  # CuPy has no types
 
 
 def erf(x: Array) -> Array:
@@ -36,10 +36,13 @@ def erf(x: Array) -> Array:
     if get_xp(x) is np:
         import scipy.special  # noqa: PLC0415  (a tenth of a second that --help need not pay)
 
-        return scipy.special.erf(x)  # type: ignore[no-any-return]
-    import cupyx.scipy.special  # noqa: PLC0415
+        special = scipy.special
+    else:
+        import cupyx.scipy.special  # noqa: PLC0415  (optional, and slow to import)
 
-    return cupyx.scipy.special.erf(x)  # type: ignore[no-any-return]
+        special = cupyx.scipy.special
+    y: Array = special.erf(x)
+    return y
 
 
 def sum_rows_by_index(rows: Array, indices: Array, count: int) -> Array:

@@ -319,7 +319,7 @@ def _checked(chosen: Mapping[str, Any], where: str) -> dict[str, Value]:
             raise UserError(f"{where}: unknown key {key!r}; the nearest one is {nearest!r}")
         wanted = type(defaults[key])
         if wanted is float and type(value) is int:
-            value = float(value)  # noqa: PLW2901
+            value = float(value)  # noqa: PLW2901  (1 stands for 1.0)
         if type(value) is not wanted:
             raise UserError(f"{where}: {key} = {value!r} is not of type {wanted.__name__}")
         if wanted is float and not math.isfinite(value):

@@ -122,6 +122,7 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
     ``auto`` takes the GPU where there is one, float32 everywhere. Raises UserError if the device
     or the precision is not to be had, with the reason.
     """
+    # whoever only needs the protocol need not load a backend
     from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415
 
     dtype = "float32" if precision == "auto" else precision

@@ -7,13 +7,15 @@ their two losses are added, and autograd does the rest. Float64, one thread, dro
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
 import transformers
 
+from benchmarks.pytorch_electra import huggingface_config
 from electra_ref.arrays import Array
-from electra_ref.config import Config, EncoderSize, discriminator_size, generator_size
+from electra_ref.config import Config, discriminator_size, generator_size
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.sampling import CorruptedBatch
 from tests.oracle.fixture_files import Answers
@@ -39,7 +41,9 @@ class Outputs(NamedTuple):
 def load_network(config: Config, parameters: FlatParameters, network: str) -> Any:
     """Return Hugging Face's class for ``network`` with our parameters, every tensor loaded."""
     sizes = {"generator": generator_size(config), "discriminator": discriminator_size(config)}
-    model = CLASSES[network](_their_config(config, sizes[network]))
+    undropped = dataclasses.replace(config, hidden_dropout=0.0, attention_dropout=0.0)
+    theirs = huggingface_config(undropped, sizes[network], attn_implementation="eager")
+    model = CLASSES[network](theirs)
     state_dict = to_huggingface(parameters, network)
     if network == "generator":
         tied = state_dict["electra.embeddings.word_embeddings.weight"]
@@ -157,24 +161,6 @@ def answer(config: Config, parameters: FlatParameters, batches: list[CorruptedBa
         gradients,
         losses,
         norms,
-    )
-
-
-def _their_config(config: Config, size: EncoderSize) -> Any:
-    config_class: Any = transformers.ElectraConfig  # its annotations leave arguments out
-    return config_class(
-        vocab_size=config.vocab_size,
-        embedding_size=config.embedding_size,
-        hidden_size=size.hidden_size,
-        num_hidden_layers=size.num_hidden_layers,
-        num_attention_heads=size.num_attention_heads,
-        intermediate_size=size.intermediate_size,
-        max_position_embeddings=config.max_position_embeddings,
-        type_vocab_size=config.type_vocab_size,
-        layer_norm_eps=config.layer_norm_eps,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation="eager",
     )
 
 
