@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Float32 = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]  # a NumPy or CuPy array; shapes stand in comments beside each name
 
 

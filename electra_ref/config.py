@@ -86,7 +86,7 @@ class Config:
     # The run
     seed: int = _setting(0, "names every random number of the run")
     device: str = _setting("auto", "auto, cpu, gpu or reference")
-    precision: str = _setting("auto", "auto, float32 or float64")
+    precision: str = _setting("auto", "auto, float32, bfloat16 or float64")
     log_every: int = _setting(100, "steps between two lines of metrics.jsonl")
     evaluate_every: int = _setting(10_000, "steps between two evaluations on held-out rows")
     evaluation_batches: int = _setting(100, "batches an evaluation reads at most")
@@ -213,7 +213,7 @@ PRESETS: dict[str, dict[str, Value]] = {
 _CHOICES = {
     "preset": tuple(PRESETS),
     "device": ("auto", "cpu", "gpu", "reference"),
-    "precision": ("auto", "float32", "float64"),
+    "precision": ("auto", "float32", "bfloat16", "float64"),
 }
 
 _COUNT = (1, 2**31 - 1, True)

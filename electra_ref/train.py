@@ -88,7 +88,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="one configuration value; may be repeated",
     )
     add("--device", choices=["auto", "cpu", "gpu", "reference"], help="where to compute")
-    add("--precision", choices=["auto", "float32", "float64"], help="float type to compute in")
+    add(
+        "--precision",
+        choices=["auto", "float32", "bfloat16", "float64"],
+        help="float type to compute in",
+    )
     add("--seed", type=int, metavar="N", help="names every random number of the run")
     add(
         "--max-steps",

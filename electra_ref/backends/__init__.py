@@ -110,7 +110,7 @@ class OpenedBackend(NamedTuple):
     """A backend, where and in which float type it computes, and why it was the one taken."""
 
     backend: Backend
-    name: str  # "reference"
+    name: str  # "cpu", "cpu, bfloat16 products" or "reference"
     dtype: str  # NumPy's name of the float type of parameters and activations
     device: str  # "cpu" or "gpu"
     reason: str  # one line for the person at the terminal
@@ -119,25 +119,48 @@ class OpenedBackend(NamedTuple):
 def open_backend(device: str, precision: str) -> OpenedBackend:
     """Choose the backend for ``device`` (auto, cpu, gpu, reference) and ``precision``.
 
-    ``auto`` takes the GPU where there is one, float32 everywhere. Raises UserError if the device
-    or the precision is not to be had, with the reason.
+    ``auto`` takes the GPU where there is one; as a precision it is bfloat16 products on a CPU that
+    has instructions for them, float32 elsewhere. Raises UserError if the device or the precision
+    is not to be had, with the reason.
     """
-    # whoever only needs the protocol need not load a backend
-    from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415
-
+    if device == "cpu":
+        return _open_cpu_backend(precision)
     dtype = "float32" if precision == "auto" else precision
-    on_cpu = OpenedBackend(ReferenceBackend(), "reference", dtype, "cpu", f"device: cpu, {dtype}")
-    if device in ("cpu", "reference"):
-        return on_cpu
-    missing = why_no_gpu()
-    if missing is not None:
+    if device != "reference" and (missing := why_no_gpu()) is not None:
         if device == "gpu":
             raise UserError(f"--device gpu: {missing}; use --device cpu")
+        on_cpu = _open_cpu_backend(precision)
         return on_cpu._replace(reason=f"{on_cpu.reason} (auto: {missing})")
+    if precision == "bfloat16":
+        raise UserError("--precision bfloat16 needs --device cpu; use float32")
+    from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415
+
+    if device == "reference":
+        return OpenedBackend(ReferenceBackend(), "reference", dtype, "cpu", f"device: cpu, {dtype}")
     cupy = arrays.import_cupy()
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     reason = f"device: gpu, {name}, {dtype}" + (" (auto: found)" if device == "auto" else "")
     return OpenedBackend(ReferenceBackend(cupy), "reference", dtype, "gpu", reason)
+
+
+def _open_cpu_backend(precision: str) -> OpenedBackend:
+    if precision == "float64":
+        raise UserError("--precision float64: the CPU's kernels have none; use --device reference")
+    from electra_ref.backends.cpu import CpuBackend, bfloat16  # noqa: PLC0415
+
+    in_float32 = OpenedBackend(CpuBackend(), "cpu", "float32", "cpu", "device: cpu, float32")
+    if precision == "float32":
+        return in_float32
+    if not bfloat16.is_compiled():
+        missing = "" if precision == "auto" else "; this processor has no AVX512_BF16"
+        return in_float32._replace(reason=in_float32.reason + missing)
+    return OpenedBackend(
+        bfloat16.Bfloat16Backend(),
+        "cpu, bfloat16 products",
+        "float32",
+        "cpu",
+        "device: cpu, bfloat16 products, float32 sums and parameters",
+    )
 
 
 def why_no_gpu() -> str | None:

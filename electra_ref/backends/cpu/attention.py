@@ -1,0 +1,262 @@
+"""Multi-head attention, one head at a time in the second-level cache: see the reference.
+
+The formulas are those of ``backends.reference.attention``; for one head of width D:
+
+    S = q kᵀ / sqrt D + mask,   P = softmax(S) by rows,   A = dropout(P),   context = A v
+    dv = Aᵀ dcontext,   dP = dropout'(dcontext vᵀ),   dS = P * (dP - row sum of P * dP) / sqrt D
+    dq = dS k,   dk = dSᵀ q
+
+Fused: a thread takes one head of one example and ``ROWS`` queries at a time, from their scores to
+their context. P alone is kept for the backward pass, with a minus sign where dropout struck: a
+probability has no use for its sign.
+
+Memory traffic: forward q, k, v and the bits are read, P (T x T a head) and context are written;
+backward q, k, v, P and dcontext are read, dq, dk, dv are written. Two T x T matrices a thread stay
+in its cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.dropout import Bits16, Dropout, DropoutBits, draw
+from electra_ref.backends.cpu.exponential import exp_of_negative
+from electra_ref.backends.cpu.matrix_product import (
+    empty_panels,
+    multiply_columns,
+    multiply_rows,
+    pack_columns,
+    pack_rows,
+)
+from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS
+from electra_ref.backends.reference.attention import PADDING_SCORE
+from electra_ref.compilation import jit
+
+PADDING = np.float32(PADDING_SCORE)
+SUM = frozenset({"contract", "reassoc"})
+
+
+class AttentionCache(NamedTuple):
+    """Kept for the backward pass: the argument, and one T x T matrix a head."""
+
+    query_key_value: Float32  # (N, 3C)
+    probabilities: Float32  # (B, H, T, T)  negative where dropped
+    scale: np.float32  # of what was not dropped: 1 / (1 - p)
+
+
+def attention(
+    query_key_value: Float32,
+    attention_mask: npt.NDArray[np.bool_],
+    num_attention_heads: int,
+    bits: DropoutBits | None,
+    rate: float,
+) -> tuple[Float32, AttentionCache]:
+    """Let every token of a row of the batch gather from all tokens of its row: (N, C).
+
+    ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
+    ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
+    Raises ValueError if the heads do not divide C.
+    """
+    batch, length = attention_mask.shape
+    width = query_key_value.shape[1] // 3
+    if width % num_attention_heads:
+        raise ValueError(f"{num_attention_heads} heads do not divide the width {width}")
+    probabilities = np.empty((batch, num_attention_heads, length, length), np.float32)
+    context = np.empty((query_key_value.shape[0], width), np.float32)
+    drop = draw(Dropout(bits, rate), probabilities.shape)
+    _attention(query_key_value, attention_mask, *drop, probabilities, context)
+    return context, AttentionCache(query_key_value, probabilities, drop.scale)
+
+
+def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
+    """Return dquery_key_value (N, 3C) for ``dcontext`` (N, C)."""
+    dquery_key_value = np.empty(cache.query_key_value.shape, np.float32)
+    _attention_backward(np.ascontiguousarray(dcontext), *cache, dquery_key_value)
+    return dquery_key_value
+
+
+@jit(parallel=True)
+def _attention(
+    query_key_value: Float32,
+    attention_mask: npt.NDArray[np.bool_],
+    bits: Bits16,
+    threshold: int,
+    scale: np.float32,
+    probabilities: Float32,
+    context: Float32,
+) -> None:
+    batch, heads, length, _ = probabilities.shape
+    for task in numba.prange(batch * heads):
+        b, h = task // heads, task % heads
+        rows = slice(b * length, (b + 1) * length)
+        q, k, v = _split_head(query_key_value[rows], h, heads)
+        padding = np.where(attention_mask[b], np.float32(0.0), PADDING)
+        out = _head(context[rows], h, heads)
+        _attend(q, k, v, padding, bits[b, h], threshold, scale, probabilities[b, h], out)
+
+
+@jit()
+def _head(x: Float32, h: int, heads: int) -> Float32:
+    """Return the columns of head ``h`` of ``x`` (T, C): (T, D)."""
+    head_width = x.shape[1] // heads
+    return x[:, h * head_width : (h + 1) * head_width]
+
+
+@jit()
+def _split_head(query_key_value: Float32, h: int, heads: int) -> tuple[Float32, Float32, Float32]:
+    """Return q, k and v of head ``h``, (T, D) each, of ``query_key_value`` (T, 3C)."""
+    return (
+        _head(query_key_value, h, 3 * heads),
+        _head(query_key_value, heads + h, 3 * heads),
+        _head(query_key_value, 2 * heads + h, 3 * heads),
+    )
+
+
+@jit()
+def _attend(
+    query: Float32,
+    key: Float32,
+    value: Float32,
+    padding: Float32,
+    bits: Bits16,
+    threshold: int,
+    scale: np.float32,
+    probabilities: Float32,
+    context: Float32,
+) -> None:
+    """Compute ``probabilities`` (T, T) and ``context`` (T, D) of one head."""
+    length, head_width = query.shape
+    factor = np.float32(1.0 / math.sqrt(head_width))
+    keys, values = _pack_transpose(key), _pack(value)
+    zeros = _zeros(max(length, head_width))
+    dropped = np.empty((ROWS, length), np.float32)
+    for first in range(0, length, ROWS):
+        last = min(first + ROWS, length)
+        multiply_rows(query[first:last], keys, zeros, probabilities[first:last, :length])
+        for t in range(first, last):
+            _softmax_row(probabilities[t], factor, padding)
+            _drop_row(probabilities[t], bits[t], threshold, scale, dropped[t - first])
+        multiply_rows(dropped[: last - first, :length], values, zeros, context[first:last])
+
+
+@jit(fastmath=SUM)
+def _softmax_row(scores: Float32, factor: np.float32, padding: Float32) -> None:
+    """Turn ``scores`` (T,) into probabilities, in place."""
+    largest = np.float32(-np.inf)
+    for i in range(scores.size):
+        scores[i] = scores[i] * factor + padding[i]
+        largest = max(largest, scores[i])
+    total = np.float32(0.0)
+    for i in range(scores.size):
+        scores[i] = exp_of_negative(scores[i] - largest)
+        total += scores[i]
+    for i in range(scores.size):
+        scores[i] /= total
+
+
+@jit()
+def _drop_row(
+    probabilities: Float32, bits: Bits16, threshold: int, scale: np.float32, dropped: Float32
+) -> None:
+    """Write dropout(P) to ``dropped`` (T,) and mark in ``probabilities`` what was dropped."""
+    for i in range(probabilities.size):
+        p = probabilities[i]
+        keep = bits[i] >= threshold
+        dropped[i] = p * scale if keep else np.float32(0.0)
+        probabilities[i] = p if keep else -p
+
+
+@jit(parallel=True)
+def _attention_backward(
+    dcontext: Float32,
+    query_key_value: Float32,
+    probabilities: Float32,
+    scale: np.float32,
+    dquery_key_value: Float32,
+) -> None:
+    batch, heads, length, _ = probabilities.shape
+    for task in numba.prange(batch * heads):
+        b, h = task // heads, task % heads
+        rows = slice(b * length, (b + 1) * length)
+        q, k, v = _split_head(query_key_value[rows], h, heads)
+        dq, dk, dv = _split_head(dquery_key_value[rows], h, heads)
+        dout = _head(dcontext[rows], h, heads)
+        _attend_backward(dout, q, k, v, probabilities[b, h], scale, dq, dk, dv)
+
+
+@jit()
+def _attend_backward(
+    dcontext: Float32,
+    query: Float32,
+    key: Float32,
+    value: Float32,
+    probabilities: Float32,
+    scale: np.float32,
+    dquery: Float32,
+    dkey: Float32,
+    dvalue: Float32,
+) -> None:
+    """Compute ``dquery``, ``dkey`` and ``dvalue`` (T, D) of one head."""
+    length, head_width = query.shape
+    factor = np.float32(1.0 / math.sqrt(head_width))
+    keys, values = _pack(key), _pack_transpose(value)
+    zeros = _zeros(max(length, head_width))
+    dropped = np.empty((length, length), np.float32)
+    dscores = np.empty((length, length), np.float32)
+    for first in range(0, length, ROWS):
+        last = min(first + ROWS, length)
+        multiply_rows(dcontext[first:last], values, zeros, dscores[first:last, :length])
+        for t in range(first, last):
+            _softmax_row_backward(probabilities[t], scale, factor, dscores[t], dropped[t])
+        multiply_rows(dscores[first:last, :length], keys, zeros, dquery[first:last])
+    queries, dcontexts = _pack(query), _pack(dcontext)
+    for first in range(0, length, ROWS):
+        rows = slice(first, first + ROWS)
+        multiply_columns(dropped[:, rows], dcontexts, zeros, dvalue[rows])
+        multiply_columns(dscores[:, rows], queries, zeros, dkey[rows])
+
+
+@jit(fastmath=SUM)
+def _softmax_row_backward(
+    probabilities: Float32, scale: np.float32, factor: np.float32, ds: Float32, dropped: Float32
+) -> None:
+    """Turn dA into dS in ``ds`` (T,), and write A to ``dropped`` (T,)."""
+    total = np.float32(0.0)
+    for i in range(ds.size):
+        kept = scale if probabilities[i] >= 0.0 else np.float32(0.0)
+        p = abs(probabilities[i])
+        dropped[i] = p * kept
+        ds[i] = p * (ds[i] * kept)
+        total += ds[i]
+    for i in range(ds.size):
+        ds[i] = (ds[i] - abs(probabilities[i]) * total) * factor
+
+
+@jit()
+def _pack(matrix: Float32) -> Float32:
+    """Return ``matrix`` (K, N) in panels."""
+    panels = empty_panels(matrix.shape[0], matrix.shape[1])
+    for j in range(panels.shape[0]):
+        pack_columns(matrix[:, j * COLUMNS : (j + 1) * COLUMNS], panels[j])
+    return panels
+
+
+@jit()
+def _pack_transpose(matrix: Float32) -> Float32:
+    """Return the transpose of ``matrix`` (N, K) in panels."""
+    panels = empty_panels(matrix.shape[1], matrix.shape[0])
+    for j in range(panels.shape[0]):
+        pack_rows(matrix[j * COLUMNS : (j + 1) * COLUMNS], panels[j])
+    return panels
+
+
+@jit()
+def _zeros(width: int) -> Float32:
+    """Return (ROWS, width) zeros: where sums start."""
+    return np.broadcast_to(np.zeros(width, np.float32), (ROWS, width))

@@ -1,0 +1,312 @@
+"""The innermost piece of the bfloat16 product: a tile of 8 x 32 results that stays in registers.
+
+Two neighbours along K of one operand form a pair: two bfloat16 in one 32-bit word. One
+``vdpbf16ps`` multiplies 16 pairs with 16 pairs and adds both products of each to 16 float32:
+
+                        right: 32 columns of pair k, as two vectors of 16 pairs
+                        +----------------------+----------------------+
+                        |          r0          |          r1          |   2 loads
+                        +----------------------+----------------------+
+    left: pair k of  0  |  sum[0][0] += l0 . r0|  sum[0][1] += l0 . r1|   8 broadcasts
+    8 rows, each     :  |          ...         |          ...         |   16 products
+    broadcast        7  |  sum[7][0] += l7 . r0|  sum[7][1] += l7 . r1|   512 multiply-adds
+                        +----------------------+----------------------+
+
+Memory traffic: 10 loads for every 16 products, nothing is written before the last pair. The 16
+sums, 2 right vectors and the broadcasts fit the 32 registers, and 16 independent sums hide the
+instruction's latency. Any strides do for the left operand, so a row-major matrix needs no packing
+and a transposed one is a matter of two numbers.
+
+The instruction rounds to nearest even, treats denormal inputs as zero and writes zero for
+denormal results, whatever the processor's mode. It needs AVX512_BF16 (Zen 4, Cooper Lake, Sapphire
+Rapids and later).
+
+Source: Intel, "Instruction Set Extensions Programming Reference", VDPBF16PS; the loop around the
+tile follows Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+TILE_ROWS = 8
+LANES = 16  # 32-bit words in a zmm register
+VECTORS = 2
+PANEL_COLUMNS = VECTORS * LANES
+WORD = 4  # bytes, of a float32 as of a pair
+
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+SUMS, PAIRS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
+DOT_PRODUCT = "llvm.x86.avx512bf16.dpbf16ps.512"
+
+
+def emitted(build: Callable[..., Any]) -> Any:
+    """Decorate a function that emits LLVM instructions; numba's decorator has no types."""
+    return intrinsic(build)
+
+
+@functools.cache
+def has_avx512_bf16() -> bool:
+    """Tell whether numba compiles for a processor with AVX512_BF16.
+
+    It is numba's target that is asked, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are respected;
+    the target is also part of the key of numba's disk cache, so a cache folder shared between
+    processors never hands this code to one that cannot run it.
+    """
+    _triple, _name, features = cpu_target.target_context.codegen().magic_tuple()
+    return "+avx512bf16" in features.split(",")
+
+
+@emitted
+def round_number(_typing: Any, number: Any) -> Any:
+    """Return the bits of the bfloat16 nearest to a float32, ties to even, as uint16.
+
+    NaN stays NaN, inf stays inf. uint16 is taken as the bits of a bfloat16 and returned as it is.
+    """
+
+    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
+        return builder.trunc(upper_half(builder, args[0]), ir.IntType(16))
+
+    return types.uint16(number), generate
+
+
+@emitted
+def widen_number(_typing: Any, number: Any) -> Any:
+    """Return the float32 whose bfloat16 bits ``number`` (uint16) holds; a float32 as it is."""
+
+    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
+        if args[0].type == FLOAT:
+            return args[0]
+        bits = builder.shl(builder.zext(args[0], INT32), ir.Constant(INT32, 16))
+        return builder.bitcast(bits, FLOAT)
+
+    return types.float32(number), generate
+
+
+@emitted
+def pack_lanes(_typing: Any, first: Any, second: Any, column: Any, words: Any, index: Any) -> Any:
+    """Write 16 words from ``words[index]`` on: the pairs of two rows from ``column`` on.
+
+    ``first`` goes to the low, ``second`` to the high half, rounded as ``round_number`` does. The
+    three arrays are contiguous and have one dimension.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        def pointer(array: int, place: ir.Value) -> ir.Value:
+            data = context.make_array(signature.args[array])(context, builder, args[array]).data
+            lanes = ir.VectorType(data.type.pointee, LANES)
+            return builder.bitcast(builder.gep(data, [place]), lanes.as_pointer())
+
+        low, high = (
+            upper_half(builder, builder.load(pointer(row, args[2]), align=2)) for row in (0, 1)
+        )
+        pairs = builder.or_(low, builder.shl(high, ir.Constant(PAIRS, [16] * LANES)))
+        builder.store(pairs, pointer(3, args[4]), align=WORD)
+        return context.get_dummy_value()
+
+    return types.void(first, second, column, words, index), generate
+
+
+@emitted
+def transpose_square(_typing: Any, source: Any, place: Any, target: Any, target_place: Any) -> Any:
+    """Write the transpose of 16 x 16 words of one matrix to 16 x 16 words of another.
+
+    The squares begin at the places (row, column); both matrices are contiguous along rows.
+    Blocks of 1, 2, 4 and 8 words across the diagonal change places, in registers.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        def row_pointers(matrix: int) -> list[ir.Value]:
+            array = context.make_array(signature.args[matrix])(context, builder, args[matrix])
+            row, column = unpack(builder, args[matrix + 1])
+            stride, _ = unpack(builder, array.strides)
+            start = builder.add(builder.ptrtoint(array.data, INT64), builder.mul(row, stride))
+            start = offset(builder, start, column, WORD)
+            return [
+                builder.inttoptr(
+                    builder.add(start, builder.mul(stride, ir.Constant(INT64, i))),
+                    PAIRS.as_pointer(),
+                )
+                for i in range(LANES)
+            ]
+
+        rows = [builder.load(pointer, align=WORD) for pointer in row_pointers(0)]
+        for size in (1, 2, 4, 8):
+            rows = swap_blocks(builder, rows, size)
+        for pointer, row in zip(row_pointers(2), rows, strict=True):
+            builder.store(row, pointer, align=WORD)
+        return context.get_dummy_value()
+
+    return types.void(source, place, target, target_place), generate
+
+
+def swap_blocks(builder: ir.IRBuilder, rows: list[ir.Value], size: int) -> list[ir.Value]:
+    """Exchange the off-diagonal blocks, of ``size`` words, of every square of twice that size."""
+    lanes = range(LANES)
+    first = [lane if lane & size == 0 else LANES + lane - size for lane in lanes]
+    second = [lane + size if lane & size == 0 else LANES + lane for lane in lanes]
+    result = list(rows)
+    for i in (i for i in lanes if i & size == 0):
+        for target, mask in ((i, first), (i + size, second)):
+            result[target] = builder.shuffle_vector(
+                rows[i], rows[i + size], ir.Constant(PAIRS, mask)
+            )
+    return result
+
+
+@emitted
+def address_of(_typing: Any, array: Any) -> Any:
+    """Return the address of the first number of ``array``, signed as addresses are added up."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, INT64)
+
+    return types.intp(array), generate
+
+
+def upper_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Return the bits of the bfloat16 nearest to each lane of ``value``, or to a scalar, as int32.
+
+    Lanes that are not float32 hold such bits already.
+    """
+    lanes = value.type.count if isinstance(value.type, ir.VectorType) else 0
+    words = ir.VectorType(INT32, lanes) if lanes else INT32
+    if value.type not in (FLOAT, SUMS):
+        return builder.zext(value, words)
+
+    def constant(number: int) -> ir.Constant:
+        return ir.Constant(words, [number] * lanes if lanes else number)
+
+    bits = builder.bitcast(value, words)
+    upper = builder.lshr(bits, constant(16))
+    # Half a unit of the last kept bit, less one if that bit is even: a tie goes to even.
+    half = builder.add(constant(0x7FFF), builder.and_(upper, constant(1)))
+    nearest = builder.lshr(builder.add(bits, half), constant(16))
+    # The carry would turn a NaN into inf or zero; the quiet bit keeps it one without low bits.
+    quiet = builder.or_(upper, constant(0x40))
+    return builder.select(builder.fcmp_unordered("uno", value, value), quiet, nearest)
+
+
+@emitted
+def multiply_tile(_typing: Any, left: Any, right: Any, start: Any, out: Any) -> Any:
+    """Write the 8 x 32 float32 at ``out``: those at ``start`` plus left times right.
+
+    Each argument is a tuple of integers; addresses and strides are in bytes:
+    ``left`` (address, row stride, pair stride, rows): rows from ``rows`` on repeat the last one,
+    so that nothing beyond the matrix is read.
+    ``right`` (address, pairs): 32 words a pair, contiguous, beginning at a multiple of 64;
+    ``pairs`` is at least 1.
+    ``start`` (address, row stride) and ``out`` (address, row stride) may be the same.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
+        (left, row_stride, pair_stride, rows), (right, pairs), *ends = (
+            unpack(builder, arg) for arg in args
+        )
+        (start, start_stride), (out, out_stride) = ends
+        cells = [(row, vector) for row in range(TILE_ROWS) for vector in range(VECTORS)]
+        before = [
+            load(builder, SUMS, cell_address(builder, start, start_stride, cell)) for cell in cells
+        ]
+        left_rows = clamped_rows(builder, left, row_stride, rows)
+
+        entry = builder.block
+        loop = builder.append_basic_block("pairs")
+        done = builder.append_basic_block("store")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        pair = builder.phi(INT64)
+        pair.add_incoming(ir.Constant(INT64, 0), entry)
+        sums = [builder.phi(SUMS) for _ in cells]
+        after = add_products(
+            builder,
+            sums,
+            [builder.add(row, builder.mul(pair, pair_stride)) for row in left_rows],
+            offset(builder, right, pair, PANEL_COLUMNS * WORD),
+        )
+        for total, first, following in zip(sums, before, after, strict=True):
+            total.add_incoming(first, entry)
+            total.add_incoming(following, loop)
+        next_pair = builder.add(pair, ir.Constant(INT64, 1))
+        pair.add_incoming(next_pair, loop)
+        builder.cbranch(builder.icmp_signed("<", next_pair, pairs), loop, done)
+
+        builder.position_at_end(done)
+        for cell, total in zip(cells, after, strict=True):
+            address = cell_address(builder, out, out_stride, cell)
+            builder.store(total, builder.inttoptr(address, SUMS.as_pointer()), align=WORD)
+        return context.get_dummy_value()
+
+    return types.void(left, right, start, out), generate
+
+
+def add_products(
+    builder: ir.IRBuilder, sums: list[ir.Value], left_rows: list[ir.Value], right: ir.Value
+) -> list[ir.Value]:
+    """Return the 16 ``sums`` plus the products of one pair; arguments are addresses."""
+    dot_product = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+        builder.module, ir.FunctionType(SUMS, [SUMS, PAIRS, PAIRS]), DOT_PRODUCT
+    )
+    columns = [
+        load(builder, PAIRS, offset(builder, right, ir.Constant(INT64, vector), LANES * WORD), 64)
+        for vector in range(VECTORS)
+    ]
+    undefined = ir.Constant(PAIRS, ir.Undefined)
+    result = []
+    for row, address in enumerate(left_rows):
+        word = load(builder, INT32, address, 2)  # rows of bfloat16 may start at any even address
+        one = builder.insert_element(undefined, word, ir.Constant(INT32, 0))
+        everywhere = builder.shuffle_vector(one, undefined, ir.Constant(PAIRS, [0] * LANES))
+        for vector in range(VECTORS):
+            total = sums[row * VECTORS + vector]
+            result.append(builder.call(dot_product, [total, everywhere, columns[vector]]))
+    return result
+
+
+def clamped_rows(
+    builder: ir.IRBuilder, left: ir.Value, row_stride: ir.Value, rows: ir.Value
+) -> list[ir.Value]:
+    """Return the addresses of the tile's 8 rows; those from ``rows`` on repeat the last one."""
+    last = builder.sub(rows, ir.Constant(INT64, 1))
+    addresses = []
+    for row in range(TILE_ROWS):
+        constant = ir.Constant(INT64, row)
+        inside = builder.icmp_signed("<", constant, last)
+        index = builder.select(inside, constant, last)
+        addresses.append(builder.add(left, builder.mul(index, row_stride)))
+    return addresses
+
+
+def cell_address(
+    builder: ir.IRBuilder, base: ir.Value, stride: ir.Value, cell: tuple[int, int]
+) -> ir.Value:
+    """Return the address of vector ``cell[1]`` of row ``cell[0]`` of a tile of float32."""
+    row, vector = cell
+    start = builder.add(base, builder.mul(ir.Constant(INT64, row), stride))
+    return offset(builder, start, ir.Constant(INT64, vector), LANES * WORD)
+
+
+def offset(builder: ir.IRBuilder, base: ir.Value, index: ir.Value, size: int) -> ir.Value:
+    """Return the address ``base + index * size``."""
+    return builder.add(base, builder.mul(index, ir.Constant(INT64, size)))
+
+
+def load(
+    builder: ir.IRBuilder, value_type: ir.Type, address: ir.Value, alignment: int = WORD
+) -> ir.Value:
+    """Load a value of ``value_type`` from ``address``."""
+    return builder.load(builder.inttoptr(address, value_type.as_pointer()), align=alignment)
+
+
+def unpack(builder: ir.IRBuilder, values: ir.Value) -> list[ir.Value]:
+    """Return the members of a tuple."""
+    return cgutils.unpack_tuple(builder, values)  # type: ignore[no-untyped-call, no-any-return]

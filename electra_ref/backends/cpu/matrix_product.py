@@ -1,0 +1,173 @@
+"""Matrix products in float32, on numba's threads.
+
+    out (M, N) = start + a (M, K) b (K, N)
+
+b is copied once, block of K by block of K, into panels as wide as a register tile, so that the
+tile reads it in order; a is read in place where it is stored by rows, and copied tile by tile
+where it is a transpose. Every number of the result is summed by one thread in the order of K: the
+bits do not depend on the number of threads.
+
+Why not NumPy's: its BLAS has threads of its own, and two pools of threads on the same processors
+wait for each other at every change of hands (see ``compilation``).
+
+Memory traffic: a and b are read once, b is written once, out is read and written K / DEPTH times.
+Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel, multiply_tile
+from electra_ref.compilation import jit
+
+DEPTH = 256  # rows of b that are packed at a time
+STRIP = 16  # columns that are turned into rows at a time: a cache line
+
+
+def multiply(
+    a: Float32,
+    b: Float32,
+    out: Float32,
+    *,
+    start: Float32 | None = None,
+    column_sums: Float32 | None = None,
+) -> None:
+    """Write ``start`` + ``a`` (M, K) ``b`` (K, N) to ``out`` (M, N), stored by rows.
+
+    ``a`` and ``b`` may be transposes of arrays stored by rows; anything else is copied first.
+    ``start`` is a row (N,) or ``out`` itself, which is then added to; None is zero. Where
+    ``column_sums`` (N,) is given, the sum of the rows of ``b`` is written to it.
+    """
+    width = out.shape[1]
+    if start is None:
+        start = np.zeros(width, np.float32)
+    if column_sums is None:
+        column_sums = np.empty(width, np.float32)
+    a_stored, a_is_transpose = _as_stored(a)
+    b_stored, b_is_transpose = _as_stored(b)
+    start = np.broadcast_to(start, out.shape)
+    _multiply(a_stored, a_is_transpose, b_stored, b_is_transpose, start, out, column_sums[None])
+
+
+def _as_stored(matrix: Float32) -> tuple[Float32, bool]:
+    """Return the array by rows behind ``matrix``, and whether ``matrix`` is its transpose."""
+    is_transpose = matrix.flags.f_contiguous and not matrix.flags.c_contiguous
+    stored = (matrix.T if is_transpose else np.ascontiguousarray(matrix)).view()
+    stored.flags.writeable = False  # one kind of argument, so the kernel is compiled once
+    return stored, is_transpose
+
+
+@jit(parallel=True)
+def _multiply(
+    a: Float32,
+    a_is_transpose: bool,
+    b: Float32,
+    b_is_transpose: bool,
+    start: Float32,
+    out: Float32,
+    column_sums: Float32,
+) -> None:
+    count, width = out.shape
+    depth = a.shape[0] if a_is_transpose else a.shape[1]
+    panels = empty_panels(min(depth, DEPTH), width)
+    for first in range(0, depth, DEPTH):
+        last = min(first + DEPTH, depth)
+        packed = panels[:, : last - first]
+        for j in numba.prange(panels.shape[0]):
+            columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
+            if first == 0:
+                column_sums[:, columns] = 0.0
+            if b_is_transpose:
+                pack_rows(b[columns, first:last], packed[j])
+                _add_rows(packed[j], column_sums[0, columns])
+            elif (j + 1) * COLUMNS <= width:
+                copy_panel(b[first:last, columns], packed[j], column_sums[:, columns])
+            else:
+                pack_columns(b[first:last, columns], packed[j])
+                _add_rows(packed[j], column_sums[0, columns])
+        for i in numba.prange(-(-count // ROWS)):
+            rows = slice(i * ROWS, (i + 1) * ROWS)
+            begin = start[rows] if first == 0 else out[rows]
+            if a_is_transpose:
+                multiply_columns(a[first:last, rows], packed, begin, out[rows])
+            else:
+                multiply_rows(a[rows, first:last], packed, begin, out[rows])
+
+
+@jit()
+def empty_panels(depth: int, width: int) -> Float32:
+    """Return room for a matrix (K, N) in panels: (N / COLUMNS rounded up, K, COLUMNS)."""
+    return np.empty((-(-width // COLUMNS), depth, COLUMNS), np.float32)
+
+
+@jit()
+def pack_columns(source: Float32, panel: Float32) -> None:
+    """Copy ``source`` (K, n) to the first n columns of ``panel`` (K, N); the others become 0."""
+    count = source.shape[1]
+    for k in range(panel.shape[0]):
+        for j in range(count):
+            panel[k, j] = source[k, j]
+        for j in range(count, panel.shape[1]):
+            panel[k, j] = 0.0
+
+
+@jit()
+def pack_rows(source: Float32, panel: Float32) -> None:
+    """Copy the rows of ``source`` (n, K) to the columns of ``panel`` (K, N), the others become 0.
+
+    ``STRIP`` columns at a time, so that a cache line of the source is used whole.
+    """
+    depth = panel.shape[0]
+    panel[:, source.shape[0] :] = 0.0
+    for first in range(0, depth, STRIP):
+        for j in range(source.shape[0]):
+            for k in range(first, min(first + STRIP, depth)):
+                panel[k, j] = source[j, k]
+
+
+@jit()
+def _add_rows(panel: Float32, sums: Float32) -> None:
+    for k in range(panel.shape[0]):
+        for j in range(sums.size):
+            sums[j] += panel[k, j]
+
+
+@jit()
+def multiply_rows(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
+    """Write ``start`` + ``a`` (m, K) ``panels`` to ``out`` (m, N), m at most ``ROWS``."""
+    if a.shape[0] == ROWS:
+        _multiply_tiles(a, panels, start, out)
+    else:
+        padded = np.zeros((ROWS, a.shape[1]), np.float32)
+        padded[: a.shape[0]] = a
+        _multiply_tiles(padded[:, : a.shape[1]], panels, start, out)
+
+
+@jit()
+def multiply_columns(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
+    """Write ``start`` + aᵀ ``panels`` to ``out`` (m, N), ``a`` (K, m) with m at most ``ROWS``."""
+    if a.shape[1] == ROWS:
+        _multiply_tiles(a.T, panels, start, out)
+    else:
+        padded = np.empty((a.shape[0], ROWS), np.float32)
+        pack_columns(a, padded)
+        _multiply_tiles(padded.T[:, : a.shape[0]], panels, start, out)
+
+
+@jit()
+def _multiply_tiles(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
+    """Write the product of ``a`` (ROWS, K) tile by tile, as far as ``out`` (m, N) reaches."""
+    count, width = out.shape
+    whole = width // COLUMNS if count == ROWS else 0
+    for j in range(whole):
+        columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
+        multiply_tile(a, panels[j], start[:, columns], out[:, columns])
+    for j in range(whole, panels.shape[0]):  # tiles that stand out over the edge
+        columns = slice(j * COLUMNS, min((j + 1) * COLUMNS, width))
+        tile = np.zeros((ROWS, COLUMNS), np.float32)
+        tile[:count, : columns.stop - columns.start] = start[:count, columns]
+        multiply_tile(a, panels[j], tile, tile)
+        out[:, columns] = tile[:count, : columns.stop - columns.start]

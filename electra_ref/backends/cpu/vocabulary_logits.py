@@ -1,0 +1,52 @@
+"""Scores of every word against the word embeddings: ``backends.reference.vocabulary_logits``.
+
+    logits = h Eᵀ + b
+    dh = dlogits E,   dE = dlogitsᵀ h,   db = sum of dlogits over the rows
+
+Fused: the bias is where the sums of the product start. Memory traffic: that of the products, and
+dlogits once more for db.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.matrix_product import multiply
+
+
+class VocabularyLogitsCache(NamedTuple):
+    """Kept for the backward pass: references, nothing is copied."""
+
+    hidden: Float32  # (M, E)
+    word_embeddings: Float32  # (V, E)  the parameter itself
+
+
+def vocabulary_logits(
+    hidden: Float32, word_embeddings: Float32, bias: Float32
+) -> tuple[Float32, VocabularyLogitsCache]:
+    """Score ``hidden`` (M, E) against ``word_embeddings`` (V, E), add ``bias`` (V,): (M, V).
+
+    Raises ValueError if the shapes do not fit.
+    """
+    if (*bias.shape, hidden.shape[1]) != word_embeddings.shape:
+        raise ValueError(
+            f"hidden {hidden.shape}, word_embeddings {word_embeddings.shape} "
+            f"and bias {bias.shape} do not fit"
+        )
+    logits = np.empty((hidden.shape[0], bias.size), np.float32)
+    multiply(hidden, word_embeddings.T, logits, start=bias)
+    return logits, VocabularyLogitsCache(hidden, word_embeddings)
+
+
+def vocabulary_logits_backward(
+    dlogits: Float32, cache: VocabularyLogitsCache
+) -> tuple[Float32, Float32, Float32]:
+    """Return (dhidden (M, E), dword_embeddings (V, E), dbias (V,)) for ``dlogits`` (M, V)."""
+    hidden, word_embeddings = cache
+    dhidden, dword_embeddings = np.empty_like(hidden), np.empty_like(word_embeddings)
+    multiply(dlogits, word_embeddings, dhidden)
+    multiply(dlogits.T, hidden, dword_embeddings)
+    return dhidden, dword_embeddings, dlogits.sum(axis=0)

@@ -1,0 +1,195 @@
+"""How far float32 may be from the exact result, operation by operation: derived, not tuned.
+
+Each function takes the case an operation was called with, all in float64, and returns one array
+of bounds for the result and one for each gradient. The rules, with u = 2**-24:
+
+* a sum of n products, in any order, with fused multiply-adds or without, is within n u of the sum
+  of their sizes (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1);
+* every other operation adds u of its result, and passes on the errors of its arguments times its
+  derivative;
+* exp is within ``EXP`` of its result, Phi within ``PHI`` (see ``cpu.exponential``).
+
+Products of errors are left out and covered by ``SECOND_ORDER``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.operation_cases import SMOOTH_EPS, Sizes
+
+Float64 = npt.NDArray[np.float64]
+
+U = 2.0**-24
+EXP = 4 * U  # two units in the last place
+PHI = 4e-7
+TINY = 1e-36  # what underflows
+SECOND_ORDER = 1.01
+
+
+def layer_norm(
+    inputs: list[Float64], dy: Float64, input_error: Float64 | float = 0.0
+) -> list[Float64]:
+    """Bounds for y, dx, dgamma, dbeta, if ``x`` itself is off by ``input_error``."""
+    x, gamma, beta = inputs
+    rows, width = x.shape
+    mean = _mean(x)
+    deviation = x - mean
+    variance = _mean(deviation**2)
+    rstd = 1.0 / np.sqrt(variance + SMOOTH_EPS)
+    xhat = deviation * rstd
+    mean_error = _mean(input_error + 0.0 * x) + (width + 1) * U * _mean(np.abs(x))
+    deviation_error = input_error + mean_error + U * np.abs(deviation)
+    variance_error = _mean(2 * np.abs(deviation) * deviation_error) + (width + 4) * U * variance
+    rstd_error = 0.5 * variance_error * rstd**2 + 4 * U  # relative
+    xhat_error = rstd * deviation_error + np.abs(xhat) * (rstd_error + U)
+    y_error = np.abs(gamma) * xhat_error + 2 * U * (np.abs(gamma * xhat) + np.abs(beta))
+
+    g = gamma * dy
+    slope = _mean(g * xhat)
+    g_mean_error = (width + 2) * U * _mean(np.abs(g))
+    slope_error = _mean(np.abs(g) * (xhat_error + (width + 3) * U * np.abs(xhat)))
+    sizes = np.abs(g) + np.abs(_mean(g)) + np.abs(xhat * slope)
+    inner_error = (
+        4 * U * sizes + g_mean_error + np.abs(xhat) * slope_error + xhat_error * np.abs(slope)
+    )
+    dx = rstd * (g - _mean(g) - xhat * slope)
+    dx_error = rstd * inner_error + np.abs(dx) * (rstd_error + 2 * U)
+    dgamma_error = (np.abs(dy) * (xhat_error + (rows + 1) * U * np.abs(xhat))).sum(axis=0)
+    dbeta_error = rows * U * np.abs(dy).sum(axis=0)
+    return [y_error, dx_error, dgamma_error, dbeta_error]
+
+
+def _mean(x: Float64) -> Float64:
+    mean: Float64 = x.mean(axis=-1, keepdims=True)
+    return mean
+
+
+def dropout_add_layer_norm(inputs: list[Float64], dy: Float64, scales: Float64) -> list[Float64]:
+    """Bounds for y, dx, dresidual, dgamma, dbeta; ``scales`` are 0 or 1 / (1 - p)."""
+    x, residual, gamma, beta = inputs
+    total = x * scales + residual
+    error = 3 * U * np.abs(x * scales) + U * np.abs(total)
+    y, dresidual, *parameters = layer_norm([total, gamma, beta], dy, error)
+    size = np.abs(_layer_norm_gradient(total, gamma, dy))
+    return [y, scales * (dresidual + 2 * U * size), dresidual, *parameters]
+
+
+def _layer_norm_gradient(x: Float64, gamma: Float64, dy: Float64) -> Float64:
+    deviation = x - _mean(x)
+    rstd = 1.0 / np.sqrt(_mean(deviation**2) + SMOOTH_EPS)
+    xhat, g = deviation * rstd, gamma * dy
+    gradient: Float64 = rstd * (g - _mean(g) - xhat * _mean(g * xhat))
+    return gradient
+
+
+def linear(inputs: list[Float64], dy: Float64) -> list[Float64]:
+    """Bounds for y, dx, dweight, dbias."""
+    x, weight, bias = (np.abs(array) for array in inputs)
+    dy = np.abs(dy)
+    return [
+        (x.shape[1] + 1) * U * (x @ weight + bias),
+        weight.shape[1] * U * (dy @ weight.T),
+        x.shape[0] * U * (x.T @ dy),
+        x.shape[0] * U * dy.sum(axis=0),
+    ]
+
+
+def vocabulary_logits(inputs: list[Float64], dy: Float64) -> list[Float64]:
+    """Bounds for the logits, dhidden, dword_embeddings, dbias."""
+    hidden, word, bias = inputs
+    logits, dhidden, dword, dbias = linear([hidden, word.T, bias], dy)
+    return [logits, dhidden, dword.T, dbias]
+
+
+def gelu(inputs: list[Float64], dy: Float64) -> list[Float64]:
+    """Bounds for y and dx: Phi's error, times x."""
+    (x,) = inputs
+    density = np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+    slope_error = PHI + np.abs(x) * density * (EXP + (6 + x**2) * U) + 2 * U
+    return [np.abs(x) * (PHI + U), np.abs(dy) * slope_error]
+
+
+def softmax_cross_entropy(
+    inputs: list[Float64], dy: Float64, labels: npt.NDArray[np.int64], weights: Float64
+) -> list[Float64]:
+    """Bounds for the loss and dlogits."""
+    (logits,) = inputs
+    rows, width = logits.shape
+    below = logits.max(axis=-1, keepdims=True) - logits
+    probabilities = np.exp(-below) / np.exp(-below).sum(axis=-1, keepdims=True)
+    sum_error = EXP + width * U + U * (probabilities * below).sum(axis=-1)  # relative
+    at_label = below[np.arange(rows), labels]
+    losses = np.log(np.exp(-below).sum(axis=-1)) + at_label
+    row_error = sum_error + 4 * U * (losses + at_label)
+    factor = np.abs(dy) * weights[:, None]
+    relative = EXP + below * U + sum_error[:, None] + 5 * U
+    dlogits = factor * (probabilities * relative + TINY)
+    dlogits[np.arange(rows), labels] += 3 * U * factor[:, 0]
+    return [np.asarray((weights * (row_error + rows * U * losses)).sum()), dlogits]
+
+
+def binary_cross_entropy(inputs: list[Float64], dy: Float64, weights: Float64) -> list[Float64]:
+    """Bounds for the loss and dlogits, with exp and log1p of the library within ``EXP``."""
+    (z,) = inputs
+    sizes = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))) + np.abs(z)
+    loss = (weights * sizes).sum() * (EXP + EXP + (3 + z.size) * U)
+    return [np.asarray(loss), np.abs(dy) * weights * (2 * EXP + 5 * U)]
+
+
+def attention(
+    inputs: list[Float64], dy: Float64, sizes: Sizes, mask: npt.NDArray[np.bool_], scales: Float64
+) -> list[Float64]:
+    """Bounds for the context and dquery_key_value; ``scales`` are (B, H, T, T)."""
+    length, head_width = sizes.length, sizes.head_width
+
+    def heads(x: Float64) -> Float64:
+        return x.reshape(sizes.batch, length, sizes.heads, head_width).swapaxes(1, 2)
+
+    def rows(x: Float64) -> Float64:
+        return x.swapaxes(1, 2).reshape(sizes.batch * length, -1)
+
+    query, key, value = (heads(part) for part in np.split(inputs[0], 3, axis=1))
+    dcontext, factor = heads(dy), 1.0 / np.sqrt(head_width)
+    used = mask[:, None, None, :]
+    scores = np.where(used, query @ _t(key) * factor, -np.inf)
+    below = scores.max(axis=-1, keepdims=True) - scores
+    p = np.exp(-below) / np.exp(-below).sum(axis=-1, keepdims=True)
+    below = np.where(used, below, 0.0)
+    score_error = (head_width + 3) * U * (np.abs(query) @ _t(np.abs(key))) * factor
+    score_error = np.where(used, score_error, 0.0).max(axis=-1, keepdims=True)
+    relative = 2 * score_error + 2 * EXP + (below + below.max(axis=-1, keepdims=True)) * U
+    p_error = p * (relative + (length + 5) * U)
+    dropped, dropped_error = p * scales, (p_error + 2 * U * p) * scales
+    context = (dropped_error + length * U * dropped) @ np.abs(value)
+
+    dp = dcontext @ _t(value) * scales
+    dp_error = (head_width + 2) * U * (np.abs(dcontext) @ _t(np.abs(value))) * scales
+    product_error = p_error * np.abs(dp) + p * dp_error + (length + 2) * U * p * np.abs(dp)
+    total = (p * dp).sum(axis=-1, keepdims=True)
+    total_error = product_error.sum(axis=-1, keepdims=True)
+    ds_error = factor * (
+        p_error * (np.abs(dp) + np.abs(total))
+        + p * (dp_error + total_error)
+        + 5 * U * p * (np.abs(dp) + np.abs(total))
+    )
+    ds = np.abs(factor * p * (dp - total))
+    ds_error = ds_error + length * U * ds
+    dquery = ds_error @ np.abs(key)
+    dkey = _t(ds_error) @ np.abs(query)
+    dvalue = _t(dropped_error + length * U * dropped) @ np.abs(dcontext)
+    return [rows(context), np.concatenate([rows(d) for d in (dquery, dkey, dvalue)], axis=1)]
+
+
+def _t(x: Float64) -> Float64:
+    return x.swapaxes(-1, -2)
+
+
+LINEAR_MAPS: dict[str, Callable[[Sizes], float]] = {  # additions for one number, at most
+    "embed": lambda sizes: 3 + sizes.batch * sizes.length,
+    "gather_positions": lambda sizes: sizes.slots,
+    "dropout": lambda _: 2,
+}

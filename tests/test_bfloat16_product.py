@@ -1,0 +1,347 @@
+"""The bfloat16 product against the float64 product of the rounded operands.
+
+A float32 sum of K exact products errs by at most gamma = K u / (1 - K u) times the sum of their
+magnitudes, u = 2**-24 for rounding to nearest, whatever the order (Higham 2002, section 3.1); the
+start is one more term. Denormal operands and sums count as zero: the draws keep clear of them,
+a test of its own does not.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numba.core.registry import cpu_target
+
+from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.bfloat16 import matrix_product, packing
+from electra_ref.backends.cpu.bfloat16.matrix_product import multiply
+from electra_ref.backends.cpu.bfloat16.packing import (
+    Operand,
+    is_compiled,
+    pack,
+    round_reference,
+    round_to_bfloat16,
+    unpack,
+    widen,
+)
+from electra_ref.backends.cpu.bfloat16.tile import has_avx512_bf16
+
+UNIT = 2.0**-24
+ROOT = Path(__file__).parents[1]
+compiled = pytest.mark.skipif(
+    not is_compiled(), reason="no AVX512_BF16 in numba's target, or NUMBA_DISABLE_JIT is set"
+)
+sizes = st.integers(1, 70)
+lengths = st.integers(0, 600)  # beyond two blocks of 256
+
+
+def draw(seed: int, *shape: int) -> Float32:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def exact(x: Operand) -> npt.NDArray[np.float64]:
+    return widen(round_reference(x.astype(np.float32, copy=False))).astype(np.float64)
+
+
+def assert_product(
+    out: Float32, a: Float32, b: Float32, start: npt.NDArray[np.float32] | float = 0.0
+) -> None:
+    """Check ``out`` against start + A B within the bound above."""
+    terms = a.shape[1] + 1
+    gamma = terms * UNIT / (1 - terms * UNIT)
+    magnitude = np.abs(exact(a)) @ np.abs(exact(b)) + np.abs(start)
+    error = np.abs(out - (exact(a) @ exact(b) + start))
+    # The reference errs too, in float64.
+    assert np.all(error <= (gamma + terms * 2.0**-53) * magnitude)
+
+
+def stored(matrix: Float32, transposed: bool, rounded: bool) -> Operand:
+    """Return ``matrix``, perhaps as a transposed view, perhaps as the bits of bfloat16."""
+    operand = round_reference(matrix) if rounded else matrix
+    arrange = np.asfortranarray if transposed else np.ascontiguousarray
+    return cast("Operand", arrange(operand))
+
+
+@given(sizes, lengths, sizes, *[st.booleans()] * 4, st.integers(0, 2**32 - 1))
+@example(1, 1, 1, False, False, False, False, 0)
+@example(8, 256, 32, False, True, False, False, 0)
+@example(9, 257, 33, True, True, False, True, 0)
+def test_product_of_any_layout(
+    rows: int,
+    length: int,
+    columns: int,
+    a_transposed: bool,
+    b_transposed: bool,
+    a_rounded: bool,
+    b_rounded: bool,
+    seed: int,
+) -> None:
+    a, b = draw(seed, rows, length), draw(seed + 1, length, columns)
+    start, old = draw(seed + 2, columns), draw(seed + 3, rows, columns)
+    left, right = stored(a, a_transposed, a_rounded), stored(b, b_transposed, b_rounded)
+    out = np.full((rows, columns), np.nan, np.float32)
+    multiply(left, right, out)
+    assert_product(out, a, b)
+    sums = np.full(columns, np.nan, np.float32)
+    multiply(left, right, out, start=start, column_sums=sums)
+    assert_product(out, a, b, start)
+    summed = exact(b) if b_rounded else b.astype(np.float64)
+    assert np.all(np.abs(sums - summed.sum(axis=0)) <= length * UNIT * np.abs(summed).sum(axis=0))
+    out[...] = old
+    multiply(left, right, out, start=out)
+    assert_product(out, a, b, old)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "columns"), [(2048, 256, 192), (192, 2048, 256), (40, 96, 4100), (300, 1, 9)]
+)
+def test_products_that_fill_several_tasks(rows: int, length: int, columns: int) -> None:
+    a, b = draw(0, rows, length), draw(1, length, columns)
+    for left in (a, np.asfortranarray(a)):
+        for right in (b, np.asfortranarray(b)):
+            out = np.full((rows, columns), np.nan, np.float32)
+            multiply(left, right, out)
+            assert_product(out, a, b)
+
+
+@given(sizes, st.integers(1, 300), sizes, st.integers(0, 2**32 - 1))
+def test_packing_before_changes_no_bit(rows: int, length: int, columns: int, seed: int) -> None:
+    a, b = draw(seed, rows, length), draw(seed + 1, length, columns)
+    outs = np.empty((3, rows, columns), np.float32)
+    multiply(a, b, outs[0])
+    multiply(a, pack(b), outs[1])
+    multiply(pack(a.T), b, outs[2])
+    assert outs[0].tobytes() == outs[1].tobytes() == outs[2].tobytes()
+
+
+def test_parts_of_larger_arrays_are_read_and_written_where_they_are() -> None:
+    a, b, out = draw(0, 40, 90), draw(1, 90, 100), draw(2, 40, 100)
+    before = out.copy()
+    multiply(round_reference(a)[3:23, 5:65], b[7:67, 11:61], out[10:30, 20:70])
+    assert_product(out[10:30, 20:70], a[3:23, 5:65], b[7:67, 11:61])
+    out[10:30, 20:70] = before[10:30, 20:70]
+    assert out.tobytes() == before.tobytes()
+
+
+def test_rounding_is_to_nearest_even_around_every_bfloat16() -> None:
+    """Every upper half with lower halves on, and next to, both sides of a tie."""
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    upper = np.arange(2**16, dtype=np.uint32)
+    bits = ((upper << 16)[:, None] | lower).reshape(-1)
+    rounded = round_to_bfloat16(bits.view(np.float32))
+    up = np.where(upper & 1, [[0], [0], [0], [1], [1], [1]], [[0], [0], [0], [0], [1], [1]]).T
+    expected = upper[:, None] + up
+    nan = np.isnan(bits.view(np.float32)).reshape(expected.shape)
+    assert np.array_equal(rounded.reshape(expected.shape)[~nan], expected[~nan])
+    assert np.all(np.isnan(widen(rounded.reshape(expected.shape)[nan])))
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_no_bfloat16_is_nearer(x: float) -> None:
+    bits = int(round_to_bfloat16(np.array([x], np.float32))[0])
+    largest = 0x7F7F
+    if bits & 0x7FFF > largest:
+        assert abs(x) >= 2.0**128 - 2.0**119  # half a unit above the largest
+        return
+    near = [n for n in (bits - 1, bits, bits + 1) if 0 <= n & 0x7FFF <= largest and n >> 16 == 0]
+    numbers = widen(np.array(near, np.uint16)).tolist()
+    distances = [abs(Fraction(x) - Fraction(number)) for number in numbers]
+    assert distances[near.index(bits)] == min(distances)
+
+
+@given(st.integers(1, 300), sizes, st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))
+@example(129, 3, True, False, 0)
+def test_packing_keeps_the_rounded_numbers(
+    length: int, columns: int, transposed: bool, rounded: bool, seed: int
+) -> None:
+    matrix = draw(seed, length, columns)
+    panels = pack(stored(matrix, transposed, rounded))
+    assert unpack(panels).tobytes() == widen(round_reference(matrix)).tobytes()
+    assert panels.words.ctypes.data % 64 == 0
+    expected = np.empty_like(panels.words)
+    packing.pack_reference(matrix, expected, np.empty((1, 0), np.float32))
+    assert panels.words.tobytes() == expected.tobytes()  # zeros beyond the matrix included
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_packing_a_matrix_that_takes_all_threads(transposed: bool) -> None:
+    matrix = draw(0, 700, 500)
+    sums = np.empty(500, np.float32)
+    panels = pack(stored(matrix, transposed, rounded=False), column_sums=sums)
+    assert unpack(panels).tobytes() == widen(round_reference(matrix)).tobytes()
+    magnitude = np.abs(matrix).sum(axis=0, dtype=np.float64)
+    assert np.all(np.abs(sums - matrix.sum(axis=0, dtype=np.float64)) <= 700 * UNIT * magnitude)
+    assert round_to_bfloat16(matrix).tobytes() == round_reference(matrix).tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_reach_their_row_and_column_only(bad: float) -> None:
+    a, b = draw(0, 20, 70), draw(1, 70, 50)
+    a[3, 69] = bad
+    out = np.empty((20, 50), np.float32)
+    multiply(a, b, out)
+    rest = np.arange(20) != 3
+    assert np.array_equal(out[3], bad * b[69].astype(np.float64), equal_nan=True)
+    assert_product(out[rest], a[rest], b)
+    a[3, 69], b[69, 7] = 0.0, bad
+    multiply(a, b, out)
+    assert np.isnan(out[3, 7])
+    assert not np.isfinite(out[:, 7]).any()
+    rest = np.arange(50) != 7
+    assert_product(out[:, rest], a, b[:, rest])
+
+
+@compiled
+def test_denormals_count_as_zero() -> None:
+    """Operands and products below 2**-126 alike; NumPy's twin keeps them."""
+    small = np.full((1, 2), 2.0**-127, np.float32)
+    out = np.full((1, 1), np.nan, np.float32)
+    multiply(small, np.full((2, 1), 2.0**100, np.float32), out)
+    assert out[0, 0] == 0.0
+    multiply(np.full((1, 2), 2.0**-64, np.float32), np.full((2, 1), 2.0**-64, np.float32), out)
+    assert out[0, 0] == 0.0
+
+
+@compiled
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="numba has one thread here")
+def test_the_number_of_threads_changes_no_bit() -> None:
+    x, weight, dy = draw(0, 1030, 300), draw(1, 300, 270), draw(2, 1030, 270)
+    results = []
+    before = numba.get_num_threads()
+    try:
+        for threads in (1, 2):
+            numba.set_num_threads(threads)
+            y, dx, dweight, dbias = (
+                np.empty(shape, np.float32) for shape in ((1030, 270), (1030, 300), (300, 270), 270)
+            )
+            multiply(x, weight, y)
+            multiply(dy, weight.T, dx)
+            multiply(x.T, dy, dweight, column_sums=dbias)
+            results.append([array.tobytes() for array in (y, dx, dweight, dbias)])
+    finally:
+        numba.set_num_threads(before)
+    assert results[0] == results[1]
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="page protection is done as on Linux")
+def test_nothing_is_read_beyond_the_operands() -> None:
+    """A ends where a page begins that must not be touched; in a process that may die of it."""
+    code = (
+        "import ctypes, mmap, numpy as np\n"
+        "from electra_ref.backends.cpu.bfloat16.matrix_product import multiply\n"
+        "page = mmap.PAGESIZE\n"
+        "pages = mmap.mmap(-1, 2 * page)\n"
+        "memory = np.frombuffer(pages, np.uint8)\n"
+        "end = ctypes.c_void_p(memory.ctypes.data + page)\n"
+        "assert ctypes.CDLL(None).mprotect(end, page, 0) == 0\n"
+        "a = memory[:page].view(np.uint16)[-300:].reshape(3, 100)\n"
+        "out = np.empty((3, 32), np.float32)\n"
+        "multiply(a, np.ones((100, 32), np.float32), out)\n"
+        "print(out.any(), flush=True)\n"
+        "import os; os._exit(0)\n"
+    )
+    assert run_python(code) == "False"
+
+
+def target_without_the_instruction() -> str:
+    _triple, _name, features = cpu_target.target_context.codegen().magic_tuple()
+    return str(features).replace("+avx512bf16", "-avx512bf16")
+
+
+def run_python(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, (result.returncode, result.stderr)
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NUMBA_CPU_NAME", "generic"),
+        ("NUMBA_CPU_FEATURES", target_without_the_instruction()),
+        ("NUMBA_DISABLE_JIT", "1"),
+    ],
+)
+def test_the_twin_runs_where_the_kernels_cannot(name: str, value: str) -> None:
+    """A processor without the instruction, even with a cache full of kernels that use it."""
+    code = (
+        "import numpy as np\n"
+        "from electra_ref.backends.cpu.bfloat16 import matrix_product, tile\n"
+        "from electra_ref.backends.cpu.bfloat16.packing import is_compiled\n"
+        "a, out = np.full((5, 3), 1.01, np.float32), np.empty((5, 5), np.float32)\n"
+        "matrix_product.multiply(a, a.T, out)\n"
+        "print(is_compiled(), len(matrix_product._multiply.signatures)\n"
+        "      if hasattr(matrix_product._multiply, 'signatures') else 0, float(out[4, 4]))"
+    )
+    assert run_python(code, **{name: value}) == f"False 0 {3 * 1.0078125**2}"
+
+
+def test_the_twin_gives_the_same_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (matrix_product, packing):
+        monkeypatch.setattr(module, "is_compiled", lambda: False)
+    a, b, start = draw(0, 33, 301), draw(1, 301, 65), draw(2, 65)
+    out, sums = np.empty((33, 65), np.float32), np.empty(65, np.float32)
+    multiply(a, b, out, start=start, column_sums=sums)
+    assert_product(out, a, b, start)
+    assert np.allclose(sums, b.sum(axis=0), rtol=0, atol=1e-4)
+    multiply(a, pack(b), out, start=out)
+    multiply(pack(a.T), b, out)
+    assert_product(out, a, b)
+
+
+def test_detection_agrees_with_the_kernel() -> None:
+    """Linux names what the processor has; numba's target may have been told to use less."""
+    information = Path("/proc/cpuinfo")
+    if not information.exists() or "NUMBA_CPU_NAME" in os.environ:
+        pytest.skip("no /proc/cpuinfo, or numba compiles for another processor")
+    assert has_avx512_bf16() == ("avx512_bf16" in information.read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "out", "start"),
+    [
+        (np.zeros((2, 3), "f4"), np.zeros((4, 5), "f4"), np.zeros((2, 5), "f4"), None),
+        (np.zeros((2, 3), "f4"), np.zeros((3, 5), "f4"), np.zeros((5, 2), "f4"), None),
+        (np.zeros((2, 3), "f4"), np.zeros((3, 5), "f4"), np.zeros((2, 5), "f8"), None),
+        (np.zeros((2, 3), "f4"), np.zeros((3, 5), "f4"), np.zeros((5, 2), "f4").T, None),
+        (np.zeros((2, 3), "f8"), np.zeros((3, 5), "f4"), np.zeros((2, 5), "f4"), None),
+        (np.zeros((2, 3), "f4"), np.zeros((3, 5), "i4"), np.zeros((2, 5), "f4"), None),
+        (np.zeros((2, 3), "f4"), np.zeros((3, 5), "f4"), np.zeros((2, 5), "f4"), np.zeros(4, "f4")),
+        (np.zeros((2, 3), "f4"), np.zeros(3, "f4"), np.zeros((2, 1), "f4"), None),
+        (np.zeros(3, "f4"), np.zeros((3, 5), "f4"), np.zeros((1, 5), "f4"), None),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    a: Operand, b: Operand, out: Float32, start: Float32 | None
+) -> None:
+    with pytest.raises(ValueError, match=r"do not fit|expected|are float32"):
+        multiply(a, b, out, start=start)
+
+
+def test_packed_operands_have_no_column_sums() -> None:
+    panels = pack(np.zeros((4, 4), np.float32))
+    with pytest.raises(ValueError, match="packed"):
+        multiply(
+            np.zeros((2, 4), np.float32),
+            panels,
+            np.zeros((2, 4), np.float32),
+            column_sums=np.zeros(4, np.float32),
+        )

@@ -1,0 +1,318 @@
+"""Every fast operation against its formula in float64, within the bound that rounding explains.
+
+Hypothesis draws sizes around those of a register tile: one row, one column, one head, widths that
+are no multiple of a vector, rows that are all padding but one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from electra_ref import rng
+from electra_ref.backends import Backend
+from electra_ref.backends.cpu import CpuBackend
+from electra_ref.backends.cpu.bfloat16 import Bfloat16Backend
+from electra_ref.backends.reference import ReferenceBackend
+from electra_ref.rng import Purpose, RandomStream
+from tests import rounding_bounds
+from tests.operation_cases import SEEDS, SMOOTH_EPS, Sizes
+from tests.rounding_bounds import SECOND_ORDER, TINY, Float64, U
+
+CPU, REFERENCE = CpuBackend(), ReferenceBackend()
+
+SIZES = st.builds(
+    Sizes,
+    batch=st.integers(1, 3),
+    length=st.one_of(st.just(1), st.integers(2, 40)),
+    heads=st.integers(1, 3),
+    head_width=st.one_of(st.just(1), st.integers(2, 40)),
+    width=st.one_of(st.integers(4, 70), st.just(64)),
+    outputs=st.one_of(st.just(1), st.integers(2, 70), st.just(32)),
+    slots=st.integers(1, 20),
+    rate=st.sampled_from([0.0, 0.1, 0.5]),
+)
+
+
+def draw(random: np.random.Generator, *shapes: tuple[int, ...]) -> list[Float64]:
+    """Return arrays of float64 whose numbers float32 holds exactly."""
+    return [as_float32(random.standard_normal(shape)) for shape in shapes]
+
+
+def as_float32(x: npt.NDArray[Any]) -> Float64:
+    """Return ``x`` rounded to float32, in float64."""
+    rounded: Float64 = np.asarray(x, np.float32).astype(np.float64)
+    return rounded
+
+
+def draw_stream(random: np.random.Generator) -> RandomStream:
+    seed, step, first_example = (int(number) for number in random.integers(1 << 31, size=3))
+    return RandomStream(seed, Purpose.DROPOUT + 5, step, first_example)
+
+
+def scales_of(stream: RandomStream, examples: int, count: int, rate: float) -> Float64:
+    """Return the factors 0 or 1 / (1 - p) of dropout, (examples, count)."""
+    threshold = round(rate * 65536)
+    scale = 65536 / (65536 - threshold)
+    return np.where(rng.dropout_bits(stream, examples, count) >= threshold, scale, 0.0)
+
+
+def run(
+    forward: Callable[..., tuple[Any, Any]],
+    backward: Callable[[Any, Any], Any],
+    inputs: Sequence[Float64],
+    dy: Float64,
+    dtype: Any,
+) -> list[npt.NDArray[Any]]:
+    """Return the result and the gradients, computed in ``dtype``; no argument may change."""
+    arrays = [array.astype(dtype) for array in inputs]
+    cotangent = dy.astype(dtype)
+    y, cache = forward(*arrays)
+    y = np.array(y)
+    gradients = backward(cotangent if cotangent.ndim else float(cotangent), cache)
+    for after, before in zip((*arrays, cotangent), (*inputs, dy), strict=True):
+        np.testing.assert_array_equal(after, before)
+    return [y, *(gradients if isinstance(gradients, tuple) else (gradients,))]
+
+
+def assert_within(
+    name: str,
+    inputs: Sequence[Float64],
+    dy: Float64,
+    bounds: Sequence[Any],
+    arguments: Callable[[Any], tuple[Any, ...]] = lambda _: (),
+    fast_backend: Backend = CPU,
+) -> None:
+    """Compare ``name`` of both backends; ``arguments`` gives what follows the float arrays."""
+    results = []
+    backends: list[tuple[Backend, Any]] = [(fast_backend, np.float32), (REFERENCE, np.float64)]
+    for backend, dtype in backends:
+        more = arguments(backend)
+        operation = getattr(backend, name)
+        results.append(
+            run(
+                lambda *arrays, f=operation, a=more: f(*arrays, *a),
+                getattr(backend, name + "_backward"),
+                inputs,
+                dy,
+                dtype,
+            )
+        )
+    fast, exact = results
+    assert [array.dtype for array in fast] == [np.dtype(np.float32)] * len(exact)
+    for number, (got, wanted, bound) in enumerate(zip(fast, exact, bounds, strict=True)):
+        assert got.shape == wanted.shape
+        excess = np.abs(got - wanted) - (SECOND_ORDER * bound + TINY)
+        assert excess.max(initial=0.0) <= 0.0, f"{name}, result {number}: {excess.max()}"
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_linear(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, width, outputs = sizes.batch * sizes.length, sizes.width, sizes.outputs
+    inputs = draw(random, (rows, width), (width, outputs), (outputs,))
+    (dy,) = draw(random, (rows, outputs))
+    assert_within("linear", inputs, dy, rounding_bounds.linear(inputs, dy))
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_linear_with_factors_in_bfloat16(sizes: Sizes, seed: int) -> None:
+    """Each factor is within 2**-8 of its size, so each product is within 2**-7; sums as ever."""
+    random = np.random.default_rng(seed)
+    rows, width, outputs = sizes.batch * sizes.length, sizes.width, sizes.outputs
+    inputs = draw(random, (rows, width), (width, outputs), (outputs,))
+    (dy,) = draw(random, (rows, outputs))
+    bounds = rounding_bounds.linear(inputs, dy)
+    (x, weight, _), size = (np.abs(array) for array in inputs), np.abs(dy)
+    products = x @ weight, size @ weight.T, x.T @ size, np.zeros(outputs)  # db multiplies nothing
+    bounds = [b + (2.0**-7 + 2.0**-16) * p for b, p in zip(bounds, products, strict=True)]
+    backend = Bfloat16Backend()
+    assert_within("linear", inputs, dy, bounds, fast_backend=backend)
+
+
+@given(depth=st.sampled_from([255, 256, 257, 600]), seed=SEEDS)
+def test_linear_over_several_blocks_of_rows(depth: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    inputs = draw(random, (depth, 9), (9, 33), (33,))
+    (dy,) = draw(random, (depth, 33))
+    assert_within("linear", inputs, dy, rounding_bounds.linear(inputs, dy))
+    inputs = draw(random, (9, depth), (depth, 33), (33,))
+    (dy,) = draw(random, (9, 33))
+    assert_within("linear", inputs, dy, rounding_bounds.linear(inputs, dy))
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_vocabulary_logits(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    slots, width, words = sizes.slots, sizes.width, sizes.outputs
+    inputs = draw(random, (slots, width), (words, width), (words,))
+    (dy,) = draw(random, (slots, words))
+    bounds = rounding_bounds.vocabulary_logits(inputs, dy)
+    assert_within("vocabulary_logits", inputs, dy, bounds)
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_layer_norm(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows = sizes.batch * sizes.length, sizes.width
+    inputs = draw(random, rows, rows[1:], rows[1:])
+    (dy,) = draw(random, rows)
+    bounds = rounding_bounds.layer_norm(inputs, dy)
+    assert_within("layer_norm", inputs, dy, bounds, lambda _: (SMOOTH_EPS,))
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_dropout(sizes: Sizes, seed: int) -> None:
+    """Product by product: the bits are those of ``rng.dropout_bits``, no matter who draws them."""
+    random = np.random.default_rng(seed)
+    stream, count = draw_stream(random), sizes.length * sizes.width
+    x, dy = draw(random, *[(sizes.batch * sizes.length, sizes.width)] * 2)
+    bounds = [2 * U * np.abs(x) * 2, 2 * U * np.abs(dy) * 2]
+    assert_within(
+        "dropout",
+        [x],
+        dy,
+        bounds,
+        lambda backend: (backend.dropout_bits(stream, sizes.batch, count), sizes.rate),
+    )
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_dropout_add_layer_norm(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, width = sizes.batch * sizes.length, sizes.width
+    stream, count = draw_stream(random), sizes.length * width
+    inputs = draw(random, (rows, width), (rows, width), (width,), (width,))
+    (dy,) = draw(random, (rows, width))
+    scales = scales_of(stream, sizes.batch, count, sizes.rate).reshape(rows, width)
+    assert_within(
+        "dropout_add_layer_norm",
+        inputs,
+        dy,
+        rounding_bounds.dropout_add_layer_norm(inputs, dy, scales),
+        lambda backend: (
+            backend.dropout_bits(stream, sizes.batch, count),
+            sizes.rate,
+            SMOOTH_EPS,
+        ),
+    )
+
+
+@pytest.mark.parametrize("tokens", ["any number", "one"])
+@given(sizes=SIZES, seed=SEEDS)
+def test_attention(tokens: str, sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    batch, length, heads = sizes.batch, sizes.length, sizes.heads
+    used = np.ones(batch) if tokens == "one" else random.integers(1, length + 1, batch)
+    mask = np.arange(length) < used[:, None]
+    stream, count = draw_stream(random), heads * length * length
+    width = heads * sizes.head_width
+    x, dy = draw(random, (batch * length, 3 * width), (batch * length, width))
+    scales = scales_of(stream, batch, count, sizes.rate).reshape(batch, heads, length, length)
+    assert_within(
+        "attention",
+        [x],
+        dy,
+        rounding_bounds.attention([x], dy, sizes, mask, scales),
+        lambda backend: (mask, heads, backend.dropout_bits(stream, batch, count), sizes.rate),
+    )
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_gelu(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x, dy = draw(random, *[(sizes.batch * sizes.length, sizes.width)] * 2)
+    x *= 8.0 ** random.integers(-4, 2)  # exact
+    assert_within("gelu", [x], dy, rounding_bounds.gelu([x], dy))
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_embed(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = sizes.batch, sizes.length
+    ids, types = random.integers(0, sizes.outputs, shape), random.integers(0, 2, shape)
+    heights = sizes.outputs, sizes.length + sizes.slots, 2
+    inputs = draw(random, *((height, sizes.width) for height in heights))
+    (dy,) = draw(random, (ids.size, sizes.width))
+    word, position, segment = (np.abs(table) for table in inputs)
+    size, cache = REFERENCE.embed(word, position, segment, ids, types)
+    gradients = REFERENCE.embed_backward(np.abs(dy), cache)
+    bounds = [3 * U * size, *(ids.size * U * gradient for gradient in gradients)]
+    assert_within("embed", inputs, dy, bounds, lambda _: (ids, types))
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_gather_positions(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    positions = random.integers(0, sizes.length, (sizes.batch, sizes.slots))
+    (x,) = draw(random, (sizes.batch * sizes.length, sizes.width))
+    (dy,) = draw(random, (positions.size, sizes.width))
+    _, cache = REFERENCE.gather_positions(x, positions)
+    size = REFERENCE.gather_positions_backward(np.abs(dy), cache)
+    assert_within(
+        "gather_positions", [x], dy, [0.0 * dy, sizes.slots * U * size], lambda _: (positions,)
+    )
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_softmax_cross_entropy(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, sizes.outputs, sizes.slots)
+    weights = random.random(sizes.slots) < 0.8
+    logits, (dy,) = 4 * draw(random, (sizes.slots, sizes.outputs))[0], draw(random, ())
+    bounds = rounding_bounds.softmax_cross_entropy([logits], dy, labels, weights.astype(float))
+    assert_within("softmax_cross_entropy", [logits], dy, bounds, lambda _: (labels, weights))
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_binary_cross_entropy(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels, weights = random.random(sizes.width) < 0.5, random.random(sizes.width) < 0.8
+    logits, (dy,) = 4 * draw(random, (sizes.width,))[0], draw(random, ())
+    bounds = rounding_bounds.binary_cross_entropy([logits], dy, weights.astype(float))
+    assert_within("binary_cross_entropy", [logits], dy, bounds, lambda _: (labels, weights))
+
+
+@given(count=st.integers(1, 20_000), seed=SEEDS)
+def test_global_norm_and_clipping(count: int, seed: int) -> None:
+    """Squares within (n + 2) u, the root halves it; what is clipped is off by as much again."""
+    (gradients,) = draw(np.random.default_rng(seed), (count,))
+    fast, exact = gradients.astype(np.float32), gradients.copy()
+    norm, exact_norm = CPU.global_norm(fast), REFERENCE.global_norm(exact)
+    assert abs(float(norm) - exact_norm) <= (min(count, 4096) + 4) / 2 * U * exact_norm
+    for limit in (0.5 * float(norm), 2.0 * float(norm)):
+        CPU.clip_by_global_norm(fast, norm, limit)
+        REFERENCE.clip_by_global_norm(exact, exact_norm, limit)
+        np.testing.assert_allclose(fast, exact, rtol=(min(count, 4096) + 8) * U)
+
+
+@given(count=st.integers(1, 5000), decay=st.sampled_from([0.0, 0.01]), seed=SEEDS)
+def test_adamw(count: int, decay: float, seed: int) -> None:
+    """One step: every term within a few u of its size, settings rounded to float32 included."""
+    random = np.random.default_rng(seed)
+    w, g, m, v = draw(random, *[(count,)] * 4)
+    v = as_float32(v**2)
+    settings: dict[str, Any] = {
+        "learning_rate": 5e-4,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": 1e-6,
+        "weight_decay": decay,
+    }
+    exact = [array.copy() for array in (w, g, m, v)]
+    fast = [array.astype(np.float32) for array in (w, g, m, v)]
+    CPU.adamw(*fast, **settings)
+    REFERENCE.adamw(*exact, **settings)
+    moment = 4 * U * (0.9 * np.abs(m) + 0.1 * np.abs(g))
+    square = 4 * U * exact[3]
+    step = 5e-4 * (8 * U * np.abs(exact[2]) + moment) / np.sqrt(exact[3])
+    for got, wanted, bound in zip(
+        fast, exact, (step + 2 * U * np.abs(w), 0.0 * g, moment, square), strict=True
+    ):
+        assert (np.abs(got - wanted) <= SECOND_ORDER * bound).all()
