@@ -38,12 +38,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 ACCURATE_FAST_MATH = frozenset({"contract", "nsz", "arcp", "reassoc"})
 
 
-def jit(*, parallel: bool = False, fastmath: AbstractSet[str] = frozenset()) -> Callable[[F], F]:
+def jit(
+    *,
+    parallel: bool = False,
+    fastmath: AbstractSet[str] = frozenset(),
+    inline: bool = False,
+) -> Callable[[F], F]:
     """Return a decorator that compiles a function with ``numba.njit``.
 
     ``parallel`` makes ``numba.prange`` loops run on numba's threads. ``fastmath`` is a set of
-    LLVM's flags out of ``ACCURATE_FAST_MATH``; results then depend on the processor. Division by
-    zero gives inf or NaN as in NumPy, without an exception.
+    LLVM's flags out of ``ACCURATE_FAST_MATH``; results then depend on the processor. ``inline``
+    puts the code into every compiled caller, however long it is: a loop that calls a function
+    fills no vector registers. Division by zero gives inf or NaN as in NumPy, without an exception.
 
     Raises ValueError for any other flag.
     """
@@ -52,6 +58,8 @@ def jit(*, parallel: bool = False, fastmath: AbstractSet[str] = frozenset()) -> 
     options: dict[str, Any] = {"parallel": parallel, "error_model": "numpy"}
     if fastmath:
         options["fastmath"] = set(fastmath)
+    if inline:
+        options["forceinline"] = True
 
     def compile_lazily(function: F) -> F:
         try:

@@ -236,7 +236,7 @@ def key_words(seed: int) -> tuple[np.uint64, np.uint64]:
     return np.uint64(seed & 0xFFFF_FFFF), np.uint64(seed >> 32)
 
 
-@jit()
+@jit(inline=True)
 def philox_block(
     c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, key: tuple[np.uint64, np.uint64]
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
