@@ -62,6 +62,20 @@ def test_imports_go_down(path: Path) -> None:
             assert floor_of(imported) <= here, imported
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_kernels_are_compiled_in_one_place(path: Path) -> None:
+    """What keeps NaN and infinity meaningful is decided there: see ``electra_ref.compilation``."""
+    compilers = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc", "generated_jit"}
+    if path.name == "compilation.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "numba":
+            assert node.attr not in compilers, f"line {node.lineno}"
+    for imported in imports(path):
+        library, _, name = imported.rpartition(".")
+        assert not (library.partition(".")[0] == "numba" and name in compilers), imported
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -1,16 +1,31 @@
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numba.extending import is_jitted
 
-from electra_ref.compilation import jit
+import electra_ref
+from electra_ref.compilation import ACCURATE_FAST_MATH, jit
 
 KERNEL = "from electra_ref.compilation import jit\n@jit()\ndef triple(x):\n    return 3 * x\n"
+SUM_OF_PRODUCTS = """
+@jit(fastmath=flags)
+def sum_of_products(x, y):
+    total = x[0] * y[0]
+    for i in range(1, x.size):
+        total += x[i] * y[i]
+    return total
+"""
 ROOT = Path(__file__).parents[1]
 
 
@@ -72,6 +87,36 @@ def test_kernels_without_a_source_file_compile() -> None:
 def test_fast_math_that_loses_nan_and_infinity_is_refused(flag: str) -> None:
     with pytest.raises(ValueError, match=flag):
         jit(fastmath={"contract", flag})
+
+
+def kernels() -> Iterator[tuple[str, Any]]:
+    """Yield every function of the package that numba compiles, and its name."""
+    for info in pkgutil.walk_packages(electra_ref.__path__, "electra_ref."):
+        for name, value in vars(importlib.import_module(info.name)).items():
+            if is_jitted(value) and value.__module__ == info.name:
+                yield f"{info.name}.{name}", value
+
+
+def test_no_kernel_assumes_that_there_is_no_nan_or_infinity() -> None:
+    """Neither in the flags it asks for, nor in what LLVM makes of any that has been compiled."""
+    found = dict(kernels())
+    assert len(found) > 40
+    for name, kernel in found.items():
+        flags = kernel.targetoptions.get("fastmath", set())
+        assert flags is not True, name
+        assert set(flags or ()) <= ACCURATE_FAST_MATH, name
+
+
+def test_fast_math_reaches_the_compiled_code_without_nnan_and_ninf() -> None:
+    """Of a kernel without a source file: numba does not show code that comes from its cache."""
+    names: dict[str, Any] = {"jit": jit, "flags": ACCURATE_FAST_MATH}
+    exec(compile(SUM_OF_PRODUCTS, "<string>", "exec"), names)
+    names["sum_of_products"](np.ones(3, np.float32), np.ones(3, np.float32))
+    (code,) = names["sum_of_products"].inspect_llvm().values()
+    products = re.findall("= fmul (.*)<", code)
+    assert products
+    for flags in products:
+        assert set(flags.split()) == ACCURATE_FAST_MATH
 
 
 def test_kernels_give_the_same_integers_without_compilation() -> None:

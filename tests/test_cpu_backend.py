@@ -6,39 +6,47 @@ import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from electra_ref import rng
+from electra_ref import backends, rng
 from electra_ref.backends import Backend, open_backend
 from electra_ref.backends.cpu import CpuBackend, bfloat16
 from electra_ref.backends.cpu.bfloat16 import Bfloat16Backend
 from electra_ref.backends.reference import ReferenceBackend
-from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.errors import UserError
-from electra_ref.model.electra import electra_of
 from electra_ref.rng import Purpose, RandomStream
-from electra_ref.training.optimizer import TrainingState
-from electra_ref.training.step import train_step
-from tests.tiny_electra import VOCAB_SIZE, gradients_of, loss_of, make_problem, tiny_config
+from tests import fixed_steps
+from tests.tiny_electra import gradients_of, loss_of, make_problem
 
 OPERATIONS = [name for name in vars(Backend) if not name.startswith("_")]
+BACKENDS: list[Backend] = [ReferenceBackend(), CpuBackend(), Bfloat16Backend()]
+ROOT = Path(__file__).parents[1]
 GRADIENT_ERROR = 5e-5  # of the norm of a tensor's gradient: u times the thousand roundings below it
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_signatures_agree(name: str) -> None:
     """The same names in the same order, in the protocol, the formulas and the kernels."""
-    signatures = [
-        [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
-        for function in (getattr(ReferenceBackend(), name), getattr(CpuBackend(), name))
-    ]
     protocol = list(inspect.signature(getattr(Backend, name)).parameters.values())[1:]  # no self
-    assert signatures[0] == signatures[1] == [(p.name, p.kind, p.default) for p in protocol]
+    expected = [(p.name, p.kind, p.default) for p in protocol]
+    for backend in BACKENDS:
+        parameters = inspect.signature(getattr(backend, name)).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in parameters] == expected, backend
+
+
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: type(backend).__name__)
+def test_backends_have_the_operations_of_the_protocol_and_no_others(backend: Backend) -> None:
+    """An operation that only one of them had could not be called by the model."""
+    names = {name for name in dir(backend) if not name.startswith("_")}
+    assert names == set(OPERATIONS)
+    for name in OPERATIONS:
+        if name.endswith("_backward"):
+            assert name.removesuffix("_backward") in names
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.5])
@@ -67,35 +75,40 @@ def test_gradients_in_bfloat16_are_within_its_rounding(scale: float) -> None:
     assert np.linalg.norm(got - expected) <= 16 * 2.0**-9 * np.linalg.norm(expected)
 
 
-def train(threads: int, backend: Backend) -> npt.NDArray[np.float32]:
-    """Return the parameters after two steps of a small model on ``threads`` threads."""
-    config = tiny_config(
-        hidden_size=40, intermediate_size=70, max_length=20, max_position_embeddings=20,
-        mask_probability=0.3, warmup_steps=0, learning_rate=0.01,
-    )  # fmt: skip
-    shape = 5, config.max_length
-    ids = np.random.default_rng(0).integers(5, VOCAB_SIZE, shape).astype(np.int32)
-    batch = Batch(
-        ids, np.zeros(shape, np.int32), np.arange(20) < np.array([[20], [3], [9], [20], [1]])
-    )
-    state, before = TrainingState(config, backend, "float32"), numba.get_num_threads()
-    numba.set_num_threads(threads)
-    try:
-        for _ in range(2):
-            train_step(
-                config, backend, electra_of(config), state, [batch], SpecialTokens(0, 1, 2, 3, 4)
-            )
-    finally:
-        numba.set_num_threads(before)
-    return state.parameters.vector
+def steps_elsewhere(
+    path: Path, size: str, *threads: int, **environment: str
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return what ``fixed_steps`` computes in a process with ``environment``."""
+    command = [sys.executable, "-m", "tests.fixed_steps", str(path), size, *map(str, threads)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=True, timeout=600)
+    with np.load(path) as results:
+        return dict(results)
 
 
-@pytest.mark.parametrize("backend", [CpuBackend(), Bfloat16Backend()])
-def test_bits_do_not_depend_on_the_number_of_threads(backend: Backend) -> None:
-    expected = train(1, backend)
-    assert np.isfinite(expected).all()
-    for threads in range(2, numba.get_num_threads() + 1):
-        np.testing.assert_array_equal(train(threads, backend), expected)
+def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    """Nor on where they come from: one to five of them, in another process than this one's."""
+    here = {type(b).__name__: fixed_steps.steps("large", b) for b in fixed_steps.BACKENDS}
+    there = steps_elsewhere(tmp_path / "steps.npz", "large", 1, 2, 3, 5, NUMBA_NUM_THREADS="5")
+    assert len(there) == 4 * len(here)
+    for name, vector in there.items():
+        expected = here[name.split()[0]]
+        assert np.isfinite(expected).all()
+        np.testing.assert_array_equal(vector, expected, err_msg=name)
+    assert (here["CpuBackend"] != here["Bfloat16Backend"]).any()
+
+
+def test_kernels_compute_the_same_without_compilation(tmp_path: Path) -> None:
+    """As plain Python, sums are taken in another order.
+
+    An update of Adam is at most 0.1 / sqrt(0.001) = 3.2 learning rates; off by twice the relative
+    error of its gradient, in each of two steps.
+    """
+    interpreted = steps_elsewhere(tmp_path / "steps.npz", "tiny", 1, NUMBA_DISABLE_JIT="1")
+    tolerance = 2 * 3.2 * fixed_steps.COMMON["learning_rate"] * 2 * GRADIENT_ERROR
+    for backend in fixed_steps.BACKENDS:
+        compiled = fixed_steps.steps("tiny", backend)
+        vector = interpreted[f"{type(backend).__name__} 1"]
+        np.testing.assert_allclose(vector, compiled, rtol=0, atol=tolerance)
 
 
 def test_what_is_dropped_is_what_the_documented_bits_say() -> None:
@@ -129,23 +142,70 @@ def test_nan_and_infinity_are_not_hidden() -> None:
     assert (backend.softmax_cross_entropy_backward(1.0, cache)[:, 1] == 0).all()
 
 
-def test_open_backend_takes_the_fast_one_on_the_cpu() -> None:
-    assert isinstance(open_backend("cpu", "float32").backend, CpuBackend)
-    assert isinstance(open_backend("reference", "float64").backend, ReferenceBackend)
-    with pytest.raises(UserError, match="--device reference"):
-        open_backend("cpu", "float64")
-    with pytest.raises(UserError, match="--device cpu"):
-        open_backend("reference", "bfloat16")
+REFUSALS = {
+    "float64 on cpu": "--precision float64: the CPU's kernels have none; use --device reference",
+    "bfloat16 elsewhere": "--precision bfloat16 needs --device cpu; use float32",
+    "no gpu": "--device gpu: there is none; use --device cpu",
+}
+IN_FLOAT32 = CpuBackend, "cpu", "float32", "device: cpu, float32"
+IN_BFLOAT16 = (
+    Bfloat16Backend,
+    "cpu, bfloat16 products",
+    "float32",
+    "device: cpu, bfloat16 products, float32 sums and parameters",
+)
 
 
-@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
-def test_without_the_instructions_float32_is_taken(
-    precision: str, monkeypatch: pytest.MonkeyPatch
+def by_formula(dtype: str) -> tuple[type, str, str, str]:
+    return ReferenceBackend, "reference", dtype, f"device: cpu, {dtype}"
+
+
+def with_reason(opened: tuple[type, str, str, str], more: str) -> tuple[type, str, str, str]:
+    return (*opened[:3], opened[3] + more)
+
+
+NO_GPU = " (auto: there is none)"
+CHOICES: list[tuple[str, str, bool, tuple[type, str, str, str] | str]] = [
+    # device, precision, does the processor multiply bfloat16, what is opened or why not
+    ("cpu", "auto", True, IN_BFLOAT16),
+    ("cpu", "auto", False, IN_FLOAT32),
+    ("cpu", "bfloat16", True, IN_BFLOAT16),
+    ("cpu", "bfloat16", False, with_reason(IN_FLOAT32, "; this processor has no AVX512_BF16")),
+    ("cpu", "float32", True, IN_FLOAT32),
+    ("cpu", "float32", False, IN_FLOAT32),
+    ("cpu", "float64", True, "float64 on cpu"),
+    ("auto", "auto", True, with_reason(IN_BFLOAT16, NO_GPU)),
+    ("auto", "auto", False, with_reason(IN_FLOAT32, NO_GPU)),
+    ("auto", "bfloat16", True, with_reason(IN_BFLOAT16, NO_GPU)),
+    ("auto", "float32", True, with_reason(IN_FLOAT32, NO_GPU)),
+    ("auto", "float64", True, "float64 on cpu"),
+    ("reference", "auto", True, by_formula("float32")),
+    ("reference", "float32", True, by_formula("float32")),
+    ("reference", "float64", True, by_formula("float64")),
+    ("reference", "bfloat16", True, "bfloat16 elsewhere"),
+    *(("gpu", precision, True, "no gpu") for precision in ("auto", "bfloat16", "float32")),
+]
+
+
+@pytest.mark.parametrize(("device", "precision", "multiplies_bfloat16", "expected"), CHOICES)
+def test_every_device_and_precision_opens_its_backend_or_says_why_not(
+    device: str,
+    precision: str,
+    multiplies_bfloat16: bool,
+    expected: tuple[type, str, str, str] | str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bfloat16, "is_compiled", lambda: False)
-    opened = open_backend("cpu", precision)
-    assert opened.name == "cpu"
-    assert ("no AVX512_BF16" in opened.reason) == (precision == "bfloat16")
+    monkeypatch.setattr(backends, "why_no_gpu", lambda: "there is none")
+    monkeypatch.setattr(bfloat16, "is_compiled", lambda: multiplies_bfloat16)
+    if isinstance(expected, str):
+        with pytest.raises(UserError) as refused:
+            open_backend(device, precision)
+        assert str(refused.value) == REFUSALS[expected]
+    else:
+        opened = open_backend(device, precision)
+        found = type(opened.backend), opened.name, opened.dtype, opened.reason
+        assert found == expected
+        assert opened.device == "cpu"
 
 
 PRODUCTS = """

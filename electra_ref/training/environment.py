@@ -23,9 +23,15 @@ _THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
+)  # of BLAS: numba's threads change no bit
+_KERNEL_VARIABLES = (
+    "OPENBLAS_CORETYPE",
+    "MKL_CBWR",
+    "NPY_DISABLE_CPU_FEATURES",
+    "NUMBA_CPU_NAME",
+    "NUMBA_CPU_FEATURES",
+    "NUMBA_DISABLE_JIT",
 )
-_KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME")
 
 
 def describe_environment(*, device: str, precision: str, backend: str) -> dict[str, Any]:
