@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.tokenizer import read_documents
 from electra_ref import arrays
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.batch import Batch, SpecialTokens
@@ -21,12 +22,15 @@ from electra_ref.rng import Purpose, RandomStream
 from electra_ref.sampling import corrupt, sample_tokens
 from electra_ref.text.examples import assemble
 from electra_ref.text.packing import PackingRules, pack
+from electra_ref.text.vocabulary import train_vocabulary
+from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.step import train_step
 
 SPECIAL_TOKENS = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4)
 FIRST_WORD = 5
 STREAM_TOKENS = 1 << 16
+TOKENIZER_WORDS = 8192  # whatever the model's vocabulary: the text is that of ``tokenizer``
 LONGEST_SENTENCE, SENTENCES_OF_A_DOCUMENT = 40, 24
 
 
@@ -45,20 +49,28 @@ def prepare_electra_ref(
     config: Config, device: str, precision: str
 ) -> Callable[[Batch], dict[str, float]]:
     """Return a step that trains ``config`` on a batch: from masking to updated parameters."""
-    backend, _, dtype, where, _ = open_rival(device, precision)
+    opened = open_rival(device, precision)
     keep_freed_memory()  # as the training command does
-    electra, state = electra_of(config), TrainingState(config, backend, dtype)
-    cupy = arrays.import_cupy() if where == "gpu" else None
+    electra, state = electra_of(config), TrainingState(config, opened.backend, opened.dtype)
+    wait = synchronizer(opened)
 
     def step(batch: Batch) -> dict[str, float]:
-        result = train_step(config, backend, electra, state, [batch], SPECIAL_TOKENS)
+        result = train_step(config, opened.backend, electra, state, [batch], SPECIAL_TOKENS)
+        wait()  # the update may still be under way
         figures = {"loss": result.loss}
-        if cupy is not None:
-            cupy.cuda.Device().synchronize()  # the update may still be under way
-            figures["device_bytes"] = cupy.get_default_memory_pool().total_bytes()
+        if opened.device == "gpu":
+            figures["device_bytes"] = arrays.import_cupy().get_default_memory_pool().total_bytes()
         return figures
 
     return step
+
+
+def synchronizer(opened: OpenedBackend) -> Callable[[], None]:
+    """Return a function that returns when the device has done all that it was told to do."""
+    if opened.device == "gpu":
+        synchronize: Callable[[], None] = arrays.import_cupy().cuda.Device().synchronize
+        return synchronize
+    return lambda: None
 
 
 class TokenStream(NamedTuple):
@@ -101,8 +113,11 @@ def make_batches(config: Config, count: int) -> Iterator[Batch]:
 def prepare_data_work(config: Config) -> Callable[[Any], dict[str, float]]:
     """Return a step that does the data work of one step and returns the seconds of each part.
 
-    Packing is done once a corpus; its part is the share of as many tokens as a step reads.
+    Tokenizing and packing are done once a corpus; their parts are the shares of as many tokens as
+    a step reads. The text is new to the tokenizer each time.
     """
+    documents_of_text = read_documents(None)
+    vocabulary = train_vocabulary(documents_of_text, TOKENIZER_WORDS)
     stream = token_stream(config.vocab_size, config.seed)
     documents = np.arange(stream.document_ends.size)
     rules = packing_rules(config)
@@ -113,7 +128,10 @@ def prepare_data_work(config: Config) -> Callable[[Any], dict[str, float]]:
     step_tokens = config.batch_size * config.max_length
 
     def step(_: Any) -> dict[str, float]:
+        tokenizer = WordPiece(vocabulary)
         times = [time.perf_counter()]
+        pieces = tokenizer.encode_lines(documents_of_text).ids.size
+        times.append(time.perf_counter())
         parts = list(pack(stream.sentence_ends, stream.document_ends, documents, rules))
         times.append(time.perf_counter())
         chosen = np.resize(np.concatenate(parts), (config.batch_size, 3))
@@ -123,8 +141,9 @@ def prepare_data_work(config: Config) -> Callable[[Any], dict[str, float]]:
         times.append(time.perf_counter())
         corrupt(masked, sample_tokens(logits, config.temperature, random, slots))
         times.append(time.perf_counter())
-        packing, assembly, masking, sampling = np.diff(times).tolist()
+        tokenizing, packing, assembly, masking, sampling = np.diff(times).tolist()
         return {
+            "tokenizing": tokenizing * step_tokens / pieces,
             "packing": packing * step_tokens / stream.tokens.size,
             "batch assembly": assembly,
             "masking": masking,

@@ -29,6 +29,7 @@ class Product(NamedTuple):
     """``repeats`` equal products of stacks of (rows, inner) and (inner, columns)."""
 
     name: str
+    operation: str  # the backend's name for what computes it
     repeats: int
     stack: int
     rows: int
@@ -61,6 +62,15 @@ def step_products(config: Config, masked_slots: int) -> list[Product]:
     ]
 
 
+def flop_by(field: str, products: list[Product]) -> dict[str, int]:
+    """Return the FLOP of the products of each ``name`` or ``operation``, whichever ``field`` is."""
+    flop: dict[str, int] = {}
+    for product in products:
+        key = getattr(product, field)
+        flop[key] = flop.get(key, 0) + product.flop
+    return flop
+
+
 def prepare_floor(products: list[Product]) -> Callable[[Any], dict[str, float]]:
     """Return a step that computes ``products`` in float32 by ``np.matmul(out=)``, and only those.
 
@@ -89,26 +99,41 @@ def _encoder(
     yield from _linear(f"{network}.intermediate", layers, tokens, width, size.intermediate_size)
     yield from _linear(f"{network}.output", layers, tokens, size.intermediate_size, width)
     heads = batch * size.num_attention_heads
-    head_width = width // size.num_attention_heads
-    name = f"{network}.attention"
-    for transposed in (False, True):
-        yield Product(f"{name} A v", layers, heads, length, length, head_width, transposed)
-        yield Product(f"{name} dS k", layers, heads, length, length, head_width, transposed)
-    yield Product(f"{name} q kT", 2 * layers, heads, length, head_width, length, False, True)
+    yield from _attention(
+        f"{network}.attention", layers, heads, length, width // size.num_attention_heads
+    )
 
 
 def _linear(name: str, repeats: int, rows: int, inputs: int, outputs: int) -> Iterator[Product]:
-    yield Product(f"{name} y", repeats, 1, rows, inputs, outputs)
-    yield Product(f"{name} dx", repeats, 1, rows, outputs, inputs, False, True)
-    yield Product(f"{name} dW", repeats, 1, inputs, rows, outputs, True)
+    forward, backward = "linear", "linear_backward"
+    yield Product(f"{name} y", forward, repeats, 1, rows, inputs, outputs)
+    yield Product(f"{name} dx", backward, repeats, 1, rows, outputs, inputs, right_transposed=True)
+    yield Product(f"{name} dW", backward, repeats, 1, inputs, rows, outputs, left_transposed=True)
+
+
+def _attention(
+    name: str, repeats: int, heads: int, length: int, head_width: int
+) -> Iterator[Product]:
+    scores = (repeats, heads, length, head_width, length)
+    sums = (repeats, heads, length, length, head_width)
+    forward, backward = "attention", "attention_backward"
+    yield Product(f"{name} q kT", forward, *scores, right_transposed=True)
+    yield Product(f"{name} A v", forward, *sums)
+    yield Product(f"{name} dcontext vT", backward, *scores, right_transposed=True)
+    yield Product(f"{name} AT dcontext", backward, *sums, left_transposed=True)
+    yield Product(f"{name} dS k", backward, *sums)
+    yield Product(f"{name} dST q", backward, *sums, left_transposed=True)
 
 
 def _vocabulary_logits(masked: int, embedding_size: int, vocab_size: int) -> Iterator[Product]:
     """Yield those of a linear map whose weight lies transposed, as the word embeddings do."""
-    name = "vocabulary_logits"
-    yield Product(f"{name} y", 1, 1, masked, embedding_size, vocab_size, False, True)
-    yield Product(f"{name} dx", 1, 1, masked, vocab_size, embedding_size)
-    yield Product(f"{name} dE", 1, 1, vocab_size, masked, embedding_size, True)
+    forward = "vocabulary_logits"
+    backward = f"{forward}_backward"
+    sizes = (1, 1, masked, embedding_size, vocab_size)
+    yield Product(f"{forward} y", forward, *sizes, right_transposed=True)
+    yield Product(f"{forward} dx", backward, 1, 1, masked, vocab_size, embedding_size)
+    sizes = (1, 1, vocab_size, masked, embedding_size)
+    yield Product(f"{forward} dE", backward, *sizes, left_transposed=True)
 
 
 def _operands(

@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import train_step
+from benchmarks import scaling, train_step
+from benchmarks.comparison import check_losses, relative_to_pytorch
 from benchmarks.electra_step import SPECIAL_TOKENS, make_batches, prepare_data_work
 from benchmarks.harness import CHECKOUT, spread
-from benchmarks.matrix_products import prepare_floor, step_products
-from benchmarks.turns import Program, take_turns
+from benchmarks.matrix_products import flop_by, prepare_floor, step_products
+from benchmarks.operation_times import Timed, operation_figures
+from benchmarks.rivals import RIVALS, products_of, rivals_of
+from benchmarks.turns import Program, Turn, take_turns
+from electra_ref.backends import Backend
 from electra_ref.config import Config, resolve_config
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
@@ -30,6 +34,7 @@ SIZES = [
     *("embedding_size=32", "hidden_size=64", "num_attention_heads=2", "intermediate_size=128"),
     *("num_hidden_layers=2", "generator_hidden_size=0.5"),
 ]
+DATA_PARTS = ["tokenizing", "packing", "batch assembly", "masking", "sampling"]
 TOY = ["--preset", "small", "--batch-size", "2", "--max-length", "32", "--vocab-size", "64"]
 TOY += [argument for size in SIZES for argument in ("--set", size)]
 TOY += ["--repeats", "1", "--warmup", "0", "--threads", "1"]
@@ -56,8 +61,8 @@ def test_last_line_holds_figures_and_their_origin(capfd: pytest.CaptureFixture[s
     )
     assert rival["peak_megabytes"] > 10
     assert rival["loss"] == pytest.approx(np.log(64) + 50 * np.log(2), abs=2)
-    parts = ["packing", "batch assembly", "masking", "sampling", "all"]
-    assert list(summary["data_work"]) == parts
+    assert list(summary["data_work"]) == ["share_of", *DATA_PARTS, "all"]
+    assert summary["data_work"]["share_of"] == "reference-float32"
     machine = summary["machine"]
     assert {"date", "commit", "processor", "cores", "memory_gigabytes", "blas"} < set(machine)
     assert {"numpy", "numba", "torch", "transformers"} < set(machine["packages"])
@@ -70,28 +75,93 @@ def test_scaling_compares_each_size_with_the_first(
     def two_points(config: Config) -> Any:
         yield "length", 64, dataclasses.replace(config, max_length=64, batch_size=1)
 
-    monkeypatch.setattr(train_step, "scaling_points", two_points)
+    monkeypatch.setattr(scaling, "scaling_points", two_points)
     assert train_step.main([*TOY, "--scaling", "--rivals", "reference-float32"]) == 0
     (point,) = json.loads(capfd.readouterr().out.splitlines()[-1])["scaling"]
     assert (point["varied"], point["value"]) == ("length", 64)
-    assert point["ratio_of_flop"] > 1
-    assert point["seconds_per_token"]["min"] > 0
+    assert point["attention"]["ratio_of_flop"] == 2
+    assert point["step"]["ratio_of_flop"] > 1
+    parts = [point[part]["seconds_per_token"]["median"] for part in ("step", "attention", "rest")]
+    assert parts[0] == pytest.approx(parts[1] + parts[2])
+    assert min(parts) > 0
+
+
+def test_profile_accounts_for_the_whole_step(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train_step.main([*TOY, "--profile", "--rivals", "reference-float32"]) == 0
+    *table, last = capfd.readouterr().out.splitlines()
+    figures = json.loads(last)["operations"]["reference-float32"]
+    assert {"linear", "attention_backward", "adamw", "gradients.add"} < set(figures)
+    step = figures.pop("step")
+    assert sum(part["seconds"] for part in figures.values()) == pytest.approx(step["seconds"])
+    assert figures["linear"]["gigaflop_per_second"] > 0
+    assert figures["gelu"]["gigaflop_per_second"] == 0
+    assert any(line.startswith("linear_backward ") for line in table)
+
+
+def test_a_timed_object_passes_all_on_and_adds_up_its_methods() -> None:
+    seconds: dict[str, float] = {"list.append": 5.0, "list.count": 0.0}
+    waits: list[None] = []
+    numbers: list[int] = []
+    timed: Any = Timed(numbers, seconds, lambda: waits.append(None), "list.")
+    timed.append(3)
+    assert timed.count(3) == 1
+    assert numbers == [3]
+    assert len(waits) == 2
+    assert seconds["list.append"] > 5.0
+    assert timed.__doc__ is not None  # its own
+    assert Timed(np.zeros(3), {}, waits.clear).size == 3
+
+
+def test_operations_are_ranked_with_the_rate_of_their_products() -> None:
+    turns = [Turn(4.0, 4.0, {"gelu": 1.0, "linear": 2.0}, 0) for _ in range(3)]
+    figures = operation_figures(turns, {"linear": 6 * 10**9, "attention": 2 * 10**9})
+    assert list(figures) == ["linear", "gelu", "all else", "step"]
+    assert figures["linear"] == {"seconds": 2.0, "percent": 50.0, "gigaflop_per_second": 3.0}
+    assert figures["gelu"]["gigaflop_per_second"] == 0.0
+    assert figures["all else"]["seconds"] == 1.0
+    assert figures["step"]["gigaflop_per_second"] == 2.0
+
+
+def test_every_product_belongs_to_an_operation_of_the_backend() -> None:
+    flop = flop_by("operation", products_of(toy_config()))
+    assert set(flop) < set(dir(Backend))
+    assert flop["linear_backward"] == 2 * flop["linear"]
+    assert flop["attention_backward"] == 2 * flop["attention"]
+    assert flop["vocabulary_logits_backward"] == 2 * flop["vocabulary_logits"]
+
+
+def test_rivals_of_ours_are_set_beside_each_pytorch_mode() -> None:
+    named = {rival.name: rival for rival in RIVALS}
+    seconds = {"cpu-float32": 2.0, "pytorch-float32": 3.0, "pytorch-bfloat16": 1.0}
+    peaks = {"cpu-float32": 50, "pytorch-float32": 100, "pytorch-bfloat16": 70}
+    turns = {name: [Turn(s, s, {}, peaks[name])] * 2 for name, s in seconds.items()}
+    (figures,) = relative_to_pytorch([named[name] for name in seconds], turns).values()
+    times = {mode: each["median"] for mode, each in figures["times_as_fast_as"].items()}
+    assert times == {"pytorch-float32": 1.5, "pytorch-bfloat16": 0.5}
+    assert figures["fastest_mode"] == "pytorch-bfloat16"
+    assert figures["memory"] == 0.5
+    del seconds["pytorch-float32"]
+    (figures,) = relative_to_pytorch([named[name] for name in seconds], turns).values()
+    assert figures["memory"] is None
+
+
+@pytest.mark.parametrize("loss", [50.0, float("nan")])
+def test_rivals_that_do_other_work_are_found_out(loss: float) -> None:
+    check_losses({"a": 43.7, "b": 44.0})
+    with pytest.raises(UserError, match="do not do the same work"):
+        check_losses({"a": 43.7, "b": loss, "c": 43.9})
 
 
 def test_only_attention_costs_more_by_the_token_in_longer_rows() -> None:
     config = toy_config("mask_probability=0.12")
 
-    def per_token(changed: Config, *, attention: bool) -> float:
-        flop = train_step.flop_by_product(train_step.products_of(changed))
-        chosen = sum(n for name, n in flop.items() if (".attention " in name) is attention)
-        return chosen / (changed.batch_size * changed.max_length)
-
-    lengths = [c for what, _, c in train_step.scaling_points(config) if what == "length"]
+    lengths = [c for what, _, c in scaling.scaling_points(config) if what == "length"]
     assert [c.max_length for c in lengths] == [64, 128, 256, 512]
     assert [c.batch_size for c in lengths] == [2, 1, 1, 1]  # 128 tokens, or one row
-    attention = [per_token(c, attention=True) / c.max_length for c in lengths]
+    flop = [scaling.split_flop(c) for c in lengths]
+    attention = [each["attention"] / c.max_length for each, c in zip(flop, lengths, strict=True)]
     assert attention == pytest.approx([attention[0]] * 4)
-    rest = [per_token(c, attention=False) for c in lengths]
+    rest = [each["rest"] for each in flop]
     assert rest == pytest.approx([rest[0]] * 4)  # 0.125 of the tokens have a slot
 
 
@@ -139,7 +209,7 @@ def test_batches_are_packed_rows_and_always_the_same() -> None:
 
 def test_data_work_names_its_parts() -> None:
     figures = prepare_data_work(toy_config())(None)
-    assert list(figures) == ["packing", "batch assembly", "masking", "sampling"]
+    assert list(figures) == DATA_PARTS
     assert min(figures.values()) > 0
 
 
@@ -196,6 +266,7 @@ def test_the_failure_of_a_rival_is_one_line(tmp_path: Path) -> None:
         (["--rivals", "tensorflow"], "--rivals tensorflow: none of cpu-float32"),
         (["--rivals", "reference-float32", "reference-float32"], "given twice"),
         (["--repeats", "0"], "--repeats 0: at least 1"),
+        (["--rivals", "all", "cpu-float32"], "--rivals all: none of cpu-float32"),
         (["--set", "accumulate=2"], "accumulate = 2: only whole batches"),
         (["--set", "hiden_size=2"], "unknown key 'hiden_size'"),
     ],
@@ -217,7 +288,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
     assert train_step.main(["--rivals", "gpu-float32"]) == 2
     error = "benchmarks.train_step: error: --rivals gpu-float32: --device gpu: none here; "
     assert capsys.readouterr().err.startswith(error)
-    assert all(rival.name != "gpu-float32" for rival in train_step.rivals_of(None))
+    assert all(rival.name != "gpu-float32" for rival in rivals_of(None))
 
 
 def test_help_names_the_rivals() -> None:

@@ -1,0 +1,141 @@
+"""Where the time of a training step goes: seconds and GFLOP/s of every operation of a backend.
+
+    python -m benchmarks.train_step --profile [--rivals NAME ...]
+
+The step is the one that is timed, with a clock around every call of the backend and of the
+gradients; that costs a microsecond a call. GFLOP/s are those of the matrix products in an
+operation, over all its time: layer norm and the like have none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.electra_step import SPECIAL_TOKENS, make_batches, open_rival, synchronizer
+from benchmarks.harness import print_table, spread
+from benchmarks.matrix_products import flop_by
+from benchmarks.rivals import Rival, measure, our_own, products_of
+from benchmarks.turns import Program, Turn
+from electra_ref.batch import Batch
+from electra_ref.config import Config
+from electra_ref.freed_memory import keep_freed_memory
+from electra_ref.model.electra import electra_of
+from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.step import train_step
+
+REST = "all else"  # masking, sampling, and Python between the operations
+
+
+class Timed:
+    """Stands for an object and adds the seconds of each call of a method to ``seconds``.
+
+    ``prefix`` goes before the names of the methods; ``wait`` returns when a call has really ended.
+    """
+
+    def __init__(
+        self, target: Any, seconds: dict[str, float], wait: Callable[[], None], prefix: str = ""
+    ) -> None:
+        self._target, self._seconds, self._wait, self._prefix = target, seconds, wait, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if not callable(value):
+            return value
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = value(*arguments, **options)
+            self._wait()
+            self._seconds[self._prefix + name] += time.perf_counter() - start
+            return result
+
+        return timed
+
+
+def prepare_profile(
+    config: Config, device: str, precision: str
+) -> Callable[[Batch], dict[str, float]]:
+    """Return a step that trains ``config`` on a batch and returns the seconds of each operation."""
+    opened = open_rival(device, precision)
+    keep_freed_memory()
+    seconds: dict[str, float] = defaultdict(float)
+    wait = synchronizer(opened)
+    electra, state = electra_of(config), TrainingState(config, opened.backend, opened.dtype)
+    backend: Any = Timed(opened.backend, seconds, wait)
+    gradients: Any = Timed(state.gradients, seconds, wait, "gradients.")
+    state.gradients = gradients
+
+    def step(batch: Batch) -> dict[str, float]:
+        seconds.clear()
+        train_step(config, backend, electra, state, [batch], SPECIAL_TOKENS)
+        return dict(seconds)
+
+    return step
+
+
+def profile_program(rival: Rival, config: Config) -> Program:
+    """Return what the process of ``rival`` has to run."""
+    arguments = {"config": config, "device": rival.device, "precision": rival.precision}
+    return Program("benchmarks.operation_times", "prepare_profile", arguments)
+
+
+def profile(config: Config, rivals: list[Rival], options: argparse.Namespace) -> dict[str, Any]:
+    """Time the operations of this project's rivals in turns, print a table, return the figures."""
+    programs = {rival.name: profile_program(rival, config) for rival in our_own(rivals)}
+    batches = make_batches(config, options.warmup + options.repeats)
+    turns = measure(programs, [dict.fromkeys(programs, batch) for batch in batches], options)
+    flop = flop_by("operation", products_of(config))
+    operations = {name: operation_figures(taken, flop) for name, taken in turns.items()}
+    print(f"{config.preset}: milliseconds a step, share of the step, GFLOP/s of matrix products\n")
+    print_operations(operations)
+    return {"operations": operations}
+
+
+def operation_figures(turns: list[Turn], flop: dict[str, int]) -> dict[str, dict[str, float]]:
+    """Return the median seconds, the share in percent and the GFLOP/s of each operation.
+
+    The slowest come first, then ``REST`` and the whole step.
+    """
+    seconds = {name: [turn.figures[name] for turn in turns] for name in turns[0].figures}
+    medians = {name: spread(values)["median"] for name, values in seconds.items()}
+    rest = [turn.seconds - sum(turn.figures.values()) for turn in turns]
+    step = spread([turn.seconds for turn in turns])["median"]
+    ordered = dict(sorted(medians.items(), key=lambda item: -item[1]))
+    ordered |= {REST: spread(rest)["median"], "step": step}
+    totals = {**flop, "step": sum(flop.values())}
+    return {
+        name: {
+            "seconds": taken,
+            "percent": 100 * taken / step,
+            "gigaflop_per_second": totals.get(name, 0) / taken / 1e9 if taken > 0 else 0.0,
+        }
+        for name, taken in ordered.items()
+    }
+
+
+def print_operations(operations: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print one line an operation, three columns a rival, in the order of the first rival."""
+    header = ["", *(cell for name in operations for cell in (name, "%", "GFLOP/s"))]
+    names = dict.fromkeys(name for figures in operations.values() for name in figures)
+    rows = []
+    for name in names:
+        cells = [name]
+        for figures in operations.values():
+            cells += _cells(figures.get(name))
+        rows.append(cells)
+    print_table(header, rows)
+
+
+def _cells(figures: dict[str, float] | None) -> tuple[str, str, str]:
+    if figures is None:
+        return "", "", ""
+    rate = figures["gigaflop_per_second"]
+    return (
+        f"{1e3 * figures['seconds']:.2f}",
+        f"{figures['percent']:.1f}",
+        f"{rate:.0f}" if rate else "",
+    )

@@ -1,0 +1,135 @@
+"""Who takes a training step, and how they are timed: ``RIVALS`` is the whole list.
+
+A rival is data; its process is started, warmed up and timed by ``turns``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from benchmarks.electra_step import SPECIAL_TOKENS, open_rival
+from benchmarks.matrix_products import Product, step_products
+from benchmarks.turns import Program, Turn, take_turns
+from electra_ref.config import Config
+from electra_ref.errors import UserError
+from electra_ref.masking import masked_slots
+
+OURS, PYTORCH = "electra_ref", "pytorch"
+ALL = "all"  # in place of names
+
+
+class Rival(NamedTuple):
+    """One way to take a training step. ``compiled`` is torch.compile's."""
+
+    name: str
+    program: str  # OURS or PYTORCH
+    device: str
+    precision: str
+    compiled: bool = False
+    default: bool = True  # timed where it can be, unless --rivals says otherwise
+
+
+RIVALS = (
+    Rival("cpu-float32", OURS, "cpu", "float32"),
+    Rival("cpu-bfloat16", OURS, "cpu", "bfloat16"),
+    Rival("reference-float32", OURS, "reference", "float32"),
+    Rival("gpu-float32", OURS, "gpu", "float32"),
+    Rival("pytorch-float32", PYTORCH, "cpu", "float32"),
+    Rival("pytorch-bfloat16", PYTORCH, "cpu", "bfloat16"),
+    Rival("pytorch-float32-compiled", PYTORCH, "cpu", "float32", True, default=False),
+    Rival("pytorch-bfloat16-compiled", PYTORCH, "cpu", "bfloat16", True, default=False),
+)
+
+
+def rivals_of(names: list[str] | None) -> list[Rival]:
+    """Return the rivals of these names; for None the default ones that can run here.
+
+    ["all"] stands for all that can run here. Raises UserError for a name that is unknown, given
+    twice, or cannot run here.
+    """
+    if names is None or names == [ALL]:
+        able = [rival for rival in RIVALS if why_not(rival) is None]
+        return [rival for rival in able if names is not None or rival.default]
+    known = {rival.name: rival for rival in RIVALS}
+    for name in names:
+        if name not in known:
+            raise UserError(f"--rivals {name}: none of {', '.join(known)}; or {ALL} alone")
+        if names.count(name) > 1:
+            raise UserError(f"--rivals {name}: given twice")
+        if (reason := why_not(known[name])) is not None:
+            raise UserError(f"--rivals {name}: {reason}")
+    return [known[name] for name in names]
+
+
+def our_own(rivals: list[Rival]) -> list[Rival]:
+    """Return those of this project. Raises UserError if there are none."""
+    ours = [rival for rival in rivals if rival.program == OURS]
+    if not ours:
+        raise UserError("--rivals: only this project's own backends can be looked into; name one")
+    return ours
+
+
+def why_not(rival: Rival) -> str | None:
+    """Return why ``rival`` cannot run here, or None if it can."""
+    if rival.program == PYTORCH:
+        missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+        return f"{' and '.join(missing)} not installed (extra: oracle)" if missing else None
+    try:
+        open_rival(rival.device, rival.precision)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def program_of(rival: Rival, config: Config, threads: int) -> Program:
+    """Return what the process of ``rival`` has to run."""
+    shared = {"config": config, "precision": rival.precision}
+    if rival.program == OURS:
+        arguments = {**shared, "device": rival.device}
+        return Program("benchmarks.electra_step", "prepare_electra_ref", arguments)
+    arguments = {
+        **shared,
+        "masked_slots": masked_slots(config.max_length, config.mask_probability),
+        "special_tokens": SPECIAL_TOKENS,
+        "compiled": rival.compiled,
+        "threads": threads,
+    }
+    return Program("benchmarks.pytorch_electra", "prepare_pytorch", arguments)
+
+
+def products_of(config: Config) -> list[Product]:
+    """Return the matrix products of a step of ``config``."""
+    return step_products(config, masked_slots(config.max_length, config.mask_probability))
+
+
+def tokens_of(config: Config) -> int:
+    """Return the tokens of a step, padding included."""
+    return config.batch_size * config.max_length
+
+
+def measure(
+    programs: Mapping[str, Program],
+    rounds: Sequence[Mapping[str, Any]],
+    options: argparse.Namespace,
+) -> dict[str, list[Turn]]:
+    """Return the timed turns of each program; the first of ``rounds`` are the warm-up."""
+    number = itertools.count(1)
+
+    def on_round(turns: Sequence[Turn]) -> None:
+        seconds = ", ".join(
+            f"{name} {turn.seconds:.2f} s" for name, turn in zip(programs, turns, strict=True)
+        )
+        print(f"round {next(number)} of {len(rounds)}: {seconds}", file=sys.stderr)
+
+    turns = take_turns(programs, rounds, options.threads, on_round)
+    return {name: taken[options.warmup :] for name, taken in turns.items()}
+
+
+def ratios(turns: Sequence[Turn], others: Sequence[Turn]) -> list[float]:
+    """Return the seconds of ``turns`` over those of ``others``, round by round."""
+    return [turn.seconds / other.seconds for turn, other in zip(turns, others, strict=True)]
