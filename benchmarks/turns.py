@@ -164,12 +164,25 @@ def peak_resident_bytes() -> int:
 
     Linux hands ``ru_maxrss`` down from the process that started this one; VmHWM begins anew.
     """
+    peak = _status_bytes("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if peak is None else peak
+
+
+def resident_bytes() -> int:
+    """Return the memory this process has resident. Raises UserError where only Linux would say."""
+    now = _status_bytes("VmRSS")
+    if now is None:
+        raise UserError("resident memory is read from Linux's /proc/self/status")
+    return now
+
+
+def _status_bytes(key: str) -> int | None:
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return None
 
 
 def main() -> None:
