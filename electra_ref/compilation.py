@@ -5,18 +5,21 @@ Three decisions are taken here, once:
 * Kernels are cached on disk, so that only the first run on a machine pays for compilation. Where
   no cache folder can be written (a read-only installation, a container without a home), the
   kernel is compiled in memory instead.
-* Threads come from numba's ``workqueue`` layer unless NUMBA_THREADING_LAYER says otherwise. The
-  workers of the usual default, GNU OpenMP, keep spinning after a parallel loop, and so do those
-  of OpenBLAS after a matrix product: a step that alternates between the two then takes twice as
-  long. workqueue's workers sleep. It allows one parallel loop at a time, which holds here because
-  a kernel keeps Python's global lock while it runs.
+* Threads come from numba's ``omp`` layer where it can be loaded, from ``workqueue`` elsewhere. A
+  step is a thousand short parallel loops, and to wake a sleeping worker takes 0.05 to 0.2 ms,
+  longer than most of them. The workers of GNU OpenMP spin for a while before they sleep, and the
+  next loop starts in 0.002 ms. Spinning takes the processor from everyone else, OpenBLAS's workers
+  among them, so it must end: after GNU's 300,000 turns a step beside other work took up to ten
+  times as long. ``SPIN_TURNS`` take about 0.1 ms, as long as the waking they save: whatever the
+  others do, that costs at most twice what the better of the two would have.
 * Only fast-math flags that keep NaN and infinity meaningful are accepted. ``nnan`` and ``ninf``
   let the compiler assume that neither occurs; masks of -inf and checks for NaN then stop working.
 
 Kernels must give the same integers with NUMBA_DISABLE_JIT=1, where they run as plain Python on
 NumPy scalars: unsigned arithmetic must not wrap around, since NumPy warns about it.
 
-Source: numba's reference manual, "Notes on Caching" and "The Threading Layers".
+Source: numba's reference manual, "Notes on Caching" and "The Threading Layers"; Karlin, Li, Manasse
+and Owicki 1991, "Empirical Studies of Competitive Spinning for a Shared-Memory Multiprocessor".
 """
 
 from __future__ import annotations
@@ -28,10 +31,16 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-# Both places, since something else may have imported numba before, and since numba reads the
-# environment again when a NUMBA_ variable changes. It matters until the first parallel loop runs.
-layer = os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-setattr(numba.config, "THREADING_LAYER", layer)  # noqa: B010  (numba's types do not know it)
+LAYERS = "omp workqueue tbb"  # the first that can be loaded is taken; workqueue always can
+SPIN_TURNS = "5000"
+
+# All this matters until the first parallel loop runs. The priority is set in both places, since
+# something else may have imported numba before, and since numba reads the environment again when
+# a NUMBA_ variable changes.
+priority = os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", LAYERS)
+setattr(numba.config, "THREADING_LAYER_PRIORITY", priority.split())  # noqa: B010  (untyped)
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_TURNS)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
