@@ -2,27 +2,29 @@
 
     out = start + A B      A (N, K), B (K, M) rounded to bfloat16; start, out (N, M) float32
 
-Operands may be transposed views, which are never copied: the gradients of a linear layer
-y = x W + b are
+B is packed into panels of 32 columns (packing.py). A is read by strips of 8 rows that are rounded
+just before they are multiplied; if A is a transposed view, it is packed too and taken as it lies.
+The loops around the register tile (tile.py) keep each operand in the cache that is fast enough:
 
-    multiply(dy, W.T, dx)
-    multiply(x.T, dy, dW, column_sums=db)
-
-B is packed into panels of 32 columns (packing.py), and so is A if it is a transposed
-view; else two neighbours in a row of A make a pair where they lie. The loops around the register
-tile (tile.py) keep each operand in the cache it is read from most often:
-
-    for each block of columns x block of rows of out        a task; tasks run on all threads
-        for each panel of 32 columns
-            for each block of 128 pairs of the panel        16 KB of B, which stay in L1
-                for each 8 rows                             256 KB of A in all, which stay in L2
+    for each block of columns x block of rows of out       a task; tasks run on all threads
+        for each block of 512 pairs of neighbours along K  512 KB of B, which stay in L2
+            for each 8 rows                                16 KB of A, which stay in L1
+                for each panel of 32 columns
                     tile (8, 32) of out = (start, or out after the first block) + A B
 
-Memory traffic: A and B are read and written once where they are rounded or packed; then A is read
-from memory once a block of columns, B once a block of rows, and out is written once.
+The strips may be kept, packed into panels of A along N (``multiply_and_pack``): what a product with
+Aᵀ takes on its left, and one with A on its right. So a linear layer y = x W + b and its gradients
+round every activation once, and read it in float32 once:
+
+    packed_x = multiply_and_pack(x, W, y, start=b)
+    packed_dy = multiply_and_pack(dy, W.T, dx, column_sums=db)
+    multiply(packed_x, packed_dy, dW)
+
+Memory traffic: A is read once a block of columns, packed B once a block of rows, out is written
+once for 512 pairs; packing reads its matrix and writes half as much.
 
 Each number of out is summed along K in order, by one thread, in float32: the bits depend neither on
-the blocks nor on the number of threads. Products are exact, so the error is that of K additions,
+the tasks nor on the number of threads. Products are exact, so the error is that of K additions,
 at most about K 2**-24 sum |a b|. Denormal operands and sums count as zero, NaN and inf go through.
 
 Where the kernels cannot run (``is_compiled``), NumPy multiplies the rounded operands in float64.
@@ -39,15 +41,17 @@ import numpy as np
 
 from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.bfloat16.packing import (
-    Bits,
-    Operand,
+    STRIP_ROWS,
+    Index,
     Panels,
     Words,
-    aligned_empty,
+    empty_panels,
+    in_panels,
     is_compiled,
     is_transpose,
     pack,
-    round_numbers,
+    pack_reference,
+    round_strip,
     round_to_bfloat16,
     unpack,
     widen,
@@ -61,18 +65,20 @@ from electra_ref.backends.cpu.bfloat16.tile import (
 )
 from electra_ref.compilation import jit
 
-PAIRS_PER_BLOCK = 128
-WORDS_PER_ROW_BLOCK = 65_536  # of A: 256 KB, a quarter of L2
+PAIRS_PER_BLOCK = 512
+WORDS_PER_COLUMN_BLOCK = 131_072  # of B: 512 KB, half of L2
 MOST_ROWS_PER_BLOCK = 128
 LEAST_TASKS = 16  # where out is large enough, so that threads end at about the same time
 
 
-class Strides(NamedTuple):
-    """Where, in bytes after the first, the pair k of row i of A lies: the sum of three products."""
+class Left(NamedTuple):
+    """A (N, K): its rows, which may be packed on the way, or what they were packed into before."""
 
-    panel: int  # times i // 32
-    row: int  # times i % 32
-    pair: int  # times k
+    rows: Float32  # (N, K), or (0, 0)
+    words: (
+        Words  # (ceil(K / 32), ceil(N / 2), 32) to be written, or (ceil(N / 32), ceil(K / 2), 32)
+    )
+    sums: Float32  # (row blocks, K or more) of the rows of each, to be written; or (row blocks, 0)
 
 
 class Blocks(NamedTuple):
@@ -82,155 +88,169 @@ class Blocks(NamedTuple):
     panels: int
 
 
+NO_ROWS, NO_WORDS = np.empty((0, 0), np.float32), np.empty((0, 1, PANEL_COLUMNS), np.uint32)
+
+
 def multiply(
-    a: Operand | Panels,
-    b: Operand | Panels,
+    a: Float32 | Panels, b: Float32 | Panels, out: Float32, *, start: Float32 | None = None
+) -> None:
+    """Write ``start`` + A B to ``out`` (N, M), whose rows are contiguous.
+
+    ``a`` (N, K) and ``b`` (K, M) may be packed: b as it is, of a the transpose. ``start`` is a row
+    (M,), or ``out`` itself, which is then added to; None is zero.
+
+    Raises ValueError if shapes or types do not fit.
+    """
+    if not isinstance(a, Panels) and is_transpose(a):
+        a = pack(a.T)
+    _multiply_any(a, None, b, out, start, None)
+
+
+def multiply_and_pack(
+    a: Float32,
+    b: Float32 | Panels,
     out: Float32,
     *,
     start: Float32 | None = None,
     column_sums: Float32 | None = None,
-) -> None:
-    """Write ``start`` + A B to ``out`` (N, M), whose rows are contiguous.
+) -> Panels:
+    """Do what ``multiply`` does and return ``a`` (N, K) packed.
 
-    ``a`` (N, K) and ``b`` (K, M) are float32, or uint16 that holds the bits of bfloat16. Either
-    may be packed: b as it is, of a the transpose. ``start`` is a row (M,), or ``out`` itself, which
-    is then added to; None is zero. Where ``column_sums`` (M,) is given, the sum of the rows of b,
-    which is not packed then, is written to it; it is not rounded to bfloat16.
-
-    Raises ValueError if shapes or types do not fit.
+    The sum of its rows, not rounded to bfloat16, is written to ``column_sums`` (K,) if given.
     """
-    if isinstance(b, Panels) and column_sums is not None:
-        raise ValueError("the column sums of b are not to be had once it is packed")
-    right = b if isinstance(b, Panels) else pack(b, column_sums=column_sums)
-    if len(a.shape) != 2:
-        raise ValueError(f"expected matrices, got {a.shape}")
+    packed = empty_panels(*a.shape)
+    _multiply_any(a, packed, b, out, start, column_sums)
+    return packed
+
+
+def _multiply_any(
+    a: Float32 | Panels,
+    packed: Panels | None,
+    b: Float32 | Panels,
+    out: Float32,
+    start: Float32 | None,
+    column_sums: Float32 | None,
+) -> None:
+    right = b if isinstance(b, Panels) else pack(b)
+    if len(a.shape) != 2 or (not isinstance(a, Panels) and a.dtype != np.float32):
+        raise ValueError(f"expected float32 matrices, got A {a.shape}")
     rows, length = a.shape[::-1] if isinstance(a, Panels) else a.shape
+    row = _checked_row((rows, length), right, out, start)
+    if not is_compiled():
+        _multiply_in_numpy(a, right, out if start is out else row, out)
+        if packed is not None and not isinstance(a, Panels):
+            pack_reference(a, packed.words)
+        if column_sums is not None and not isinstance(a, Panels):
+            column_sums[...] = a.sum(axis=0, dtype=np.float64)
+        return
+    blocks = _choose_blocks(rows, right.words)
+    width = 0 if column_sums is None else in_panels(length)
+    sums = np.zeros((-(-rows // blocks.rows), width), np.float32)
+    if isinstance(a, Panels):
+        left = Left(NO_ROWS, a.words, sums)
+    else:
+        left = Left(np.ascontiguousarray(a), NO_WORDS if packed is None else packed.words, sums)
+    _multiply(left, right.words, row, start is out, out, blocks)
+    if column_sums is not None:
+        np.sum(sums[:, :length], axis=0, out=column_sums)
+
+
+def _checked_row(
+    left_shape: tuple[int, int], right: Panels, out: Float32, start: Float32 | None
+) -> Float32:
+    """Return the row to start from, zeros if that is ``out``."""
+    rows, length = left_shape
     shape = rows, right.shape[1]
     row = np.zeros(shape[1], np.float32) if start is None or start is out else start
     if length != right.shape[0] or out.shape != shape or row.shape != shape[1:]:
         raise ValueError(
-            f"A {rows, length}, B {right.shape}, start {row.shape} and out {out.shape} do not fit"
+            f"A {left_shape}, B {right.shape}, start {row.shape} and out {out.shape} do not fit"
         )
     if out.dtype != np.float32 or row.dtype != np.float32 or out.strides[1] != WORD:
         raise ValueError("start and out are float32, and the rows of out are contiguous")
-    if is_compiled():
-        blocks = _choose_blocks(rows, right.words)
-        unrounded, left, strides = _prepare_left(a, in_tasks=blocks.panels >= right.words.shape[0])
-        row = np.ascontiguousarray(row)
-        _multiply(unrounded, left, strides, right.words, row, start is out, out, blocks)
-    else:
-        exact = unpack(a).T if isinstance(a, Panels) else widen(round_to_bfloat16(a))
-        with np.errstate(invalid="ignore", over="ignore"):  # the kernels do not warn either
-            product = exact.astype(np.float64) @ unpack(right)
-            out[...] = product + (out if start is out else row)
+    return np.ascontiguousarray(row)
 
 
-def _prepare_left(a: Operand | Panels, *, in_tasks: bool) -> tuple[Float32, Bits, Strides]:
-    """Return A (N, K) as it is or (0, 0), room for its bits or these, and where they lie.
-
-    With ``in_tasks`` each row belongs to one task, which rounds it while it is in the cache.
-    """
-    nothing = np.empty((0, 0), np.float32)
-    if isinstance(a, Panels) or is_transpose(a):
-        words = (a if isinstance(a, Panels) else pack(a.T)).words
-        bits = words.reshape(-1, PANEL_COLUMNS).view(np.uint16)
-        return nothing, bits, Strides(words.strides[0], WORD, words.strides[1])
-    rows, length = a.shape
-    whole_pairs = length > 0 and length % 2 == 0
-    if in_tasks and whole_pairs and a.dtype == np.float32 and a.flags.c_contiguous:
-        unrounded, bits = a.view(np.float32), aligned_empty(a.shape, np.uint16)
-    else:
-        unrounded, bits = nothing, round_to_bfloat16(a)
-        if not whole_pairs or bits.strides[1] != bits.itemsize:
-            bits = aligned_empty((rows, max(2, length + length % 2)), np.uint16)
-            bits[:, :length] = round_to_bfloat16(a)
-            bits[:, length:] = 0
-    return unrounded, bits, Strides(PANEL_COLUMNS * bits.strides[0], bits.strides[0], WORD)
+def _multiply_in_numpy(a: Float32 | Panels, right: Panels, start: Float32, out: Float32) -> None:
+    exact = unpack(a).T if isinstance(a, Panels) else widen(round_to_bfloat16(a))
+    with np.errstate(invalid="ignore", over="ignore"):  # the kernels do not warn either
+        out[...] = exact.astype(np.float64) @ unpack(right) + start
 
 
 def _choose_blocks(rows: int, words: Words) -> Blocks:
-    """Cut ``out`` so that a block of A stays in L2 and there is work for all threads."""
+    """Cut ``out`` so that a block of B stays in L2 and there is work for all threads."""
     panels, pairs, _ = words.shape
-    block = min(WORDS_PER_ROW_BLOCK // pairs, MOST_ROWS_PER_BLOCK) // TILE_ROWS * TILE_ROWS
-    block = max(block, TILE_ROWS)
-    row_blocks = max(1, -(-rows // block))
-    column_blocks = min(max(1, panels), -(-LEAST_TASKS // row_blocks))
-    return Blocks(block, max(1, -(-panels // column_blocks)))
+    most_panels = WORDS_PER_COLUMN_BLOCK // (min(pairs, PAIRS_PER_BLOCK) * PANEL_COLUMNS)
+    column_blocks = max(1, -(-panels // most_panels))
+    row_blocks = max(-(-rows // MOST_ROWS_PER_BLOCK), -(-LEAST_TASKS // column_blocks), 1)
+    strips = max(1, -(-rows // TILE_ROWS))
+    return Blocks(-(-strips // row_blocks) * TILE_ROWS, max(1, -(-panels // column_blocks)))
 
 
 @jit(parallel=True)
 def _multiply(
-    unrounded: Float32,
-    left: Bits,
-    strides: Strides,
+    left: Left, right: Words, row: Float32, accumulate: bool, out: Float32, blocks: Blocks
+) -> None:
+    """Write all of ``out`` (N, M), block by block."""
+    row_blocks = -(-out.shape[0] // blocks.rows)
+    column_blocks = -(-right.shape[0] // blocks.panels)
+    for task in numba.prange(row_blocks * column_blocks):
+        # numba counts in uint64, whose minimum with an int64 would be a float64.
+        column_block, row_block = divmod(np.intp(task), row_blocks)
+        _multiply_block(
+            left, right, row, accumulate, out, blocks, row_block, column_block * blocks.panels
+        )
+
+
+@jit()
+def _multiply_block(
+    left: Left,
     right: Words,
     row: Float32,
     accumulate: bool,
     out: Float32,
     blocks: Blocks,
+    row_block: Index,
+    first_panel: Index,
 ) -> None:
-    """Write all of ``out`` (N, M), block by block."""
-    rows = out.shape[0]
-    row_blocks = -(-rows // blocks.rows)
-    column_blocks = -(-right.shape[0] // blocks.panels)
-    for task in numba.prange(row_blocks * column_blocks):
-        # numba counts in uint64, whose minimum with an int64 would be a float64.
-        column_block, row_block = divmod(np.intp(task), row_blocks)
-        first_row = row_block * blocks.rows
-        last_row = min(first_row + blocks.rows, rows)
-        if unrounded.size > 0:
-            for i in range(first_row, last_row):
-                round_numbers(unrounded[i], left[i])
-        first_panel = column_block * blocks.panels
-        for panel in range(first_panel, min(first_panel + blocks.panels, right.shape[0])):
-            _multiply_panel(
-                left, strides, right[panel], panel, row, accumulate, out, first_row, last_row
-            )
-
-
-@jit()
-def _multiply_panel(
-    left: Bits,
-    strides: Strides,
-    right: Words,
-    panel: int,
-    row: Float32,
-    accumulate: bool,
-    out: Float32,
-    first_row: int,
-    last_row: int,
-) -> None:
-    """Write rows ``first_row`` to ``last_row`` of the columns that ``right`` (pairs, 32) gives."""
-    pairs = right.shape[0]
-    column = panel * PANEL_COLUMNS
-    width = min(PANEL_COLUMNS, out.shape[1] - column)
+    """Write one block of ``out``."""
+    pairs = right.shape[1]
+    first_row = row_block * blocks.rows
+    last_row = min(first_row + blocks.rows, out.shape[0])
+    last_panel = min(first_panel + blocks.panels, right.shape[0])
+    keeps = first_panel == 0
+    kept = left.words if keeps else left.words[:0]
+    sums = left.sums[row_block if keeps else 0, : left.sums.shape[1] if keeps else 0]
+    strip = np.empty((STRIP_ROWS, in_panels(2 * min(pairs, PAIRS_PER_BLOCK))), np.uint16)
     edge = np.zeros((TILE_ROWS, PANEL_COLUMNS), np.float32)  # stands in where out ends in a tile
     for first_pair in range(0, pairs, PAIRS_PER_BLOCK):
+        count = min(PAIRS_PER_BLOCK, pairs - first_pair)
         from_out = accumulate or first_pair > 0
-        right_block = (
-            address_of(right) + first_pair * PANEL_COLUMNS * WORD,
-            min(PAIRS_PER_BLOCK, pairs - first_pair),
-        )
         for i in range(first_row, last_row, TILE_ROWS):
-            height = min(TILE_ROWS, last_row - i)
-            left_address = (
-                address_of(left)
-                + i // PANEL_COLUMNS * strides.panel
-                + i % PANEL_COLUMNS * strides.row
-                + first_pair * strides.pair
-            )
-            left_block = left_address, strides.row, strides.pair, height
-            if height == TILE_ROWS and width == PANEL_COLUMNS:
-                target = address_of(out) + i * out.strides[0] + column * WORD, out.strides[0]
-                start = target if from_out else (address_of(row) + column * WORD, 0)
-                multiply_tile(left_block, right_block, start, target)
+            if left.rows.shape[0] > 0:
+                round_strip(left.rows, (i, 2 * first_pair), in_panels(2 * count), strip, kept, sums)
+                left_tile = address_of(strip), strip.strides[0], WORD
             else:
-                target = address_of(edge), edge.strides[0]
-                for r in range(height):
-                    for c in range(width):
-                        old = out[i + r, column + c] if from_out else row[column + c]
-                        edge[r, c] = old
-                multiply_tile(left_block, right_block, target, target)
-                for r in range(height):
-                    for c in range(width):
-                        out[i + r, column + c] = edge[r, c]
+                word = (i // PANEL_COLUMNS * pairs + first_pair) * PANEL_COLUMNS + i % PANEL_COLUMNS
+                left_tile = address_of(left.words) + word * WORD, WORD, PANEL_COLUMNS * WORD
+            height = min(TILE_ROWS, last_row - i)
+            for panel in range(first_panel, last_panel):
+                column = panel * PANEL_COLUMNS
+                width = min(PANEL_COLUMNS, out.shape[1] - column)
+                right_address = (
+                    address_of(right) + (panel * pairs + first_pair) * PANEL_COLUMNS * WORD
+                )
+                if height == TILE_ROWS and width == PANEL_COLUMNS:
+                    target = address_of(out) + i * out.strides[0] + column * WORD, out.strides[0]
+                    start = target if from_out else (address_of(row) + column * WORD, 0)
+                    multiply_tile(left_tile, (right_address, count), start, target)
+                else:
+                    target = address_of(edge), edge.strides[0]
+                    for r in range(height):
+                        for c in range(width):
+                            old = out[i + r, column + c] if from_out else row[column + c]
+                            edge[r, c] = old
+                    multiply_tile(left_tile, (right_address, count), target, target)
+                    for r in range(height):
+                        for c in range(width):
+                            out[i + r, column + c] = edge[r, c]

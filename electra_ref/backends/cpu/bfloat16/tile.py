@@ -43,7 +43,22 @@ VECTORS = 2
 PANEL_COLUMNS = VECTORS * LANES
 WORD = 4  # bytes, of a float32 as of a pair
 
-FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+
+class BFloatType(ir.Type):  # type: ignore[misc]
+    """LLVM's bfloat16, which llvmlite does not name."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloatType)
+
+    def __hash__(self) -> int:
+        return hash(BFloatType)
+
+
+BFLOAT, FLOAT = BFloatType(), ir.FloatType()
+INT32, INT64 = ir.IntType(32), ir.IntType(64)
 SUMS, PAIRS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
 DOT_PRODUCT = "llvm.x86.avx512bf16.dpbf16ps.512"
 
@@ -69,11 +84,11 @@ def has_avx512_bf16() -> bool:
 def round_number(_typing: Any, number: Any) -> Any:
     """Return the bits of the bfloat16 nearest to a float32, ties to even, as uint16.
 
-    NaN stays NaN, inf stays inf. uint16 is taken as the bits of a bfloat16 and returned as it is.
+    NaN stays NaN, inf stays inf, denormals become zero. In a loop, LLVM makes vectors of it.
     """
 
     def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
-        return builder.trunc(upper_half(builder, args[0]), ir.IntType(16))
+        return builder.bitcast(builder.fptrunc(args[0], BFLOAT), ir.IntType(16))
 
     return types.uint16(number), generate
 
@@ -89,30 +104,6 @@ def widen_number(_typing: Any, number: Any) -> Any:
         return builder.bitcast(bits, FLOAT)
 
     return types.float32(number), generate
-
-
-@emitted
-def pack_lanes(_typing: Any, first: Any, second: Any, column: Any, words: Any, index: Any) -> Any:
-    """Write 16 words from ``words[index]`` on: the pairs of two rows from ``column`` on.
-
-    ``first`` goes to the low, ``second`` to the high half, rounded as ``round_number`` does. The
-    three arrays are contiguous and have one dimension.
-    """
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        def pointer(array: int, place: ir.Value) -> ir.Value:
-            data = context.make_array(signature.args[array])(context, builder, args[array]).data
-            lanes = ir.VectorType(data.type.pointee, LANES)
-            return builder.bitcast(builder.gep(data, [place]), lanes.as_pointer())
-
-        low, high = (
-            upper_half(builder, builder.load(pointer(row, args[2]), align=2)) for row in (0, 1)
-        )
-        pairs = builder.or_(low, builder.shl(high, ir.Constant(PAIRS, [16] * LANES)))
-        builder.store(pairs, pointer(3, args[4]), align=WORD)
-        return context.get_dummy_value()
-
-    return types.void(first, second, column, words, index), generate
 
 
 @emitted
@@ -173,80 +164,77 @@ def address_of(_typing: Any, array: Any) -> Any:
     return types.intp(array), generate
 
 
-def upper_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Return the bits of the bfloat16 nearest to each lane of ``value``, or to a scalar, as int32.
-
-    Lanes that are not float32 hold such bits already.
-    """
-    lanes = value.type.count if isinstance(value.type, ir.VectorType) else 0
-    words = ir.VectorType(INT32, lanes) if lanes else INT32
-    if value.type not in (FLOAT, SUMS):
-        return builder.zext(value, words)
-
-    def constant(number: int) -> ir.Constant:
-        return ir.Constant(words, [number] * lanes if lanes else number)
-
-    bits = builder.bitcast(value, words)
-    upper = builder.lshr(bits, constant(16))
-    # Half a unit of the last kept bit, less one if that bit is even: a tie goes to even.
-    half = builder.add(constant(0x7FFF), builder.and_(upper, constant(1)))
-    nearest = builder.lshr(builder.add(bits, half), constant(16))
-    # The carry would turn a NaN into inf or zero; the quiet bit keeps it one without low bits.
-    quiet = builder.or_(upper, constant(0x40))
-    return builder.select(builder.fcmp_unordered("uno", value, value), quiet, nearest)
-
-
 @emitted
 def multiply_tile(_typing: Any, left: Any, right: Any, start: Any, out: Any) -> Any:
     """Write the 8 x 32 float32 at ``out``: those at ``start`` plus left times right.
 
     Each argument is a tuple of integers; addresses and strides are in bytes:
-    ``left`` (address, row stride, pair stride, rows): rows from ``rows`` on repeat the last one,
-    so that nothing beyond the matrix is read.
+    ``left`` (address, row stride, pair stride): 8 rows are read. A fourth integer is the number of
+    rows there are; the last one is then read in place of those that are not.
     ``right`` (address, pairs): 32 words a pair, contiguous, beginning at a multiple of 64;
     ``pairs`` is at least 1.
     ``start`` (address, row stride) and ``out`` (address, row stride) may be the same.
+
+    It is a function of its own, never inlined: loops around it are compiled faster, and LLVM finds
+    registers for all addresses of the inner loop.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
-        (left, row_stride, pair_stride, rows), (right, pairs), *ends = (
-            unpack(builder, arg) for arg in args
+        integers = [integer for arg in args for integer in unpack(builder, arg)]
+        kind = ir.FunctionType(ir.VoidType(), [INT64] * len(integers))
+        function = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+            builder.module, kind, f"electra_ref_multiply_bfloat16_{len(integers)}"
         )
-        (start, start_stride), (out, out_stride) = ends
-        cells = [(row, vector) for row in range(TILE_ROWS) for vector in range(VECTORS)]
-        before = [
-            load(builder, SUMS, cell_address(builder, start, start_stride, cell)) for cell in cells
-        ]
-        left_rows = clamped_rows(builder, left, row_stride, rows)
-
-        entry = builder.block
-        loop = builder.append_basic_block("pairs")
-        done = builder.append_basic_block("store")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        pair = builder.phi(INT64)
-        pair.add_incoming(ir.Constant(INT64, 0), entry)
-        sums = [builder.phi(SUMS) for _ in cells]
-        after = add_products(
-            builder,
-            sums,
-            [builder.add(row, builder.mul(pair, pair_stride)) for row in left_rows],
-            offset(builder, right, pair, PANEL_COLUMNS * WORD),
-        )
-        for total, first, following in zip(sums, before, after, strict=True):
-            total.add_incoming(first, entry)
-            total.add_incoming(following, loop)
-        next_pair = builder.add(pair, ir.Constant(INT64, 1))
-        pair.add_incoming(next_pair, loop)
-        builder.cbranch(builder.icmp_signed("<", next_pair, pairs), loop, done)
-
-        builder.position_at_end(done)
-        for cell, total in zip(cells, after, strict=True):
-            address = cell_address(builder, out, out_stride, cell)
-            builder.store(total, builder.inttoptr(address, SUMS.as_pointer()), align=WORD)
+        if function.is_declaration:
+            function.linkage = "linkonce_odr"
+            function.attributes.add("noinline")
+            build_tile(ir.IRBuilder(function.append_basic_block()), list(function.args))
+        builder.call(function, integers)
         return context.get_dummy_value()
 
     return types.void(left, right, start, out), generate
+
+
+def build_tile(builder: ir.IRBuilder, integers: list[ir.Value]) -> None:
+    """Write the body of ``multiply_tile``: load ``start``, loop over pairs, store to ``out``."""
+    left, row_stride, pair_stride, *rows = integers[:-6]
+    right, pairs, start, start_stride, out, out_stride = integers[-6:]
+    cells = [(row, vector) for row in range(TILE_ROWS) for vector in range(VECTORS)]
+    before = [
+        load(builder, SUMS, cell_address(builder, start, start_stride, cell)) for cell in cells
+    ]
+    offsets = row_offsets(builder, row_stride, *rows)
+
+    entry = builder.block
+    loop = builder.append_basic_block("pairs")
+    done = builder.append_basic_block("store")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    # Two addresses that move on, so that the rows of the left operand need none of their own.
+    left_pair, right_pair, pairs_left = (builder.phi(INT64) for _ in range(3))
+    sums = [builder.phi(SUMS) for _ in cells]
+    left_rows = [builder.add(left_pair, row) for row in offsets]
+    after = add_products(builder, sums, left_rows, right_pair)
+    following = [
+        builder.add(left_pair, pair_stride),
+        builder.add(right_pair, ir.Constant(INT64, PANEL_COLUMNS * WORD)),
+        builder.sub(pairs_left, ir.Constant(INT64, 1)),
+    ]
+    for variable, first, then in zip(
+        [left_pair, right_pair, pairs_left, *sums],
+        [left, right, pairs, *before],
+        [*following, *after],
+        strict=True,
+    ):
+        variable.add_incoming(first, entry)
+        variable.add_incoming(then, loop)
+    builder.cbranch(builder.icmp_signed(">", following[-1], ir.Constant(INT64, 0)), loop, done)
+
+    builder.position_at_end(done)
+    for cell, total in zip(cells, after, strict=True):
+        address = cell_address(builder, out, out_stride, cell)
+        builder.store(total, builder.inttoptr(address, SUMS.as_pointer()), align=WORD)
+    builder.ret_void()
 
 
 def add_products(
@@ -272,18 +260,18 @@ def add_products(
     return result
 
 
-def clamped_rows(
-    builder: ir.IRBuilder, left: ir.Value, row_stride: ir.Value, rows: ir.Value
+def row_offsets(
+    builder: ir.IRBuilder, row_stride: ir.Value, rows: ir.Value | None = None
 ) -> list[ir.Value]:
-    """Return the addresses of the tile's 8 rows; those from ``rows`` on repeat the last one."""
-    last = builder.sub(rows, ir.Constant(INT64, 1))
-    addresses = []
-    for row in range(TILE_ROWS):
-        constant = ir.Constant(INT64, row)
-        inside = builder.icmp_signed("<", constant, last)
-        index = builder.select(inside, constant, last)
-        addresses.append(builder.add(left, builder.mul(index, row_stride)))
-    return addresses
+    """Return where the tile's 8 rows begin, those from ``rows`` on where the last one does."""
+    numbers: list[ir.Value] = [ir.Constant(INT64, row) for row in range(TILE_ROWS)]
+    if rows is not None:
+        last = builder.sub(rows, ir.Constant(INT64, 1))
+        numbers = [
+            builder.select(builder.icmp_signed("<", number, last), number, last)
+            for number in numbers
+        ]
+    return [builder.mul(number, row_stride) for number in numbers]
 
 
 def cell_address(

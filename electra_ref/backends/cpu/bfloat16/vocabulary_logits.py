@@ -3,8 +3,9 @@
     logits = h Eᵀ + b
     dh = dlogits E,   dE = dlogitsᵀ h,   db = sum of dlogits over the rows
 
-Fused: the bias is where the sums of the product start. Memory traffic: that of the products, and
-dlogits once more for db.
+Fused: the bias is where the sums of the product start; dlogits is packed for dE and summed for db
+where its rows are rounded for dh. Memory traffic: dlogits is read once in float32, and once written
+and read in bfloat16; that of the products, see ``matrix_product``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.bfloat16.matrix_product import multiply
+from electra_ref.backends.cpu.bfloat16.matrix_product import multiply, multiply_and_pack
+from electra_ref.backends.cpu.bfloat16.packing import Panels
 
 
 class VocabularyLogitsCache(NamedTuple):
-    """Kept for the backward pass: references, nothing is copied."""
+    """Kept for the backward pass."""
 
-    hidden: Float32  # (M, E)
+    hidden: Panels  # (M, E)
     word_embeddings: Float32  # (V, E)  the parameter itself
 
 
@@ -37,8 +39,8 @@ def vocabulary_logits(
             f"and bias {bias.shape} do not fit"
         )
     logits = np.empty((hidden.shape[0], bias.size), np.float32)
-    multiply(hidden, word_embeddings.T, logits, start=bias)
-    return logits, VocabularyLogitsCache(hidden, word_embeddings)
+    packed_hidden = multiply_and_pack(hidden, word_embeddings.T, logits, start=bias)
+    return logits, VocabularyLogitsCache(packed_hidden, word_embeddings)
 
 
 def vocabulary_logits_backward(
@@ -46,7 +48,10 @@ def vocabulary_logits_backward(
 ) -> tuple[Float32, Float32, Float32]:
     """Return (dhidden (M, E), dword_embeddings (V, E), dbias (V,)) for ``dlogits`` (M, V)."""
     hidden, word_embeddings = cache
-    dhidden, dword_embeddings = np.empty_like(hidden), np.empty_like(word_embeddings)
-    multiply(dlogits, word_embeddings, dhidden)
-    multiply(dlogits.T, hidden, dword_embeddings)
-    return dhidden, dword_embeddings, dlogits.sum(axis=0)
+    dhidden, dword_embeddings, dbias = (
+        np.empty(shape, np.float32)
+        for shape in (hidden.shape, word_embeddings.shape, word_embeddings.shape[:1])
+    )
+    packed_dlogits = multiply_and_pack(dlogits, word_embeddings, dhidden, column_sums=dbias)
+    multiply(packed_dlogits, hidden, dword_embeddings)
+    return dhidden, dword_embeddings, dbias
