@@ -11,8 +11,8 @@ of two reference builds would. What has to agree with the first rival, for eithe
 1. Each of the first ten steps, while the parameters have hardly moved: relatively 2^-16 in
    float32, 256 of its roundings, as a sum over the widest layer may have. With products in
    bfloat16 2^-8, one of its roundings, for MLM, and 2^-6 for RTD: probabilities that are off by
-   2^-8 let one of some 150 samples a step fall on another token, and a token of 1,024 whose loss
-   changes by a few nats moves a mean of 0.4 by 2^-7.
+   2^-8 now and then let one of a step's 80 samples fall on another token, and one token of 512
+   whose loss changes by three nats moves a mean of 0.4 by 2^-6.
 2. Every mean of fifty steps, to two standard errors of such a mean, which the scatter of the first
    rival's steps gives. Other rows would have changed it as much.
 3. The loss on held-out rows at the end, to two standard errors of a mean of as many batches.
@@ -47,7 +47,13 @@ FIRST_STEPS_TOLERANCE = {  # relative
 }
 WINDOW = 50
 STANDARD_ERRORS = 2.0
-SETTINGS = ("vocab_size=8192", "batch_size=8", "warmup_steps=30", "evaluation_batches=32")
+SETTINGS = (
+    "vocab_size=8192",
+    "batch_size=8",
+    "max_length=64",
+    "warmup_steps=30",
+    "evaluation_batches=32",
+)
 STEPS = 300
 
 

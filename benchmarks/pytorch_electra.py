@@ -2,7 +2,9 @@
 
 The same sizes, shared embeddings, dropout, masking and sampling, losses, AdamW and clip as here.
 What is chosen in its favour: the generator's head runs on the masked positions only, where Hugging
-Face's own class scores all; attention is PyTorch's fused one; AdamW is the fused one.
+Face's own class scores all; attention is PyTorch's fused one; AdamW is the fused one; samples are
+drawn through the cumulative sum of the probabilities, since ``torch.multinomial`` draws a random
+number for every word.
 """
 
 from __future__ import annotations
@@ -138,8 +140,9 @@ def mask(
 
 def sample(logits: Any, temperature: float) -> Any:
     """Return one token (B, M) for each row of ``logits`` (B, M, V)."""
-    probabilities = torch.softmax(logits / temperature, dim=-1).flatten(0, 1)
-    return torch.multinomial(probabilities, 1).view(logits.shape[:2])
+    cumulative = torch.softmax(logits / temperature, dim=-1).flatten(0, 1).cumsum(1)
+    thresholds = torch.rand(len(cumulative), 1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, thresholds).view(logits.shape[:2])
 
 
 def huggingface_config(config: Config, size: EncoderSize, **options: Any) -> Any:

@@ -314,3 +314,19 @@ def test_pytorch_trains_the_same_model() -> None:
     losses = [step(batch)["loss"] for _ in range(20)]
     assert losses[0] == pytest.approx(np.log(64) + 50 * np.log(2), abs=2)
     assert losses[-1] < losses[0] - 3
+
+
+@pytest.mark.oracle
+def test_pytorch_samples_from_the_softmax() -> None:
+    import torch  # noqa: PLC0415
+
+    from benchmarks.pytorch_electra import sample  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0]).expand(100, 400, 4)
+    drawn = sample(logits, temperature=2.0)
+    assert drawn.shape == (100, 400)
+    shares = np.bincount(drawn.flatten().numpy(), minlength=4) / drawn.numel()
+    expected = torch.softmax(logits[0, 0] / 2.0, dim=0).numpy()
+    # six standard deviations of a share of 40,000
+    np.testing.assert_allclose(shares, expected, atol=6 * np.sqrt(0.25 / 40_000))
