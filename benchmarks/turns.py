@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from benchmarks import FROM_OUTSIDE
 from benchmarks.harness import CHECKOUT
 from electra_ref.errors import UserError
 
@@ -60,10 +61,11 @@ class Worker:
     def __init__(self, name: str, program: Program, threads: int) -> None:
         self.name = name
         self._connection, theirs = multiprocessing.Pipe()
+        outside = {name: value for name, value in os.environ.items() if name in FROM_OUTSIDE}
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs.fileno())],
             cwd=CHECKOUT,
-            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+            env={**outside, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
             stdin=subprocess.DEVNULL,
             stdout=2,  # what a library prints must not follow our last line
             pass_fds=[theirs.fileno()],

@@ -222,11 +222,15 @@ def test_rivals_take_turns_in_processes_of_their_own(
         "def prepare(offset):\n"
         "    print('noise')\n"
         "    threads = int(os.environ['NUMBA_NUM_THREADS'])\n"
-        "    return lambda task: {'pid': os.getpid(), 'sum': task + offset, 'threads': threads}\n"
+        "    spin = float(os.environ.get('GOMP_SPINCOUNT', -1))\n"
+        "    figures = {'pid': os.getpid(), 'threads': threads, 'spin': spin}\n"
+        "    return lambda task: {**figures, 'sum': task + offset}\n"
     )
     rounds: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
+        patch.setenv("GOMP_SPINCOUNT", "5000")  # as our kernels do for themselves
+        patch.setattr("benchmarks.turns.FROM_OUTSIDE", {"PATH", "PYTHONPATH"})
         turns = take_turns(
             {name: Program("rival", "prepare", {"offset": n}) for name, n in (("a", 1), ("b", 2))},
             [{"a": 10, "b": 20}, {"a": 30, "b": 40}],
@@ -241,6 +245,7 @@ def test_rivals_take_turns_in_processes_of_their_own(
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert {turn.figures["threads"] for taken in turns.values() for turn in taken} == {1}
+    assert {turn.figures["spin"] for taken in turns.values() for turn in taken} == {-1}
 
 
 def test_the_failure_of_a_rival_is_one_line(tmp_path: Path) -> None:
@@ -254,6 +259,7 @@ def test_the_failure_of_a_rival_is_one_line(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
+        patch.setattr("benchmarks.turns.FROM_OUTSIDE", set(os.environ))
         with pytest.raises(UserError, match=r"^it: RuntimeError: no luck$"):
             take_turns({"it": Program("failing", "fail", {})}, [], 1, ignore)
         with pytest.raises(UserError, match=r"^it: its process ended with exit code 7$"):
