@@ -7,8 +7,8 @@ gradients each have their own operators (``OPERATORS``). A mutant is one term an
 
 Nothing of this is in the shipped code: the wrapped function is compiled in the test, and its code
 object takes the place of the real one while ``instrumented`` is open. All who call the function
-call the wrapped one, however they imported it. Only functions of plain Python can be wrapped:
-kernels of numba are, with NUMBA_DISABLE_JIT=1.
+call the wrapped one, however they imported it. Only functions of plain Python can be wrapped; what
+becomes of kernels, and what their terms are, is in ``kernel_mutants``.
 
 Method: Hook and Kelly 2009, "Mutation sensitivity testing", Computing in Science and Engineering
 11(6), with operators that resemble the mistakes of who derives by hand: a term left out, a wrong
@@ -23,13 +23,14 @@ import inspect
 import itertools
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 WRAP, OVERWRITE = "_mutants_term", "_mutants_overwrite"
+OVERWRITE_NAME = "_mutants_overwrite_name"
 METADATA = ("shape", "dtype", "ndim", "size", "any")  # of an array whose numbers do not matter
 
 
@@ -40,8 +41,11 @@ class Term(NamedTuple):
     expression: str
     occurrence: int  # among equal expressions of the function, counted from 1
     line: int  # in the function, counted from 1
-    is_factor: bool  # one side of a product, or what ``*=`` multiplies by
-    is_axis: bool  # an argument that names an axis
+    is_factor: bool = False  # one side of a product, or what ``*=`` multiplies by
+    is_axis: bool = False  # an argument that names an axis
+    is_zero: bool = False  # a constant
+    is_compared: bool = False  # one side of a comparison
+    is_view: bool = False  # a part of an array, if it is one
 
     @property
     def name(self) -> str:
@@ -133,7 +137,12 @@ def operators_for(term: Term, value: Any) -> Iterator[str]:
 class Instrument:
     """What the wrapped expressions call: it passes values on, watches them, or mutates one."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        operators: Mapping[str, Operator] = OPERATORS,
+        choose: Callable[[Term, Any], Iterable[str]] = operators_for,
+    ) -> None:
+        self._operators, self._choose = operators, choose
         self.terms: list[Term] = []
         self.kinds: dict[int, str] = {}  # of every term that was evaluated while watching
         self.mutants: dict[Mutant, None] = {}  # in order
@@ -152,7 +161,7 @@ class Instrument:
             return self._operator(value) if number == self._active.number else value
         if self._watching:
             self.kinds.setdefault(number, _kind(value))
-            for operator in operators_for(self.terms[number], value):
+            for operator in self._choose(self.terms[number], value):
                 self.mutants.setdefault(Mutant(number, operator))
         return value
 
@@ -162,6 +171,25 @@ class Instrument:
             self.mutants.setdefault(Mutant(number, "overwrite"))
         if self._active is not None and self._active == (number, "overwrite"):
             target[index] = 1 if self.terms[number].is_factor else 0
+
+    def overwrite_name(self, number: int, value: Any) -> Any:
+        """Stand before ``name += ...`` or ``*= ...``: return what the name holds."""
+        if isinstance(value, np.ndarray):
+            self.overwrite(number, value)
+            return value
+        if self._watching:
+            self.mutants.setdefault(Mutant(number, "overwrite"))
+        if self._active is not None and self._active == (number, "overwrite"):
+            return type(value)(1 if self.terms[number].is_factor else 0)
+        return value
+
+    def calls(self) -> dict[str, Callable[..., Any]]:
+        """Return what the wrapped code calls, by the names it uses."""
+        return {
+            WRAP: self.term,
+            OVERWRITE: self.overwrite,
+            OVERWRITE_NAME: self.overwrite_name,
+        }
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -175,7 +203,7 @@ class Instrument:
     @contextlib.contextmanager
     def mutating(self, mutant: Mutant) -> Iterator[None]:
         """Apply ``mutant`` meanwhile."""
-        self._active, self._operator = mutant, OPERATORS[mutant.operator]
+        self._active, self._operator = mutant, self._operators[mutant.operator]
         try:
             yield
         finally:
@@ -191,27 +219,31 @@ def _kind(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def instrumented(functions: Iterable[FunctionType]) -> Iterator[Instrument]:
+def instrumented(
+    functions: Iterable[FunctionType],
+    instrument: Instrument | None = None,
+    wrapper: type[Wrapper] | None = None,
+) -> Iterator[Instrument]:
     """Wrap the expressions of ``functions`` until the context is left."""
-    instrument = Instrument()
+    instrument = instrument or Instrument()
     with contextlib.ExitStack() as undo:
         for function in functions:
-            wrapped = _wrapped(function, instrument)
+            wrapped = _wrapped(function, instrument, wrapper or Wrapper)
             names = function.__globals__
-            names[WRAP], names[OVERWRITE] = instrument.term, instrument.overwrite
-            undo.callback(names.pop, WRAP, None)
-            undo.callback(names.pop, OVERWRITE, None)
+            for name, call in instrument.calls().items():
+                names[name] = call
+                undo.callback(names.pop, name, None)
             undo.callback(setattr, function, "__code__", function.__code__)
             function.__code__ = wrapped
         yield instrument
 
 
-def _wrapped(function: FunctionType, instrument: Instrument) -> Any:
+def _wrapped(function: FunctionType, instrument: Instrument, wrapper: type[Wrapper]) -> Any:
     """Return the code of ``function`` with its terms wrapped."""
     tree = parse(function)
     definition = tree.body[0]
     assert isinstance(definition, ast.FunctionDef)
-    _Wrapper(name_of(function), instrument).wrap(definition)
+    wrapper(name_of(function), instrument).wrap(definition)
     namespace: dict[str, Any] = {}
     code = compile(ast.fix_missing_locations(tree), function.__code__.co_filename, "exec")
     exec(code, dict(function.__globals__), namespace)
@@ -257,7 +289,7 @@ def name_of(function: FunctionType) -> str:
     return f"{module.removeprefix('model.')}.{function.__qualname__}"
 
 
-class _Wrapper(ast.NodeTransformer):
+class Wrapper(ast.NodeTransformer):
     """Wraps every expression that is read, but for callees, targets, tests and messages."""
 
     def __init__(self, function: str, instrument: Instrument) -> None:
@@ -309,14 +341,12 @@ class _Wrapper(ast.NodeTransformer):
         inner = node if is_axis else self._inside(node)
         return ast.Call(ast.Name(WRAP, ast.Load()), [ast.Constant(number), inner], [])
 
-    def _number(
-        self, node: ast.expr, *, is_factor: bool = False, is_axis: bool = False, suffix: str = ""
-    ) -> int:
+    def _number(self, node: ast.expr, suffix: str = "", **role: bool) -> int:
         text = ast.unparse(node) + suffix
         self._occurrences[text] += 1
         line = node.lineno - self._first_line + 1
         return self._instrument.add(
-            Term(self._function, text, self._occurrences[text], line, is_factor, is_axis)
+            Term(self._function, text, self._occurrences[text], line, **role)
         )
 
     def _inside(self, node: ast.expr) -> Any:

@@ -36,7 +36,7 @@ SIZES = st.builds(
     width=st.one_of(st.integers(4, 70), st.just(64)),
     outputs=st.one_of(st.just(1), st.integers(2, 70), st.just(32)),
     slots=st.integers(1, 20),
-    rate=st.sampled_from([0.0, 0.1, 0.5, 0.999995]),
+    rate=st.sampled_from([0.0, 1 / 65536, 0.1, 0.5, 0.999995]),
 )
 POWERS = 2.0 ** np.arange(-6, 3)  # to scale rows by, exactly: small variances, large scores
 
@@ -263,13 +263,25 @@ def test_what_is_just_kept_and_what_is_not(offset: int, sizes: Sizes, seed: int)
     assert_attention(random, sizes._replace(rate=rate), stream, np.full(batch, length))
 
 
+def test_at_a_rate_next_to_one_the_highest_bits_are_kept() -> None:
+    """Examples are looked for whose bits include the two highest numbers."""
+    stream = RandomStream(0, Purpose.DROPOUT, 0)
+    bits = rng.dropout_bits(stream, 40_000, 8)
+    for highest in (65534, 65535):
+        example = int(np.argmax((bits == highest).any(axis=1)))
+        assert (bits[example] == highest).any()
+        place = CPU.dropout_bits(stream._replace(first_example=example), 1, 8)
+        y, _ = CPU.dropout(np.ones((1, 8), np.float32), place, 1.0 - 2.0**-20)
+        np.testing.assert_array_equal(y, 65536.0 * (bits[[example]] == 65535))
+
+
 @pytest.mark.parametrize("tokens", ["any number", "one"])
 @given(sizes=SIZES, seed=SEEDS)
 def test_attention(tokens: str, sizes: Sizes, seed: int) -> None:
     random = np.random.default_rng(seed)
     length = sizes.length
-    drawn = random.integers(1, length + 1, sizes.batch)
-    used = np.ones_like(drawn) if tokens == "one" else drawn
+    different = 1 + np.resize(random.permutation(length), sizes.batch)
+    used = np.ones_like(different) if tokens == "one" else different
     assert_attention(random, sizes, draw_stream(random), used)
     assert_attention(random, sizes, draw_stream(random), used, scale=16.0)  # scores that overflow
 
@@ -339,7 +351,7 @@ def test_softmax_cross_entropy(sizes: Sizes, seed: int) -> None:
     labels = random.integers(0, sizes.outputs, sizes.slots)
     weights = random.random(sizes.slots) < 0.8
     logits, (dy,) = 4 * draw(random, (sizes.slots, sizes.outputs))[0], draw(random, ())
-    logits *= random.choice([0.25, 1.0, 64.0], (sizes.slots, 1))
+    logits *= np.resize([64.0, 1.0, 0.25], (sizes.slots, 1))  # 64: exp of them overflows
     bounds = rounding_bounds.softmax_cross_entropy([logits], dy, labels, weights.astype(float))
     assert_within("softmax_cross_entropy", [logits], dy, bounds, lambda _: (labels, weights))
 
@@ -403,3 +415,34 @@ def test_adamw(count: int, decay: float, learning_rate: float, epsilon: float, s
     step = learning_rate * update_error + U * np.abs(exact[0])
     for got, wanted, bound in zip(fast, exact, (step, 0.0 * g, moment, square), strict=True):
         assert (np.abs(got - wanted) <= SECOND_ORDER * bound).all()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    """By an error, before a kernel that does not look reads or writes beyond an array."""
+    x, ids = np.zeros((6, 4), np.float32), np.zeros((2, 3), np.int32)
+    word, position, segment = (np.zeros((n, 4), np.float32) for n in (5, 3, 2))
+    CPU.embed(word, position, segment, ids + 4, ids + 1)  # all that is in the tables is allowed
+    refused: list[tuple[type[Exception], str, Callable[..., Any], tuple[Any, ...]]] = [
+        (ValueError, "position", CPU.embed, (word, position[:2], segment, ids, ids)),
+        (IndexError, "table of 5", CPU.embed, (word, position, segment, ids + 5, ids)),
+        (IndexError, "table of 5", CPU.embed, (word, position, segment, ids - 1, ids)),
+        (IndexError, "table of 2", CPU.embed, (word, position, segment, ids, ids + 2)),
+        (ValueError, "not fit", CPU.linear, (x, x, x[0])),
+        (ValueError, "not fit", CPU.linear, (x, x.T, x[0])),
+        (ValueError, "not fit", CPU.vocabulary_logits, (x, x.T, x[0])),
+        (ValueError, "gamma", CPU.layer_norm, (x, x[0], x[0, :3], 1e-3)),
+        (ValueError, "3 heads", CPU.attention, (np.zeros((6, 12), "f4"), ids == 0, 3, None, 0.0)),
+        (ValueError, "rate", CPU.dropout, (x, None, 1.0)),
+        (ValueError, "rate", CPU.dropout, (x, None, -0.1)),
+        (ValueError, "batch of 4", CPU.gather_positions, (x, np.zeros((4, 2), np.int32))),
+        (IndexError, "out of bounds", CPU.gather_positions, (x, ids + 6)),
+        (
+            IndexError,
+            "out of bounds",
+            CPU.softmax_cross_entropy,
+            (x, np.full(6, 4), np.ones(6, bool)),
+        ),
+    ]
+    for error, message, operation, arguments in refused:
+        with pytest.raises(error, match=message):
+            operation(*arguments)

@@ -1,0 +1,117 @@
+"""The CPU backend once more, as plain Python: what the mutants of its kernels are made of.
+
+The modules are imported a second time with a ``jit`` that returns the function it is given;
+``numba.prange`` is ``range`` then, and the intrinsics have twins in NumPy. The block sizes are made
+small, so that small arrays have several blocks, and borders of all kinds between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from electra_ref import compilation
+from electra_ref.backends import cpu
+
+SMALL = {  # names of block sizes in any of the modules, and their size here
+    "ROWS": 2,
+    "COLUMNS": 4,
+    "DEPTH": 5,
+    "STRIP": 3,
+    "CHUNK": 3,
+}
+PACKAGE = cpu.__name__
+INSTRUCTIONS = {  # modules around those of the bfloat16 tile; see test_bfloat16_product
+    "bfloat16.matrix_product",
+    "bfloat16.packing",
+    "bfloat16.rounding",
+}
+
+
+def import_interpreted() -> dict[str, ModuleType]:
+    """Return all modules of the CPU backend by name, imported anew as plain Python."""
+    compiled = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
+    plain: Callable[..., Any] = lambda **_: lambda function: function  # noqa: E731
+    try:
+        with mock.patch.object(compilation, "jit", plain):
+            package = importlib.import_module(PACKAGE)
+            for info in pkgutil.walk_packages(package.__path__, PACKAGE + "."):
+                importlib.import_module(info.name)
+        modules = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
+    finally:
+        sys.modules.update(compiled)
+        importlib.import_module("electra_ref.backends").__dict__["cpu"] = compiled[PACKAGE]
+    for module in modules.values():
+        for name, size in SMALL.items():
+            if hasattr(module, name):
+                setattr(module, name, size)
+        if hasattr(module, "is_compiled"):
+            setattr(module, "is_compiled", lambda: False)  # noqa: B010  (mypy)
+        for name in ("multiply_tile", "copy_panel"):
+            if hasattr(module, name) and not hasattr(module, "ir"):
+                setattr(module, name, _strict(getattr(module, name)))
+    return modules
+
+
+def _strict(twin: Callable[..., None]) -> Callable[..., None]:
+    """Return ``twin``, which now refuses what NumPy would broadcast and the processor overrun."""
+
+    def call(*arrays: Any) -> None:
+        rows, columns = SMALL["ROWS"], SMALL["COLUMNS"]
+        if len(arrays) == 4:
+            depth = arrays[1].shape[0]
+            shapes = [(rows, depth), (depth, columns), (rows, columns), (rows, columns)]
+        else:
+            depth = arrays[0].shape[0]
+            shapes = [(depth, columns), (depth, columns), (1, columns)]
+        if [array.shape for array in arrays] != shapes:
+            raise IndexError(f"{[array.shape for array in arrays]} instead of {shapes}")
+        twin(*arrays)
+
+    return call
+
+
+def _is_ours(name: str) -> bool:
+    return name == PACKAGE or name.startswith(PACKAGE + ".")
+
+
+def functions_of(modules: dict[str, ModuleType]) -> list[FunctionType]:
+    """Return the functions of ``modules`` whose kernels are numbers and loops.
+
+    Those that write machine instructions cannot run here, and what calls them has a twin in NumPy.
+    """
+    return [
+        value
+        for name, module in modules.items()
+        if not hasattr(module, "ir")  # of llvmlite
+        if name.removeprefix(PACKAGE + ".") not in INSTRUCTIONS
+        for value in vars(module).values()
+        if isinstance(value, FunctionType) and value.__module__ == name
+    ]
+
+
+@contextlib.contextmanager
+def unwritten_memory_shows() -> Iterator[None]:
+    """Let ``np.empty`` return NaN (or -1): no result of an earlier run is found in its memory."""
+
+    def marked(original: Callable[..., Any]) -> Callable[..., Any]:
+        def allocate(*arguments: Any, **keywords: Any) -> Any:
+            array = original(*arguments, **keywords)
+            array.reshape(-1, order="A").view(np.uint8).fill(255)
+            return array
+
+        return allocate
+
+    with (
+        mock.patch.object(np, "empty", marked(np.empty)),
+        mock.patch.object(np, "empty_like", marked(np.empty_like)),
+    ):
+        yield
