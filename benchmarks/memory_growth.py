@@ -3,8 +3,9 @@
     python -m benchmarks.memory_growth [--rivals NAME ...] [--steps N] [--warmup N] [--threads N]
         [--preset tiny] [--set KEY=VALUE ...]
 
-Each rival trains in a process of its own. After the warm-up, the medians of the first and of the
-last tenth of the steps are compared. Python's allocator keeps at least one block for whatever
+Each rival trains in a process of its own; after every ten steps its garbage is collected and its
+memory read. After the warm-up, the medians of the first and of the last tenth of these figures are
+compared. Python's allocator keeps at least one block for whatever
 survives a step, and memory beyond it comes in pages of 4,096 bytes, so the bounds are less than
 one block and less than one page a step. The exit code is 1 if a rival exceeds either. The last
 line is one JSON object.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
+import gc
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -24,21 +25,20 @@ from benchmarks.electra_step import make_batches, prepare_electra_ref
 from benchmarks.harness import origin, print_origin, print_summary, print_table
 from benchmarks.rivals import Rival, our_own, rivals_of
 from benchmarks.turns import Program, Worker, resident_bytes
-from electra_ref.batch import Batch
 from electra_ref.config import PRESETS, Config, resolve_config
 from electra_ref.errors import UserError
 
 BOUNDS = {"resident_bytes": 4096.0, "blocks": 1.0}  # a step
 DROPOUT = ("hidden_dropout=0.1", "attention_dropout=0.1")  # tiny has none
-DISTINCT_BATCHES = 16
+STEPS_A_TURN = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark as the command line says; return 0, 1 for growth, or 2 with one line."""
     options = build_parser().parse_args(arguments)
     try:
-        if options.warmup < 0 or options.steps < options.warmup + 10:
-            raise UserError("--steps: at least ten more than --warmup")
+        if not 0 <= options.warmup <= options.steps - 2 * STEPS_A_TURN:
+            raise UserError(f"--steps: at least {2 * STEPS_A_TURN} more than --warmup")
         config = resolve_config(preset=options.preset, settings=[*DROPOUT, *options.settings])
         rivals = our_own(rivals_of(options.rivals))
         where_from = origin(("numpy", "numba"))
@@ -88,20 +88,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare_soak(
-    config: Config, device: str, precision: str
-) -> Callable[[Batch], dict[str, float]]:
-    """Return a step that trains ``config`` on a batch and returns what memory is then in use."""
+def prepare_soak(config: Config, device: str, precision: str) -> Callable[[None], dict[str, float]]:
+    """Return what trains ``config`` for ten steps and returns the memory that is then in use."""
     train = prepare_electra_ref(config, device, precision)
+    batches = list(make_batches(config, STEPS_A_TURN))
 
-    def step(batch: Batch) -> dict[str, float]:
-        train(batch)
+    def turn(_: None) -> dict[str, float]:
+        for batch in batches:
+            train(batch)
+        gc.collect()
         return {
             "resident_bytes": float(resident_bytes()),
             "blocks": float(sys.getallocatedblocks()),
         }
 
-    return step
+    return turn
 
 
 def measure(
@@ -110,22 +111,25 @@ def measure(
     """Return what the memory of ``rival`` is at the start and at the end, and its growth a step."""
     arguments = {"config": config, "device": rival.device, "precision": rival.precision}
     program = Program("benchmarks.memory_growth", "prepare_soak", arguments)
-    batches = itertools.cycle(list(make_batches(config, DISTINCT_BATCHES)))
     figures: list[dict[str, float]] = []
     with Worker(rival.name, program, options.threads) as worker:
-        for number, batch in enumerate(itertools.islice(batches, options.steps), start=1):
-            figures.append(worker.step(batch).figures)
-            if number % 100 == 0:
-                print(f"{rival.name}: step {number} of {options.steps}", file=sys.stderr)
-    kept = figures[options.warmup :]
+        for step in range(STEPS_A_TURN, options.steps + 1, STEPS_A_TURN):
+            figures.append(worker.step(None).figures)
+            if step % 100 == 0:
+                print(f"{rival.name}: step {step} of {options.steps}", file=sys.stderr)
+    kept = figures[options.warmup // STEPS_A_TURN :]
     return {kind: growth_of([each[kind] for each in kept]) for kind in BOUNDS}
 
 
 def growth_of(values: Sequence[float]) -> dict[str, float]:
-    """Return the medians of the first and last tenth of ``values``, and the growth a step."""
+    """Return the medians of the first and last tenth of ``values``, and the growth a step.
+
+    There is a value for every ``STEPS_A_TURN`` steps.
+    """
     tenth = max(1, len(values) // 10)
     start, end = statistics.median(values[:tenth]), statistics.median(values[-tenth:])
-    return {"start": start, "end": end, "growth_per_step": (end - start) / (len(values) - tenth)}
+    steps = STEPS_A_TURN * (len(values) - tenth)
+    return {"start": start, "end": end, "growth_per_step": (end - start) / steps}
 
 
 def print_growth(growth: dict[str, dict[str, dict[str, float]]]) -> None:

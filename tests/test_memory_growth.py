@@ -15,7 +15,7 @@ TOY = ["--rivals", "reference-float32", "--threads", "1", "--set", "batch_size=2
 
 
 def test_a_run_reports_both_kinds_of_memory(capfd: pytest.CaptureFixture[str]) -> None:
-    code = memory_growth.main([*TOY, "--steps", "12", "--warmup", "2"])
+    code = memory_growth.main([*TOY, "--steps", "30", "--warmup", "10"])
     *table, last = capfd.readouterr().out.splitlines()
     growth = json.loads(last)["growth"]["reference-float32"]
     assert set(growth) == {"resident_bytes", "blocks"}
@@ -36,7 +36,7 @@ def test_growth_beyond_its_bound_ends_with_exit_code_1(
 ) -> None:
     none = growth_of([1e9] * 20)
     bound = memory_growth.BOUNDS[kind]
-    grown = growth_of([1e9 + kept * bound * step for step in range(20)])
+    grown = growth_of([1e9 + 10 * kept * bound * turn for turn in range(20)])
     figures = {**dict.fromkeys(memory_growth.BOUNDS, none), kind: grown}
     monkeypatch.setattr(memory_growth, "measure", lambda *_: figures)
     assert memory_growth.main(TOY) == code
@@ -47,10 +47,10 @@ def test_growth_beyond_its_bound_ends_with_exit_code_1(
 
 
 def test_growth_is_that_of_the_medians() -> None:
-    spikes = [1e6 if step % 10 == 0 else 7.0 for step in range(100)]
+    spikes = [1e6 if turn % 10 == 0 else 7.0 for turn in range(100)]
     assert growth_of(spikes) == {"start": 7.0, "end": 7.0, "growth_per_step": 0.0}
-    line = growth_of([5.0 + 2.0 * step for step in range(100)])
-    assert line["growth_per_step"] == 2.0
+    line = growth_of([5.0 + 2.0 * turn for turn in range(100)])
+    assert line["growth_per_step"] == 0.2  # ten steps a turn
     assert line["start"] == 5.0 + 2.0 * 4.5
 
 
@@ -63,7 +63,7 @@ def test_resident_memory_is_at_most_its_peak() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "5", "--warmup", "2"], "--steps: at least ten more than --warmup"),
+        (["--steps", "25", "--warmup", "10"], "--steps: at least 20 more than --warmup"),
         (["--rivals", "tensorflow"], "none of cpu-float32"),
     ],
 )
