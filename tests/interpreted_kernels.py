@@ -7,11 +7,10 @@ small, so that small arrays have several blocks, and borders of all kinds betwee
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 from unittest import mock
@@ -49,7 +48,10 @@ def import_interpreted() -> dict[str, ModuleType]:
     finally:
         sys.modules.update(compiled)
         importlib.import_module("electra_ref.backends").__dict__["cpu"] = compiled[PACKAGE]
+    numpy = _numpy_with_marked_memory()
     for module in modules.values():
+        if hasattr(module, "np"):
+            setattr(module, "np", numpy)  # noqa: B010  (mypy)
         for name, size in SMALL.items():
             if hasattr(module, name):
                 setattr(module, name, size)
@@ -98,9 +100,13 @@ def functions_of(modules: dict[str, ModuleType]) -> list[FunctionType]:
     ]
 
 
-@contextlib.contextmanager
-def unwritten_memory_shows() -> Iterator[None]:
-    """Let ``np.empty`` return NaN (or -1): no result of an earlier run is found in its memory."""
+def _numpy_with_marked_memory() -> ModuleType:
+    """Return NumPy with an ``empty`` that holds NaN (or -1): nothing is found there by chance.
+
+    It is a module of its own, since numba must not see it.
+    """
+    numpy = ModuleType("numpy")
+    vars(numpy).update(vars(np))
 
     def marked(original: Callable[..., Any]) -> Callable[..., Any]:
         def allocate(*arguments: Any, **keywords: Any) -> Any:
@@ -110,8 +116,5 @@ def unwritten_memory_shows() -> Iterator[None]:
 
         return allocate
 
-    with (
-        mock.patch.object(np, "empty", marked(np.empty)),
-        mock.patch.object(np, "empty_like", marked(np.empty_like)),
-    ):
-        yield
+    vars(numpy).update(empty=marked(np.empty), empty_like=marked(np.empty_like))
+    return numpy

@@ -24,12 +24,7 @@ import pytest
 
 from electra_ref.backends import cpu
 from tests import test_cpu_backend_operations, test_exponential
-from tests.interpreted_kernels import (
-    PACKAGE,
-    functions_of,
-    import_interpreted,
-    unwritten_memory_shows,
-)
+from tests.interpreted_kernels import PACKAGE, functions_of, import_interpreted
 from tests.kernel_mutants import KERNEL_OPERATORS, KernelWrapper, kernel_operators_for
 from tests.mutants import WRAP, Instrument, instrumented
 from tests.operation_cases import Sizes
@@ -221,7 +216,6 @@ def on_interpreted_kernels() -> Iterator[list[FunctionType]]:
         ),
         mock.patch.object(exponentials, "exponential", modules[f"{PACKAGE}.exponential"]),
         mock.patch.object(exponentials, "hard_arguments", return_value=few),
-        unwritten_memory_shows(),
         np.errstate(all="ignore"),
     ):
         yield functions_of(modules)
