@@ -297,6 +297,15 @@ def test_a_gpu_that_is_not_there_is_one_line(
     assert all(rival.name != "gpu-float32" for rival in rivals_of(None))
 
 
+def test_float32_does_not_pass_for_bfloat16(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("electra_ref.backends.cpu.bfloat16.is_compiled", lambda: False)
+    assert train_step.main(["--rivals", "cpu-bfloat16"]) == 2
+    assert "--rivals cpu-bfloat16: this processor has no AVX512_BF16" in capsys.readouterr().err
+    assert all(rival.name != "cpu-bfloat16" for rival in rivals_of(None))
+
+
 def test_help_names_the_rivals() -> None:
     command = [sys.executable, "-m", "benchmarks.train_step", "--help"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
