@@ -2,9 +2,9 @@
 
 Three decisions are taken here, once:
 
-* Kernels are cached on disk, so that only the first run on a machine pays for compilation. Where
-  no cache folder can be written (a read-only installation, a container without a home), the
-  kernel is compiled in memory instead.
+* Kernels are cached on disk, so that only the first run on a machine pays for compilation (see
+  ``kernel_cache``). Where no cache folder can be written (a read-only installation, a container
+  without a home), the kernel is compiled in memory instead.
 * Threads come from numba's ``omp`` layer where it can be loaded, from ``workqueue`` elsewhere. A
   step is a thousand short parallel loops, and to wake a sleeping worker takes 0.05 to 0.2 ms,
   longer than most of them. The workers of GNU OpenMP spin for a while before they sleep, and the
@@ -30,6 +30,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.extending import is_jitted
+
+from electra_ref.kernel_cache import KernelCache
 
 LAYERS = "omp workqueue tbb"  # the first that can be loaded is taken; workqueue always can
 SPIN_TURNS = "5000"
@@ -71,12 +74,13 @@ def jit(
         options["forceinline"] = True
 
     def compile_lazily(function: F) -> F:
-        try:
-            compiled = numba.njit(cache=True, **options)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            compiled = numba.njit(**options)(function)
+        compiled = numba.njit(**options)(function)
+        if is_jitted(compiled):  # not with NUMBA_DISABLE_JIT
+            try:
+                cast("Any", compiled)._cache = KernelCache(function)
+            except RuntimeError as error:
+                if "cannot cache" not in str(error):
+                    raise
         return cast("F", compiled)
 
     return compile_lazily

@@ -23,6 +23,7 @@ FLOORS = {
         "batch",
         "files",
         "freed_memory",
+        "kernel_cache",
         "__init__",
     ),
     1: ("text", "masking", "sampling"),

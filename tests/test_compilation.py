@@ -34,7 +34,7 @@ def run_python(code: str, **environment: str) -> str:
     ours = "NUMBA_", "OMP_", "GOMP_"
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-P", "-W", "error", "-c", code],
         env={**inherited, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
