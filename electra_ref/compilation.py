@@ -25,14 +25,18 @@ and Owicki 1991, "Empirical Studies of Competitive Spinning for a Shared-Memory 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import event as _event
 from numba.extending import is_jitted
 
 from electra_ref.kernel_cache import KernelCache
+
+event: Any = _event  # numba types it in part only
 
 LAYERS = "omp workqueue tbb"  # the first that can be loaded is taken; workqueue always can
 SPIN_TURNS = "5000"
@@ -84,3 +88,25 @@ def jit(
         return cast("F", compiled)
 
     return compile_lazily
+
+
+@contextmanager
+def before_first_compilation(tell: Callable[[], None]) -> Iterator[None]:
+    """Call ``tell`` when a kernel is compiled that the cache does not have, the first time only."""
+    listener = _Once(tell)
+    with event.install_listener("numba:compile", listener):
+        yield
+
+
+class _Once(event.Listener):  # type: ignore[misc]
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell: Callable[[], None] | None = tell
+
+    def on_start(self, _event: Any) -> None:
+        """Tell, then have nothing left to tell: numba compiles from within a compilation."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+    def on_end(self, _event: Any) -> None:
+        """Do nothing."""

@@ -20,6 +20,8 @@ from electra_ref.training.run_directory import newest_run
 from electra_ref.training.source import Source
 from electra_ref.training.stop_signals import StopSignals, exit_code
 
+COMPILING = "compiling kernels for this processor: up to a minute, in the first run only"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
@@ -143,17 +145,19 @@ def run(options: argparse.Namespace, config: Config | None) -> int:
     progress = Progress()
     with StopSignals() as stop:
         # --help and --print-config need not wait for numba
+        from electra_ref.compilation import before_first_compilation  # noqa: PLC0415
         from electra_ref.training import pretraining  # noqa: PLC0415
 
         try:
-            if config is None:
-                path = options.output_dir or newest_run(pretraining.RUNS)
-                trainer = pretraining.resume(path, options.device, progress, stop)
-            else:
-                source = source_of(options)
-                trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
-            with trainer.run:
-                pretraining.complete(trainer, stop, options.max_steps)
+            with before_first_compilation(lambda: progress.say(COMPILING)):
+                if config is None:
+                    path = options.output_dir or newest_run(pretraining.RUNS)
+                    trainer = pretraining.resume(path, options.device, progress, stop)
+                else:
+                    source = source_of(options)
+                    trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
+                with trainer.run:
+                    pretraining.complete(trainer, stop, options.max_steps)
         except pretraining.StoppedError:
             progress.say("stopped before the first step; --resume begins it")
         return 0 if stop.requested is None else exit_code(stop.requested)

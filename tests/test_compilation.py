@@ -113,6 +113,19 @@ def test_kernels_are_cached_on_disk(tmp_path: Path) -> None:
     assert list((tmp_path / "__pycache__").glob("kernel.triple-*.nbc"))
 
 
+def test_a_compilation_is_announced_once_and_none_where_the_cache_has_it(tmp_path: Path) -> None:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r})\nimport kernel\n"
+        "from electra_ref.compilation import before_first_compilation\n"
+        "with before_first_compilation(lambda: print('compiling')):\n"
+        "    kernel.triple(2), kernel.triple(2.0)\n"
+        "kernel.triple(2j)"
+    )
+    assert run_python(code) == "compiling"
+    assert run_python(code) == ""
+
+
 def test_kernels_compile_where_no_cache_folder_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text(KERNEL)
     (tmp_path / "__pycache__").write_text("a file where the cache folder would be")

@@ -73,8 +73,9 @@ class Bar:
         unit: str = "step",
     ) -> None:
         self.description = description
-        self._progress, self._total, self._start, self._done = progress, total, start, start
-        self._started = self._last_line = time.monotonic()
+        self._progress, self._total, self._done = progress, total, start
+        self._last_line = time.monotonic()
+        self._since, self._first = 0.0, -1  # when time is counted from, and what was done then
         self.tqdm: Any = None
         if progress.stream.isatty():
             self.tqdm = tqdm(
@@ -90,8 +91,14 @@ class Bar:
             )
 
     def move_to(self, done: int, note: str = "") -> None:
-        """Show ``done`` of the total, and ``note``, such as a rate, behind it."""
+        """Show ``done`` of the total, and ``note``, such as a rate, behind it.
+
+        The time left is reckoned from the first call on: what came before it, such as the
+        compilation of kernels, does not come again.
+        """
         advanced, self._done = done - self._done, done
+        if self._first < 0:
+            self._since, self._first = time.monotonic(), done
         if self.tqdm is not None:
             if note:
                 self.tqdm.set_postfix_str(note, refresh=False)
@@ -114,8 +121,10 @@ class Bar:
     def _line(self, note: str) -> str:
         if not self._total:
             return f"{self.description}: {self._done}"
-        per_item = (time.monotonic() - self._started) / max(self._done - self._start, 1)
-        left = format_seconds(per_item * (self._total - self._done))
+        left = ""
+        if (moved := self._done - self._first) > 0:
+            per_item = (time.monotonic() - self._since) / moved
+            left = format_seconds(per_item * (self._total - self._done))
         share = f"{self._done}/{self._total} ({100 * self._done // self._total} %)"
         return ", ".join(part for part in (f"{self.description}: {share}", note, left) if part)
 
