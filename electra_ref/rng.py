@@ -69,6 +69,16 @@ class RandomStream(NamedTuple):
         return self._replace(purpose=purpose | (self.purpose & EVALUATION))
 
 
+class StreamWords(NamedTuple):
+    """A stream as compiled code takes it: its Philox key and three of the counter's words."""
+
+    key_low: np.uint64
+    key_high: np.uint64
+    purpose: np.uint64
+    step: np.uint64
+    first_example: np.uint64
+
+
 def philox4x32(
     counter: npt.NDArray[np.uint32], key: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.uint32]:
@@ -93,15 +103,9 @@ def random_words(stream: RandomStream, examples: int, count: int) -> npt.NDArray
     Word w is lane w % 4 of block w // 4. Raises ValueError if a number does not fit its counter
     or key word.
     """
-    _check_stream(stream, examples, count)
+    stream_of_words = stream_words(stream, examples, count)
     words = np.empty((examples, -(-count // 4) * 4), np.uint32)
-    _fill_words(
-        words,
-        key_words(stream.seed),
-        np.uint64(stream.purpose),
-        np.uint64(stream.step),
-        np.uint64(stream.first_example),
-    )
+    _fill_all(words, stream_of_words)
     return np.ascontiguousarray(words[:, :count])
 
 
@@ -231,6 +235,20 @@ def _check_fits(name: str, value: int, bits: int) -> None:
         raise ValueError(f"{name} must be in [0, 2**{bits}), got {value}")
 
 
+def stream_words(stream: RandomStream, examples: int, count: int) -> StreamWords:
+    """Return what compiled code needs to draw ``count`` words for each of ``examples`` itself.
+
+    Raises ValueError if a number does not fit its counter or key word.
+    """
+    _check_stream(stream, examples, count)
+    return StreamWords(
+        *key_words(stream.seed),
+        np.uint64(stream.purpose),
+        np.uint64(stream.step),
+        np.uint64(stream.first_example),
+    )
+
+
 def key_words(seed: int) -> tuple[np.uint64, np.uint64]:
     """Return the key words of a seed, the low 32 bits first."""
     return np.uint64(seed & 0xFFFF_FFFF), np.uint64(seed >> 32)
@@ -255,18 +273,15 @@ def philox_block(
 
 
 @jit()
-def _fill_piece(
-    piece: npt.NDArray[np.uint32],
-    first_block: np.uint64,
-    place: tuple[np.uint64, np.uint64, np.uint64],
-    key: tuple[np.uint64, np.uint64],
+def fill_words(
+    piece: npt.NDArray[np.uint32], first_block: np.uint64, stream: StreamWords, row: np.uint64
 ) -> None:
-    """Write ``piece``, whole blocks, with the words of ``place``: (example, step, purpose)."""
-    example, step, purpose = place
+    """Write ``piece``, whole blocks from ``first_block`` on, with words of example ``row``."""
+    key, example = (stream.key_low, stream.key_high), stream.first_example + row
     # A function of its own, with one call and no branch: so the loop takes eight blocks at a time.
     for i in range(piece.size // 4):
         block = first_block + np.uint64(i)
-        w0, w1, w2, w3 = philox_block(block, example, step, purpose, key)
+        w0, w1, w2, w3 = philox_block(block, example, stream.step, stream.purpose, key)
         piece[4 * i] = w0
         piece[4 * i + 1] = w1
         piece[4 * i + 2] = w2
@@ -274,21 +289,14 @@ def _fill_piece(
 
 
 @jit(parallel=True)
-def _fill_words(
-    words: npt.NDArray[np.uint32],
-    key: tuple[np.uint64, np.uint64],
-    purpose: np.uint64,
-    step: np.uint64,
-    first_example: np.uint64,
-) -> None:
+def _fill_all(words: npt.NDArray[np.uint32], stream: StreamWords) -> None:
     """Write ``words`` (examples, a multiple of 4): a task is one piece of one example."""
     examples, count = words.shape
     tasks = -(-count // WORDS_PER_TASK)
     for task in numba.prange(examples * tasks):
         row, start = task // tasks, task % tasks * WORDS_PER_TASK
-        place = first_example + np.uint64(row), step, purpose
         piece = words[row, start : start + WORDS_PER_TASK]
-        _fill_piece(piece, np.uint64(start // 4), place, key)
+        fill_words(piece, np.uint64(start // 4), stream, np.uint64(row))
 
 
 @jit()

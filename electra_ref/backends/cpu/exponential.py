@@ -45,7 +45,7 @@ A1, A2, A3, A4, A5 = (
 DENSITY_AT_0 = np.float32(1.0 / math.sqrt(2.0 * math.pi))
 
 
-@jit(fastmath={"contract"})
+@jit(fastmath={"contract"}, inline=True)
 def exp_of_negative(x: np.float32) -> np.float32:
     """Return exp(x) for x <= 0 (or NaN), within 2 units in the last place; 0 below -87."""
     clipped = SMALLEST if x < SMALLEST else x  # and a NaN passes
@@ -61,7 +61,7 @@ def exp_of_negative(x: np.float32) -> np.float32:
     return result
 
 
-@jit(fastmath={"contract"})
+@jit(fastmath={"contract"}, inline=True)
 def normal_distribution(x: np.float32) -> tuple[np.float32, np.float32]:
     """Return (Phi(x), phi(x)): the normal distribution function and its density.
 
