@@ -28,7 +28,11 @@ SMALL = {  # names of block sizes in any of the modules, and their size here
     "CHUNK": 3,
 }
 PACKAGE = cpu.__name__
-INSTRUCTIONS = {  # modules around those of the bfloat16 tile; see test_bfloat16_product
+INSTRUCTIONS = {  # modules around the bfloat16 tile: test_bfloat16_product, _attention
+    "bfloat16.attention",
+    "bfloat16.attention_reference",
+    "bfloat16.dropout_runs",
+    "bfloat16.head_products",
     "bfloat16.matrix_product",
     "bfloat16.packing",
     "bfloat16.rounding",

@@ -5,7 +5,7 @@ Parameters, activations and sums stay float32. The instructions need a processor
 
 from __future__ import annotations
 
-from electra_ref.backends.cpu.attention import attention, attention_backward
+from electra_ref.backends.cpu.bfloat16.attention import attention, attention_backward
 from electra_ref.backends.cpu.bfloat16.linear import linear, linear_backward
 from electra_ref.backends.cpu.bfloat16.packing import is_compiled
 from electra_ref.backends.cpu.bfloat16.vocabulary_logits import (
