@@ -1,4 +1,4 @@
-"""Time from ``python -m electra_ref.train`` to the end of its first step, and of the import."""
+"""Time from ``python -m electra_ref.train`` to the end of its first step, and of the import.
 
     python -m benchmarks.first_step [--preset NAME] [--precision NAME] [--set KEY=VALUE ...]
         [--corpus PATH ...] [--warm N]
