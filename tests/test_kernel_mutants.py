@@ -113,10 +113,9 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "-(-count // ROWS) [+ 1]",
         ],
         "cpu.matrix_product.pack_rows": [
-            "0 [- 1]",
-            "first [+ 1]",
-            "STRIP [+ 1]",
-            "first + STRIP [+ 1]",
+            "depth [- 1]",
+            "depth % STRIP [+ 1]",
+            "depth - depth % STRIP [- 1]",
         ],
     },
     "a sum, a maximum, or a batch, has no order; -1 is the last": {

@@ -121,11 +121,15 @@ def pack_rows(source: Float32, panel: Float32) -> None:
     ``STRIP`` columns at a time, so that a cache line of the source is used whole.
     """
     depth = panel.shape[0]
+    strips = depth - depth % STRIP
     panel[:, source.shape[0] :] = 0.0
-    for first in range(0, depth, STRIP):
+    for first in range(0, strips, STRIP):
         for j in range(source.shape[0]):
-            for k in range(first, min(first + STRIP, depth)):
+            for k in range(first, first + STRIP):  # a count known to the compiler: no loop is left
                 panel[k, j] = source[j, k]
+    for k in range(strips, depth):
+        for j in range(source.shape[0]):
+            panel[k, j] = source[j, k]
 
 
 @jit()
