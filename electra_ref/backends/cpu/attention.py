@@ -70,7 +70,8 @@ def attention(
     probabilities = np.empty((batch, num_attention_heads, length, length), np.float32)
     context = np.empty((query_key_value.shape[0], width), np.float32)
     drop = draw(Dropout(bits, rate), probabilities.shape)
-    _attention(query_key_value, attention_mask, *drop, probabilities, context)
+    padding = np.where(attention_mask, np.float32(0.0), PADDING)
+    _attention(query_key_value, padding, *drop, probabilities, context)
     return context, AttentionCache(query_key_value, probabilities, drop.scale)
 
 
@@ -84,7 +85,7 @@ def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
 @jit(parallel=True)
 def _attention(
     query_key_value: Float32,
-    attention_mask: npt.NDArray[np.bool_],
+    padding: Float32,
     bits: Bits16,
     threshold: int,
     scale: np.float32,
@@ -96,9 +97,8 @@ def _attention(
         b, h = task // heads, task % heads
         rows = slice(b * length, (b + 1) * length)
         q, k, v = _split_head(query_key_value[rows], h, heads)
-        padding = np.where(attention_mask[b], np.float32(0.0), PADDING)
         out = _head(context[rows], h, heads)
-        _attend(q, k, v, padding, bits[b, h], threshold, scale, probabilities[b, h], out)
+        _attend(q, k, v, padding[b], bits[b, h], threshold, scale, probabilities[b, h], out)
 
 
 @jit()
@@ -259,4 +259,4 @@ def _pack_transpose(matrix: Float32) -> Float32:
 @jit()
 def _zeros(width: int) -> Float32:
     """Return (ROWS, width) zeros: where sums start."""
-    return np.broadcast_to(np.zeros(width, np.float32), (ROWS, width))
+    return np.zeros((ROWS, width), np.float32)

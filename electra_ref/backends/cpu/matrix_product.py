@@ -146,7 +146,7 @@ def multiply_rows(a: Float32, panels: Float32, start: Float32, out: Float32) -> 
         _multiply_tiles(a, panels, start, out)
     else:
         padded = np.zeros((ROWS, a.shape[1]), np.float32)
-        padded[: a.shape[0]] = a
+        _copy(a, padded)
         _multiply_tiles(padded[:, : a.shape[1]], panels, start, out)
 
 
@@ -172,6 +172,17 @@ def _multiply_tiles(a: Float32, panels: Float32, start: Float32, out: Float32) -
     for j in range(whole, panels.shape[0]):  # tiles that stand out over the edge
         columns = slice(j * COLUMNS, min((j + 1) * COLUMNS, width))
         tile = np.zeros((ROWS, COLUMNS), np.float32)
-        tile[:count, : columns.stop - columns.start] = start[:count, columns]
+        _copy(start[:count, columns], tile)
         multiply_tile(a, panels[j], tile, tile)
-        out[:, columns] = tile[:count, : columns.stop - columns.start]
+        _copy(tile[:count, : columns.stop - columns.start], out[:, columns])
+
+
+@jit()
+def _copy(source: Float32, target: Float32) -> None:
+    """Copy ``source`` to the first rows and columns of ``target``.
+
+    Loops take 0.1 s to compile; numba's assignment of a slice takes 4 s, for its error message.
+    """
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
