@@ -148,7 +148,10 @@ def _pack_documents(
             end = max(split, min(end, start + max_length - 3))
 
             if count < examples.shape[0]:
-                examples[count] = start, split, end
+                # not in one assignment, for whose error message numba compiles for a second
+                examples[count, 0] = start
+                examples[count, 1] = split
+                examples[count, 2] = end
             count += 1
             start = end
             while sentence > 0 and sentence_ends[sentence - 1] > start:
