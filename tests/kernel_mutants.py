@@ -68,7 +68,7 @@ class KernelWrapper(Wrapper):
     """Wraps what is computed in loops over numbers: see above."""
 
     def _statement(self, node: ast.stmt) -> list[ast.stmt]:
-        if isinstance(node, ast.If) and all(isinstance(inner, ast.Raise) for inner in node.body):
+        if _refuses(node):
             return [node]  # what is refused is tested by itself
         if isinstance(node, (ast.If, ast.While)):
             node.test = self._expression(node.test)
@@ -157,6 +157,12 @@ class KernelWrapper(Wrapper):
     def _argument(self, node: ast.expr) -> ast.expr:
         """Wrap an argument, unless it is a name: what it stands for is wrapped where it is used."""
         return node if isinstance(node, (ast.Name, ast.Attribute)) else self._expression(node)
+
+
+def _refuses(node: ast.stmt) -> bool:
+    if isinstance(node, ast.If):
+        return all(isinstance(inner, ast.Raise) for inner in node.body)
+    return isinstance(node, ast.Expr) and _calls(node.value, ("expect",))
 
 
 def _calls(node: ast.expr, functions: tuple[str, ...]) -> bool:

@@ -419,30 +419,68 @@ def test_adamw(count: int, decay: float, learning_rate: float, epsilon: float, s
 
 def test_what_does_not_fit_is_refused() -> None:
     """By an error, before a kernel that does not look reads or writes beyond an array."""
-    x, ids = np.zeros((6, 4), np.float32), np.zeros((2, 3), np.int32)
-    word, position, segment = (np.zeros((n, 4), np.float32) for n in (5, 3, 2))
+    x, ids = np.ones((6, 4), np.float32), np.zeros((2, 3), np.int32)
+    qkv, mask = np.ones((6, 12), np.float32), ids == 0
+    word, position, segment = (np.ones((n, 4), np.float32) for n in (5, 3, 2))
     CPU.embed(word, position, segment, ids + 4, ids + 1)  # all that is in the tables is allowed
+    adam = dict.fromkeys(("learning_rate", "beta1", "beta2", "epsilon", "weight_decay"), 0.5)
     refused: list[tuple[type[Exception], str, Callable[..., Any], tuple[Any, ...]]] = [
         (ValueError, "position", CPU.embed, (word, position[:2], segment, ids, ids)),
+        (ValueError, "float32", CPU.embed, (word, position[:, :2], segment, ids, ids)),
+        (ValueError, "types", CPU.embed, (word, position, segment, ids, ids[:1])),
         (IndexError, "table of 5", CPU.embed, (word, position, segment, ids + 5, ids)),
         (IndexError, "table of 5", CPU.embed, (word, position, segment, ids - 1, ids)),
         (IndexError, "table of 2", CPU.embed, (word, position, segment, ids, ids + 2)),
         (ValueError, "not fit", CPU.linear, (x, x, x[0])),
         (ValueError, "not fit", CPU.linear, (x, x.T, x[0])),
+        (ValueError, "float32", CPU.linear, (x.astype(float), x.T, x[:, 0])),
+        (ValueError, "float32", CPU.linear, (x, x.T.astype(float), x[:, 0])),
         (ValueError, "not fit", CPU.vocabulary_logits, (x, x.T, x[0])),
         (ValueError, "gamma", CPU.layer_norm, (x, x[0], x[0, :3], 1e-3)),
-        (ValueError, "3 heads", CPU.attention, (np.zeros((6, 12), "f4"), ids == 0, 3, None, 0.0)),
+        (ValueError, "float32", CPU.layer_norm, (x.astype(float), x[0], x[0], 1e-3)),
+        (
+            ValueError,
+            "float32",
+            CPU.dropout_add_layer_norm,
+            (x, x[:3], x[0], x[0], None, 0.0, 1e-3),
+        ),
+        (ValueError, "float32", CPU.gelu, (x.astype(float),)),
+        (ValueError, "float32", CPU.softmax_cross_entropy, (x.astype(float), ids[0], ids[0])),
+        (ValueError, "3 heads", CPU.attention, (qkv, mask, 3, None, 0.0)),
+        (ValueError, "float32", CPU.attention, (qkv[:5], mask, 2, None, 0.0)),
+        (ValueError, "float32", CPU.attention, (qkv[:, :11], mask, 3, None, 0.0)),
         (ValueError, "rate", CPU.dropout, (x, None, 1.0)),
         (ValueError, "rate", CPU.dropout, (x, None, -0.1)),
+        (ValueError, "float32", lambda: CPU.adamw(x[0], x[0, :3], x[0], x[0], **adam), ()),
         (ValueError, "batch of 4", CPU.gather_positions, (x, np.zeros((4, 2), np.int32))),
         (IndexError, "out of bounds", CPU.gather_positions, (x, ids + 6)),
-        (
-            IndexError,
-            "out of bounds",
-            CPU.softmax_cross_entropy,
-            (x, np.full(6, 4), np.ones(6, bool)),
-        ),
+        (IndexError, "out of bounds", CPU.softmax_cross_entropy, (x, np.full(6, 4), x[:, 0])),
     ]
     for error, message, operation, arguments in refused:
         with pytest.raises(error, match=message):
             operation(*arguments)
+    caches = {
+        "linear": CPU.linear(x, x.T, x[:, 0])[1],
+        "layer_norm": CPU.layer_norm(x, x[0], x[0], 1e-3)[1],
+        "gelu": CPU.gelu(x)[1],
+        "attention": CPU.attention(qkv, mask, 2, None, 0.0)[1],
+        "embed": CPU.embed(word, position, segment, ids, ids)[1],
+        "gather_positions": CPU.gather_positions(x, ids)[1],
+        "dropout_add_layer_norm": CPU.dropout_add_layer_norm(x, x, x[0], x[0], None, 0.0, 1e-3)[1],
+    }
+    for name, cache in caches.items():
+        for wrong in (np.zeros((5, 4), np.float32), np.zeros((6, 4))):
+            with pytest.raises(ValueError, match="expected float32"):
+                getattr(CPU, name + "_backward")(wrong, cache)
+
+
+def test_sums_of_nothing_are_zero() -> None:
+    """A product over no rows or no columns leaves nothing in new memory as it was."""
+    for rows, width in ((0, 3), (5, 0)):
+        x, weight, bias = np.ones((rows, width), "f4"), np.ones((width, 4), "f4"), np.ones(4, "f4")
+        y, cache = CPU.linear(x, weight, bias)
+        np.testing.assert_array_equal(y, np.ones((rows, 4)))
+        dx, dweight, dbias = CPU.linear_backward(np.ones((rows, 4), np.float32), cache)
+        np.testing.assert_array_equal(dx, 4.0 * np.ones((rows, width)))
+        np.testing.assert_array_equal(dweight, np.zeros((width, 4)))
+        np.testing.assert_array_equal(dbias, rows * np.ones(4))

@@ -98,7 +98,6 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         "cpu.matrix_product._multiply_tiles": [
             "count [- 1]",
             "ROWS [+ 1]",
-            "width [- 1]",
             "COLUMNS [+ 1]",
         ],
         "cpu.dropout.draw": ["threshold [+ 1]", "0 [- 1]"],  # threshold 0 keeps all, by 1.0
@@ -132,9 +131,6 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "mean [drop, sign, x 2, x 0.5, x 1.001]",
             "mean #2 [drop, sign, x 2, x 0.5, x 1.001]",
         ],
-    },
-    "3 C + 1 has the same third as 3 C": {
-        "cpu.attention.attention": ["query_key_value.shape[1] [+ 1]"],
     },
     "softmax divides the factor out again": {
         "cpu.attention._softmax_row": [

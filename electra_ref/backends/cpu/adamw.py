@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.compilation import jit
 
 
@@ -29,6 +30,7 @@ def adamw(
     weight_decay: float,
 ) -> None:
     """Update ``parameters``, ``first_moment`` and ``second_moment`` in place, all (P,)."""
+    expect(parameters.shape, parameters, gradients, first_moment, second_moment)
     settings = (learning_rate, beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay)
     _adamw(
         parameters,

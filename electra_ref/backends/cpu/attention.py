@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.dropout import Bits16, Dropout, DropoutBits, draw
 from electra_ref.backends.cpu.exponential import exp_of_negative
 from electra_ref.backends.cpu.matrix_product import (
@@ -67,6 +68,7 @@ def attention(
     width = query_key_value.shape[1] // 3
     if width % num_attention_heads:
         raise ValueError(f"{num_attention_heads} heads do not divide the width {width}")
+    expect((batch * length, 3 * width), query_key_value)
     probabilities = np.empty((batch, num_attention_heads, length, length), np.float32)
     context = np.empty((query_key_value.shape[0], width), np.float32)
     drop = draw(Dropout(bits, rate), probabilities.shape)
@@ -77,6 +79,8 @@ def attention(
 
 def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
     """Return dquery_key_value (N, 3C) for ``dcontext`` (N, C)."""
+    rows, width = cache.query_key_value.shape
+    expect((rows, width // 3), dcontext)
     dquery_key_value = np.empty(cache.query_key_value.shape, np.float32)
     _attention_backward(np.ascontiguousarray(dcontext), *cache, dquery_key_value)
     return dquery_key_value

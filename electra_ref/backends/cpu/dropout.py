@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from electra_ref import rng
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.reference.dropout import BIT_RANGE
 from electra_ref.compilation import jit
 
@@ -74,6 +75,7 @@ def dropout(x: Float32, bits: DropoutBits | None, rate: float) -> tuple[Float32,
 
 def dropout_backward(dy: Float32, cache: Dropout) -> Float32:
     """Return dx for ``dy``: dropout is linear, so its gradient is the same map again."""
+    expect(dy.shape, dy)
     drop = draw(cache, dy.shape)
     if drop.threshold == 0:
         return dy

@@ -20,6 +20,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.dropout import Bits16, Dropout, DropoutBits, draw
 from electra_ref.backends.cpu.layer_norm import (
     CHUNK,
@@ -56,6 +57,7 @@ def dropout_add_layer_norm(
     Raises ValueError if ``gamma`` or ``beta`` is not (C,).
     """
     check_widths(x, gamma, beta)
+    expect(x.shape, residual)
     dropout = Dropout(bits, rate)
     y, xhat, rstd = np.empty_like(x), np.empty_like(x), np.empty(x.shape[:1], np.float32)
     _dropout_add_layer_norm(
@@ -68,6 +70,7 @@ def dropout_add_layer_norm_backward(
     dy: Float32, cache: DropoutAddLayerNormCache
 ) -> tuple[Float32, Float32, Float32, Float32]:
     """Return (dx (N, C), dresidual (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
+    expect(cache.layer_norm.xhat.shape, dy)
     dx, dresidual, partial = np.empty_like(dy), np.empty_like(dy), chunk_sums(dy)
     drop = draw(cache.dropout, dy.shape)
     _dropout_add_layer_norm_backward(dy, *cache.layer_norm, *drop, dx, dresidual, partial)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.reference.embedding import EmbeddingCache
 from electra_ref.compilation import jit
 
@@ -28,15 +29,21 @@ def embed(
 ) -> tuple[Float32, EmbeddingCache]:
     """Return the (N, E) sum of the rows that ``input_ids`` and ``token_type_ids`` (B, T) name.
 
-    ``word`` is (V, E), ``position`` (P, E), ``segment`` (2, E). Raises ValueError if T > P, and
-    IndexError if an id is not in its table.
+    ``word`` is (V, E), ``position`` (P, E), ``segment`` (2, E). Raises ValueError if T > P or
+    if shapes or types do not fit, and IndexError if an id is not in its table.
     """
     length = input_ids.shape[1]
     if length > position.shape[0]:
         raise ValueError(f"{length} tokens a row, but only {position.shape[0]} position embeddings")
+    width = word.shape[1]
+    expect((word.shape[0], width), word)
+    expect((position.shape[0], width), position)
+    expect((segment.shape[0], width), segment)
+    if token_type_ids.shape != input_ids.shape:
+        raise ValueError(f"types {token_type_ids.shape} must have the shape {input_ids.shape}")
     _check_ids(input_ids, word.shape[0])
     _check_ids(token_type_ids, segment.shape[0])
-    x = np.empty((input_ids.size, word.shape[1]), np.float32)
+    x = np.empty((input_ids.size, width), np.float32)
     _embed(word, position, segment, input_ids, token_type_ids, x)
     cache = EmbeddingCache(
         input_ids, token_type_ids, word.shape[0], position.shape[0], segment.shape[0]
@@ -46,6 +53,7 @@ def embed(
 
 def embed_backward(dx: Float32, cache: EmbeddingCache) -> tuple[Float32, Float32, Float32]:
     """Return (dword (V, E), dposition (P, E), dsegment (2, E)) for ``dx`` (N, E)."""
+    expect((cache.input_ids.size, dx.shape[1]), dx)
     heights = cache.vocab_size, cache.max_position_embeddings, cache.type_vocab_size
     dword, dposition, dsegment = (np.zeros((height, dx.shape[1]), np.float32) for height in heights)
     _embed_backward(dx, cache.input_ids, cache.token_type_ids, dword, dposition, dsegment)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.reference.gather import GatherCache, gather_positions
 from electra_ref.compilation import jit
 
@@ -20,6 +21,7 @@ __all__ = ["gather_positions", "gather_positions_backward"]  # forward, the form
 
 def gather_positions_backward(dy: Float32, cache: GatherCache) -> Float32:
     """Return dx (N, C) for ``dy`` (B M, C)."""
+    expect((cache.rows.size, dy.shape[1]), dy)
     dx = np.zeros((cache.height, dy.shape[1]), np.float32)
     _add_rows(dy, cache.rows, dx)
     return dx

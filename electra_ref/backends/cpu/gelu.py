@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.exponential import normal_distribution
 from electra_ref.compilation import jit
 
@@ -27,6 +28,7 @@ class GeluCache(NamedTuple):
 
 def gelu(x: Float32) -> tuple[Float32, GeluCache]:
     """Apply the unit to every element of ``x`` (N, F)."""
+    expect(x.shape, x)
     y = np.empty_like(x)
     _gelu(x, y)
     return y, GeluCache(x)
@@ -34,6 +36,7 @@ def gelu(x: Float32) -> tuple[Float32, GeluCache]:
 
 def gelu_backward(dy: Float32, cache: GeluCache) -> Float32:
     """Return dx (N, F) for ``dy`` (N, F)."""
+    expect(cache.x.shape, dy)
     dx = np.empty_like(dy)
     _gelu_backward(dy, cache.x, dx)
     return dx

@@ -19,6 +19,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.compilation import jit
 
 CHUNK = 32  # rows whose parameter gradients are summed by one thread
@@ -49,6 +50,7 @@ def layer_norm(
 
 def layer_norm_backward(dy: Float32, cache: LayerNormCache) -> tuple[Float32, Float32, Float32]:
     """Return (dx (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
+    expect(cache.xhat.shape, dy)
     dx, partial = np.empty_like(dy), chunk_sums(dy)
     _layer_norm_backward(dy, *cache, dx, partial)
     dgamma, dbeta = partial.sum(axis=0)
@@ -58,6 +60,8 @@ def layer_norm_backward(dy: Float32, cache: LayerNormCache) -> tuple[Float32, Fl
 def check_widths(x: Float32, gamma: Float32, beta: Float32) -> None:
     if not gamma.shape == beta.shape == x.shape[-1:]:
         raise ValueError(f"gamma {gamma.shape} and beta {beta.shape} must be {x.shape[-1:]}")
+    expect(x.shape, x)
+    expect(gamma.shape, gamma, beta)
 
 
 def chunk_sums(dy: Float32) -> Float32:

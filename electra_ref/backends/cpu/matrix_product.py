@@ -20,6 +20,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel, multiply_tile
 from electra_ref.compilation import jit
 
@@ -40,8 +41,12 @@ def multiply(
     ``a`` and ``b`` may be transposes of arrays stored by rows; anything else is copied first.
     ``start`` is a row (N,) or ``out`` itself, which is then added to; None is zero. Where
     ``column_sums`` (N,) is given, the sum of the rows of ``b`` is written to it.
+
+    Raises ValueError if shapes or types do not fit.
     """
-    width = out.shape[1]
+    (count, width), depth = out.shape, a.shape[1]
+    expect((count, depth), a)
+    expect((depth, width), b)
     if start is None:
         start = np.zeros(width, np.float32)
     if column_sums is None:
@@ -49,6 +54,9 @@ def multiply(
     a_stored, a_is_transpose = _as_stored(a)
     b_stored, b_is_transpose = _as_stored(b)
     start = np.broadcast_to(start, out.shape)
+    if depth == 0:  # no turn of the loop over K
+        out[...], column_sums[...] = start, 0.0
+        return
     _multiply(a_stored, a_is_transpose, b_stored, b_is_transpose, start, out, column_sums[None])
 
 

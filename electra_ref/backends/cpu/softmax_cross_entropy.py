@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.exponential import exp_of_negative
 from electra_ref.compilation import jit
 
@@ -43,6 +44,7 @@ def softmax_cross_entropy(
     caller, once, so that micro-batches add up.
     """
     count = logits.shape[0]
+    expect(logits.shape, logits)
     largest, sums = np.empty((count,), np.float32), np.empty((count,), np.float32)
     _reduce_rows(logits, largest, sums)
     factors = weights.astype(np.float32)
