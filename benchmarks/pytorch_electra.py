@@ -41,6 +41,11 @@ class JointElectra(torch.nn.Module):  # type: ignore[misc, unused-ignore]
         self.generator_head = heads.ElectraGeneratorPredictions(generator)
         self.output_bias = torch.nn.Parameter(torch.zeros(config.vocab_size))
         self.discriminator_head = heads.ElectraDiscriminatorPredictions(discriminator)
+        for head in (self.generator_head, self.discriminator_head):
+            for module in head.modules():
+                if isinstance(module, torch.nn.Linear):
+                    torch.nn.init.normal_(module.weight, std=config.initializer_range)
+                    torch.nn.init.zeros_(module.bias)
 
     def generate(self, ids: Any, types: Any, mask: Any, positions: Any) -> Any:
         """Return the logits (B, M, V) at ``positions`` (B, M)."""
