@@ -166,18 +166,19 @@ def with_reason(opened: tuple[type, str, str, str], more: str) -> tuple[type, st
     return (*opened[:3], opened[3] + more)
 
 
+NO_BFLOAT16 = "; this processor has no AVX512_BF16"
 NO_GPU = " (auto: there is none)"
 CHOICES: list[tuple[str, str, bool, tuple[type, str, str, str] | str]] = [
     # device, precision, does the processor multiply bfloat16, what is opened or why not
     ("cpu", "auto", True, IN_BFLOAT16),
-    ("cpu", "auto", False, IN_FLOAT32),
+    ("cpu", "auto", False, with_reason(IN_FLOAT32, NO_BFLOAT16)),
     ("cpu", "bfloat16", True, IN_BFLOAT16),
-    ("cpu", "bfloat16", False, with_reason(IN_FLOAT32, "; this processor has no AVX512_BF16")),
+    ("cpu", "bfloat16", False, with_reason(IN_FLOAT32, NO_BFLOAT16)),
     ("cpu", "float32", True, IN_FLOAT32),
     ("cpu", "float32", False, IN_FLOAT32),
     ("cpu", "float64", True, "float64 on cpu"),
     ("auto", "auto", True, with_reason(IN_BFLOAT16, NO_GPU)),
-    ("auto", "auto", False, with_reason(IN_FLOAT32, NO_GPU)),
+    ("auto", "auto", False, with_reason(IN_FLOAT32, NO_BFLOAT16 + NO_GPU)),
     ("auto", "bfloat16", True, with_reason(IN_BFLOAT16, NO_GPU)),
     ("auto", "float32", True, with_reason(IN_FLOAT32, NO_GPU)),
     ("auto", "float64", True, "float64 on cpu"),

@@ -152,7 +152,7 @@ def _open_cpu_backend(precision: str) -> OpenedBackend:
     if precision == "float32":
         return in_float32
     if not bfloat16.is_compiled():
-        missing = "" if precision == "auto" else "; this processor has no AVX512_BF16"
+        missing = "; this processor has no AVX512_BF16"
         return in_float32._replace(reason=in_float32.reason + missing)
     return OpenedBackend(
         bfloat16.Bfloat16Backend(),
