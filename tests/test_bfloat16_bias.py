@@ -8,25 +8,31 @@ that. It is looked for in each gradient; query, key and value are taken apart.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from electra_ref.backends import Backend
 from electra_ref.backends.cpu.bfloat16 import Bfloat16Backend
 from electra_ref.backends.reference import ReferenceBackend
 from electra_ref.rng import Purpose, RandomStream
-from tests.rounding_bounds import Float64
 from tests.test_cpu_backend_operations import draw
 
 ROWS = 512
 WRONG = 1e-3  # the size of a coefficient that is to be noticed
-FAST, EXACT = Bfloat16Backend(), ReferenceBackend()
+BACKENDS: list[tuple[Backend, Any]] = [
+    (Bfloat16Backend(), np.float32),
+    (ReferenceBackend(), np.float64),
+]
 
 
-def size_of(fast: Float64, exact: Float64) -> float:
+def size_of(fast: npt.NDArray[Any], exact: npt.NDArray[Any]) -> float:
     return float((fast.astype(np.float64) * exact).sum() / (exact * exact).sum())
 
 
-def assert_same_size(fast: list[Float64], exact: list[Float64]) -> None:
+def assert_same_size(fast: list[npt.NDArray[Any]], exact: list[npt.NDArray[Any]]) -> None:
     for number, (got, wanted) in enumerate(zip(fast, exact, strict=True)):
         assert abs(size_of(got, wanted) - 1.0) <= WRONG / 2, number
 
@@ -37,7 +43,7 @@ def test_products_keep_their_size(name: str) -> None:
     shape = (192, 320) if name == "linear" else (320, 192)
     inputs, (dy,) = draw(random, (ROWS, 192), shape, (320,)), draw(random, (ROWS, 320))
     results = []
-    for backend, dtype in ((FAST, np.float32), (EXACT, np.float64)):
+    for backend, dtype in BACKENDS:
         y, cache = getattr(backend, name)(*(x.astype(dtype) for x in inputs))
         results.append([y, *getattr(backend, name + "_backward")(dy.astype(dtype), cache)])
     assert_same_size(*results)
@@ -50,7 +56,7 @@ def test_attention_keeps_its_size(rate: float) -> None:
     mask = np.arange(64) < np.array([64, 50, 33, 64, 7, 64, 64, 21])[:, None]
     stream = RandomStream(7, Purpose.DROPOUT, 3)
     results = []
-    for backend, dtype in ((FAST, np.float32), (EXACT, np.float64)):
+    for backend, dtype in BACKENDS:
         bits = backend.dropout_bits(stream, 8, heads * 64 * 64)
         y, cache = backend.attention(x.astype(dtype), mask, heads, bits, rate)
         dx = backend.attention_backward(dy.astype(dtype), cache)

@@ -104,13 +104,16 @@ def test_kernels_compute_the_same_without_compilation(tmp_path: Path) -> None:
     error of its gradient, in each of two steps. That error is float32's, or a factor that another
     order of a sum before it rounds to the other neighbour in bfloat16.
     """
-    interpreted = steps_elsewhere(tmp_path / "steps.npz", "tiny", 1, NUMBA_DISABLE_JIT="1")
+    assert_same_steps(steps_elsewhere(tmp_path / "steps.npz", "tiny", 1, NUMBA_DISABLE_JIT="1"))
+
+
+def assert_same_steps(elsewhere: dict[str, npt.NDArray[np.float32]]) -> None:
     for backend in fixed_steps.BACKENDS:
         error = 2.0**-7 if isinstance(backend, Bfloat16Backend) else GRADIENT_ERROR
         tolerance = 2 * 3.2 * fixed_steps.COMMON["learning_rate"] * 2 * error
-        compiled = fixed_steps.steps("tiny", backend)
-        vector = interpreted[f"{type(backend).__name__} 1"]
-        np.testing.assert_allclose(vector, compiled, rtol=0, atol=tolerance)
+        vector = elsewhere[f"{type(backend).__name__} 1"]
+        expected = fixed_steps.steps("tiny", backend)
+        np.testing.assert_allclose(vector, expected, rtol=0, atol=tolerance)
 
 
 def test_what_is_dropped_is_what_the_documented_bits_say() -> None:
@@ -214,8 +217,13 @@ def test_every_device_and_precision_opens_its_backend_or_says_why_not(
 PRODUCTS = """
 import numpy as np
 from electra_ref.backends.cpu.matrix_product import multiply
+from electra_ref.backends import open_backend
 from electra_ref.backends.cpu.register_tile import LANES
 assert LANES == 8
+for precision in ("auto", "bfloat16"):
+    opened = open_backend("cpu", precision)
+    assert opened.name == "cpu"
+    assert "this processor has no AVX512_BF16" in opened.reason
 random = np.random.default_rng(0)
 for m, k, n in ((1, 1, 1), (7, 300, 17), (12, 5, 33)):
     a, b = random.standard_normal((m, k)), random.standard_normal((k, n))
@@ -228,9 +236,23 @@ for m, k, n in ((1, 1, 1), (7, 300, 17), (12, 5, 33)):
 """
 
 
+WITHOUT_AVX512 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+sse4.2",
+}
+
+
 @pytest.mark.slow
 def test_products_on_a_processor_without_avx512() -> None:
-    features = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+sse4.2"}
+    """And bfloat16 is not to be had there: one line says so."""
     subprocess.run(
-        [sys.executable, "-c", PRODUCTS], env={**os.environ, **features}, check=True, timeout=600
+        [sys.executable, "-c", PRODUCTS],
+        env={**os.environ, **WITHOUT_AVX512},
+        check=True,
+        timeout=600,
     )
+
+
+@pytest.mark.slow
+def test_steps_on_a_processor_without_avx512(tmp_path: Path) -> None:
+    assert_same_steps(steps_elsewhere(tmp_path / "steps.npz", "tiny", 1, **WITHOUT_AVX512))
