@@ -36,7 +36,7 @@ ARGUMENTS: dict[str, list[Any]] = {  # of the judges
     "sizes": [
         Sizes(2, 5, heads=2, head_width=3, width=6, outputs=7, slots=3, rate=0.5),
         Sizes(1, 6, heads=1, head_width=5, width=5, outputs=4, slots=2, rate=0.0),
-        Sizes(2, 3, heads=1, head_width=2, width=4, outputs=2, slots=2, rate=1 / 65536),
+        Sizes(2, 4, heads=1, head_width=2, width=4, outputs=2, slots=2, rate=1 / 65536),
         Sizes(1, 2, heads=2, head_width=1, width=4, outputs=2, slots=1, rate=0.999995),
     ],
     "tokens": ["any number", "one"],
@@ -85,6 +85,11 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "length [+ 1]",
             "length #2 [+ 1]",
         ],
+    },
+    "a tile has ROWS rows, and no more of them are copied at an edge": {
+        "cpu.matrix_product._multiply_tiles": ["count #2 [+ 1]"],
+        "cpu.attention._attend": ["last #2 [+ 1]", "last #4 [+ 1]"],
+        "cpu.attention._attend_backward": ["last #2 [+ 1]", "last #4 [+ 1]"],
     },
     "the way around the edge is taken more often, to the same end": {
         "cpu.matrix_product._as_stored": [
@@ -142,9 +147,9 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "max(largest, scores[i]) [x 1.001]",
             "largest [x 1.001]",
         ],
-        "cpu.attention._attention": [
+        "cpu.attention.attention": [
             "np.float32(0.0) [1 for 0]",
-            "np.where(attention_mask[b], np.float32(0.0), PADDING) [1 for 0]",
+            "np.where(attention_mask, np.float32(0.0), PADDING) [1 for 0]",
         ],
         "cpu.softmax_cross_entropy._row_maximum": [
             "max(largest, logits[v]) [x 1.001]",
@@ -153,8 +158,8 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         "cpu.softmax_cross_entropy._reduce_rows": ["_row_maximum(logits[m]) [x 1.001]"],
     },
     "exp of -5000, of -10000 and of -20000 is 0": {
-        "cpu.attention._attention": [
-            "np.where(attention_mask[b], np.float32(0.0), PADDING) [x 2, x 0.5, x 1.001]"
+        "cpu.attention.attention": [
+            "np.where(attention_mask, np.float32(0.0), PADDING) [x 2, x 0.5, x 1.001]"
         ],
     },
     "what is computed from it is replaced by 0": {
