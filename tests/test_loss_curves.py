@@ -81,8 +81,9 @@ def test_standard_errors_are_those_of_the_noise_and_not_of_the_trend() -> None:
 
 
 def test_the_training_command_gives_the_curves(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = np.array(["one", "two", "three", "four", "five", "six", "seven", "eight"])
     rng = np.random.default_rng(0)
     documents = ("\n".join(" ".join(rng.choice(words, 8)) for _ in range(9)) for _ in range(60))
