@@ -68,8 +68,12 @@ def test_progress_elsewhere_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> N
     stream = io.StringIO()
     bar = Bar(Progress(stream), "training", total=4)
     bar.move_to(1, "loss 3.00")
+    bar.move_to(2, "loss 2.00")
     bar.close()
-    assert stream.getvalue().startswith("training: 1/4 (25 %), loss 3.00, ")
+    first, second = stream.getvalue().splitlines()
+    assert first == "training: 1/4 (25 %), loss 3.00"  # one call says nothing of the pace
+    assert second.startswith("training: 2/4 (50 %), loss 2.00, ")
+    assert second.endswith(" s left")
     assert "\r" not in stream.getvalue()
 
 
