@@ -50,7 +50,7 @@ STANDARD_ERRORS = 2.0
 SETTINGS = (
     *("vocab_size=8192", "batch_size=8", "max_length=64", "evaluation_batches=32"),
     # At 5e-4 after 30 steps the RTD loss leaps up and down for a while, and where it leaps to is
-    # up to the last bit: two float32 runs then part as far as two seeds.
+    # up to the last bit: two runs in float32 then part further than the rows explain.
     *("learning_rate=2e-4", "warmup_steps=100"),
 )
 STEPS = 300
