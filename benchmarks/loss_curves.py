@@ -13,9 +13,10 @@ of two reference builds would. What has to agree with the first rival, for eithe
    bfloat16 2^-8, one of its roundings, for MLM, and 2^-6 for RTD: probabilities that are off by
    2^-8 now and then let one of a step's 80 samples fall on another token, and one token of 512
    whose loss changes by three nats moves a mean of 0.4 by 2^-6.
-2. Every mean of fifty steps, to two standard errors of such a mean, which the scatter of the first
-   rival's steps gives. Other rows would have changed it as much.
-3. The loss on held-out rows at the end, to two standard errors of a mean of as many batches.
+2. Every mean of fifty steps, to two standard errors of the difference of two such means, sqrt 2
+   times that of one, which the scatter of the first rival's steps gives: two runs on rows drawn
+   anew would differ as much.
+3. The loss on held-out rows at the end, to as many standard errors of means of as many batches.
 
 The exit code is 1 if one of them does not. The last line is one JSON object.
 """
@@ -46,7 +47,7 @@ FIRST_STEPS_TOLERANCE = {  # relative
     "bfloat16": {"mlm_loss": 2.0**-8, "rtd_loss": 2.0**-6},
 }
 WINDOW = 50
-STANDARD_ERRORS = 2.0
+STANDARD_ERRORS = 2.0 * np.sqrt(2.0)  # of one mean; both means of a difference have theirs
 SETTINGS = (
     *("vocab_size=8192", "batch_size=8", "max_length=64", "evaluation_batches=32"),
     # At 5e-4 after 30 steps the RTD loss leaps up and down for a while, and where it leaps to is

@@ -55,8 +55,8 @@ def test_curves_that_part_end_with_exit_code_1(
 ) -> None:
     other = noisy()
     other.training["mlm_loss"][3] *= 1.0001
-    other.training["rtd_loss"][WINDOW:] += 3 * 0.02 / np.sqrt(WINDOW)  # three standard errors
-    other.held_out["mlm_loss"] += 3 * 0.5 / np.sqrt(32)
+    other.training["rtd_loss"][WINDOW:] += 4 * 0.02 / np.sqrt(WINDOW)  # four standard errors
+    other.held_out["mlm_loss"] += 4 * 0.5 / np.sqrt(32)
     assert run_with(other, monkeypatch, capsys) == (
         1,
         [
