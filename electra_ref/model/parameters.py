@@ -131,8 +131,13 @@ class FlatGradients(FlatParameters):
             self._started.add(name)
 
 
-def initial_values(specs: list[ParameterSpec], config: Config) -> npt.NDArray[np.float64]:
-    """Return the flat vector (P,) of initial values in float64, the same for every backend.
+def initial_values(
+    specs: list[ParameterSpec], config: Config, dtype: npt.DTypeLike = np.float64
+) -> Array:
+    """Return the flat vector (P,) of initial values, float64 rounded to ``dtype``.
+
+    They are the same for every backend. One tensor at a time is held in float64: all of them take
+    as much memory as the parameters, the gradients and one moment of a run.
 
     Truncated normal: standard deviation ``initializer_range``, cut at two of it, not rescaled
     (TensorFlow's ``truncated_normal_initializer``), by the inverse distribution function.
@@ -140,9 +145,11 @@ def initial_values(specs: list[ParameterSpec], config: Config) -> npt.NDArray[np
     original uses which: google-research/electra model/modeling.py (``create_initializer``; layers
     without one take TensorFlow's default, glorot uniform).
     """
-    return np.concatenate(
-        [_initial_tensor(spec, number, config).reshape(-1) for number, spec in enumerate(specs)]
-    )
+    vector = np.empty(sum(math.prod(spec.shape) for spec in specs), dtype)
+    views = FlatParameters(specs, vector).views
+    for number, spec in enumerate(specs):
+        views[spec.name][...] = _initial_tensor(spec, number, config)
+    return vector
 
 
 def _initial_tensor(spec: ParameterSpec, number: int, config: Config) -> npt.NDArray[np.float64]:

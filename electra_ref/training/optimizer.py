@@ -25,7 +25,7 @@ class TrainingState:
 
     def __init__(self, config: Config, backend: Backend, dtype: str) -> None:
         specs = parameter_specs(config)
-        vector = backend.to_device(initial_values(specs, config).astype(dtype))
+        vector = backend.to_device(initial_values(specs, config, dtype))
         zeros_like = get_xp(vector).zeros_like
         self.step = 0
         self.parameters = FlatParameters(specs, vector)
