@@ -102,7 +102,7 @@ def test_every_float() -> None:
         _compute(x, exp, distribution, density)
         assert exp_error(-x, exp) <= EXP
         part = slice(np.searchsorted(x, np.float32(13.18)))
-        for sign in (1, -1):
+        for sign in (1, -1) if part.stop else ():  # there is nothing left of phi beyond
             if sign < 0:
                 _compute(-x, exp, distribution, density)
             errors = distribution_errors(sign * x[part], distribution[part], density[part])
