@@ -246,7 +246,7 @@ def plot(curves: dict[str, Curves], path: Path) -> None:
     """Draw both losses of all runs, and under them how far each is from the first."""
     try:
         import matplotlib as mpl  # noqa: PLC0415  (an extra, needed only here)
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415  (the same)
     except ImportError:
         raise UserError("--plot needs matplotlib (extra: plots)") from None
     expected, *others = curves.values()

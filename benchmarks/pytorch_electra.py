@@ -27,7 +27,7 @@ MASKED_SHARE = 0.85  # of the chosen positions; the others stay as they are
 
 # mypy sees a base class of type Any where PyTorch is not installed, and complains of the ignore
 # where it is
-class JointElectra(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+class JointElectra(torch.nn.Module):  # type: ignore[misc, unused-ignore]  # mypy may run without torch
     """Both networks around one embedding table."""
 
     def __init__(self, config: Config) -> None:

@@ -98,6 +98,7 @@ def tokenizers_contenders(vocabulary: list[str], documents: list[str]) -> list[C
     Raises ImportError if the package is not installed.
     """
     # the rival is optional, so it is imported only where it is timed
+    # a rival, needed only where it is timed
     from tokenizers import Tokenizer  # noqa: PLC0415
     from tokenizers.models import WordPiece as Model  # noqa: PLC0415
     from tokenizers.normalizers import BertNormalizer  # noqa: PLC0415

@@ -133,7 +133,7 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
         return on_cpu._replace(reason=f"{on_cpu.reason} (auto: {missing})")
     if precision == "bfloat16":
         raise UserError("--precision bfloat16 needs --device cpu; use float32")
-    from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415
+    from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415  (only where chosen)
 
     if device == "reference":
         return OpenedBackend(ReferenceBackend(), "reference", dtype, "cpu", f"device: cpu, {dtype}")
@@ -146,7 +146,7 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
 def _open_cpu_backend(precision: str) -> OpenedBackend:
     if precision == "float64":
         raise UserError("--precision float64: the CPU's kernels have none; use --device reference")
-    from electra_ref.backends.cpu import CpuBackend, bfloat16  # noqa: PLC0415
+    from electra_ref.backends.cpu import CpuBackend, bfloat16  # noqa: PLC0415  (loads numba)
 
     in_float32 = OpenedBackend(CpuBackend(), "cpu", "float32", "cpu", "device: cpu, float32")
     if precision == "float32":
