@@ -1,10 +1,10 @@
-"""Files that are there whole or not at all, whatever moment the machine dies.
+"""Files appear complete or not at all, whenever the machine stops.
 
-Bytes are written under a temporary name beside the final one and forced to the disk (fsync); the
-rename, which POSIX makes atomic, comes after; then the folder, which holds the name, is forced to
-the disk as well. Without the first fsync a power cut can leave the new name on an empty file;
-without the second it can take back a file that was already announced. Source: Pillai et al. 2014,
-"All File Systems Are Not Created Equal" (OSDI).
+Bytes are written under a temporary name beside the final one and forced to the disk (fsync). Then
+the file is renamed; POSIX makes a rename atomic. Then the folder, which holds the name, is forced
+to the disk. Without the first fsync a power cut can leave the new name on an empty file. Without
+the second it can undo a rename that was already reported. Source: Pillai et al. 2014, "All File
+Systems Are Not Created Equal" (OSDI).
 """
 
 from __future__ import annotations
@@ -46,23 +46,29 @@ def disk_errors(action: str) -> Iterator[None]:
         raise UserError(f"cannot {action}: {reason}" + (f"; {advice}" if advice else "")) from error
 
 
-def temporary_name(name: str) -> str:
-    """A hidden name beside ``name`` that no other process draws, and that TEMPORARY recognises."""
-    return f".{name}.{secrets.token_hex(4)}.tmp"
+def temporary_name(name: str, kind: str = "tmp") -> str:
+    """Return a hidden name for ``name`` that no other process draws; TEMPORARY matches "tmp"."""
+    return f".{name}.{secrets.token_hex(4)}.{kind}"
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write ``data``, in several calls where a signal or a full disk cuts one short.
+
+    Raises OSError.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def write_new_file(path: Path, data: bytes) -> None:
     """Create ``path``, which must not exist, with ``data``, and force it to the disk.
 
-    The name itself lasts only once ``sync_folder(path.parent)`` has returned. Raises OSError.
+    A power cut can still remove the name until ``sync_folder(path.parent)``. Raises OSError.
     """
     descriptor = os.open(path, _NEW_FILE, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[
-                os.write(descriptor, rest) :
-            ]  # a full disk or a signal may cut a write short
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -74,24 +80,32 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot, and say so this way
+        if error.errno != errno.EINVAL:  # the answer of network file systems that cannot do this
             raise
     finally:
         os.close(descriptor)
 
 
+def rename_durably(old: Path, new: Path) -> None:
+    """Rename ``old`` to ``new``, a name in the same folder, and force that to the disk.
+
+    Raises OSError.
+    """
+    os.rename(old, new)
+    sync_folder(new.parent)
+
+
 def write_bytes_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` with ``data``: a reader, or the next boot, sees the old bytes or the new.
 
-    A symbolic link at ``path`` is itself replaced, never followed. Raises UserError, and then
-    leaves the old file and no temporary.
+    A symbolic link at ``path`` is replaced, never followed. Raises UserError, and then leaves no
+    temporary.
     """
     temporary = path.with_name(temporary_name(path.name))
     with disk_errors(f"write {path}"):
         try:
             write_new_file(temporary, data)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
+            rename_durably(temporary, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
@@ -99,24 +113,23 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """``write_bytes_atomically`` for ``text`` in UTF-8, its line ends untouched."""
+    """Write ``text`` in UTF-8 with ``write_bytes_atomically``; line ends stay as they are."""
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """``write_bytes_atomically`` for ``value`` as indented JSON, keys in the order given.
+    """Write ``value`` as indented JSON with ``write_bytes_atomically``; keys keep their order.
 
-    Raises ValueError for NaN and infinity, which JSON has no words for.
+    Raises ValueError for NaN and infinity, which JSON does not have.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_text_atomically(path, text + "\n")
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete the temporary files that a killed process left in ``folder``; raises OSError.
+    """Delete the temporary files that a killed process left in ``folder``. Raises OSError.
 
-    Only for a folder that nobody else is writing to. Names are matched whole against TEMPORARY, and
-    folders are left alone.
+    Nobody else may be writing to the folder. A name must match TEMPORARY in full. Folders stay.
     """
     for name in os.listdir(folder):
         path = folder / name

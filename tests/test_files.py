@@ -1,4 +1,4 @@
-"""Atomic writes: the content, the refusals, and no temporary left in either case."""
+"""Atomic writes: the content, the refusals, and no temporary left in both cases."""
 
 from __future__ import annotations
 
