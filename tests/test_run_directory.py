@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -193,14 +194,14 @@ def test_of_many_that_begin_at_once_one_wins(tmp_path: Path) -> None:
 def test_a_run_that_came_and_went_just_before_we_had_the_lock_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire = run_directory._acquire_lock
+    acquire = run_directory._lock
 
-    def be_late(path: Path) -> int:
+    def be_late(path: Path) -> FileIO:
         monkeypatch.undo()
         make_run(path)
         return acquire(path)
 
-    monkeypatch.setattr(run_directory, "_acquire_lock", be_late)
+    monkeypatch.setattr(run_directory, "_lock", be_late)
     with pytest.raises(UserError, match="holds a run already"):
         RunDirectory.create(tmp_path / "run", "seed = 2\n", ENVIRONMENT)
     assert (tmp_path / "run" / "config.toml").read_text() == CONFIG

@@ -1,26 +1,25 @@
-"""The folder of one run: whose it is, who may write to it now, and where things lie in it.
+"""The folder of one run: whether it is a run, who may write to it now, and where its files are.
 
-    config.toml         the resolved configuration; its presence says that the run has begun
-    environment.json    the marker: a folder is a run of ours if this names our format
-    data.json           what was read; with vocab.txt, written when the data are prepared
+    config.toml         the resolved configuration; where it is missing, the run has not begun
+    environment.json    the marker: a folder is a run if this file names our format
+    data.json           what was read; written with vocab.txt when the data are prepared
     vocab.txt  metrics.jsonl  samples.jsonl  checkpoints/
-    .lock               held with flock(2), which the kernel releases even after kill -9
+    .lock               locked while a process works on the run
 
-A folder that holds anything else is never written to. The path to it may lead through symbolic
-links; inside it, none is followed for writing or deleting.
+Nothing is written to a folder that holds anything else. The path to it may lead through symbolic
+links. Inside it, no link is followed for writing or deleting.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from electra_ref.errors import UserError
 from electra_ref.files import (
@@ -31,6 +30,7 @@ from electra_ref.files import (
     write_json_atomically,
     write_text_atomically,
 )
+from electra_ref.locks import acquire_lock
 from electra_ref.training.checkpoint import recover_checkpoints
 
 FORMAT = "electra_ref run 1"
@@ -42,11 +42,11 @@ _LOCK = ".lock"
 class RunDirectory:
     """Paths and lock of one run's folder.
 
-    ``create`` and ``resume`` return it locked, to be used as a context manager, which unlocks it
-    in the end; ``open`` is for whoever only reads.
+    ``create`` and ``resume`` return it locked; use it as a context manager, which unlocks it at the
+    end. Use ``open`` to read only.
     """
 
-    def __init__(self, path: Path, lock: int | None = None) -> None:
+    def __init__(self, path: Path, lock: FileIO | None = None) -> None:
         self.path = path
         self.config = path / _CONFIG
         self.data = path / "data.json"
@@ -60,13 +60,13 @@ class RunDirectory:
     def create(cls, path: Path, config: str, environment: Mapping[str, Any]) -> Self:
         """Begin a run in ``path``, a missing or empty folder; write ``config.toml`` and the marker.
 
-        Raises UserError, and writes nothing, if the folder holds a run already or anything else, if
-        another process is at work in it, or if the disk refuses.
+        Raises UserError, and writes nothing, if the folder holds a run or anything else, or if
+        another process is at work in it. Raises UserError if the disk refuses.
         """
         _require_unused(path)
         with disk_errors(f"create {path}"):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls(path, _acquire_lock(path))
+        run = cls(path, _lock(path))
         try:
             _require_unused(path)  # again: another process may have begun before we got the lock
             run._tidy()
@@ -81,12 +81,13 @@ class RunDirectory:
 
     @classmethod
     def resume(cls, path: Path) -> Self:
-        """Take up the run in ``path`` again; what a killed process left half-written is removed.
+        """Open the run in ``path`` to continue it; remove what a killed process left half-written.
 
-        Raises UserError if there is no run, or another process is at work in it.
+        Raises UserError if there is no run, if another process is at work in it, or if the disk
+        refuses.
         """
         cls.open(path)
-        run = cls(path, _acquire_lock(path))
+        run = cls(path, _lock(path))
         try:
             run._tidy()
         except BaseException:
@@ -96,7 +97,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The run in ``path``, to read from. Raises UserError if there is none."""
+        """Open the run in ``path`` to read from it. Raises UserError if there is none."""
         if not is_run(path):
             raise UserError(f"{path} holds no run of electra_ref; check the path")
         if not (path / _CONFIG).exists():
@@ -106,18 +107,19 @@ class RunDirectory:
         return cls(path)
 
     def environment(self) -> dict[str, Any]:
-        """What ``create`` was given. Raises UserError if the file has become unreadable."""
+        """Return what ``create`` was given. Raises UserError if the file cannot be read."""
         environment = _read_marker(self.path)
         if environment is None:
             raise UserError(f"{self.path / _MARKER} cannot be read as this run's")
         return environment
 
     def discard(self, *, folder: bool) -> None:
-        """Take back what ``create`` and the preparation of the data wrote, then ``close``.
+        """Delete what ``create`` and the preparation of the data wrote, then ``close``.
 
-        ``folder`` says whether the folder goes too, unless something else is in it. Only for a run
-        that has not begun to train. ``config.toml`` goes first and the marker after all that
-        ``create`` would refuse, so that a process killed in between leaves a folder to begin in.
+        If ``folder``, delete the folder too, unless it holds something else. Only for a run that
+        has not begun to train. ``config.toml`` is deleted first, and the marker only after
+        everything that ``create`` would refuse. So ``create`` accepts what a process killed in
+        between leaves.
         """
         with suppress(OSError):
             for path in (self.config, self.data, self.vocabulary):
@@ -131,10 +133,9 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Let another process have the folder. Harmless if it is not locked."""
+        """Unlock the folder. Does nothing if it is not locked."""
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +144,7 @@ class RunDirectory:
         self.close()
 
     def _tidy(self) -> None:
-        """Remove what a killed process left; make sure of the checkpoints' folder."""
+        """Remove what a killed process left; create the folder of the checkpoints if missing."""
         if self.checkpoints.is_symlink():
             raise UserError(f"{self.checkpoints} is a symbolic link; replace it by a folder")
         with disk_errors(f"tidy {self.path}"):
@@ -154,14 +155,14 @@ class RunDirectory:
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` holds a run of ours, by its marker."""
+    """Return whether ``path`` holds a run of ours, by its marker."""
     return _read_marker(path) is not None
 
 
 def new_run_path(root: Path, name: str) -> Path:
-    """Make and return the first of ``root/name``, ``root/name-2``, ... that is not there yet.
+    """Create and return the first of ``root/name``, ``root/name-2``, ... that does not exist.
 
-    Two processes never get the same: whoever makes the folder has it. Raises UserError.
+    Two processes never get the same folder. Raises UserError if the disk refuses.
     """
     with disk_errors(f"create a folder in {root}"):
         root.mkdir(parents=True, exist_ok=True)
@@ -177,7 +178,7 @@ def new_run_path(root: Path, name: str) -> Path:
 
 
 def newest_run(root: Path) -> Path:
-    """The run in ``root`` that a process last worked on. Raises UserError if there is none."""
+    """Return the run in ``root`` that was locked last. Raises UserError if there is none."""
     runs = []
     if root.is_dir():
         with disk_errors(f"read {root}"):
@@ -189,7 +190,7 @@ def newest_run(root: Path) -> Path:
 
 
 def _last_used(run: Path) -> int:
-    """Nanoseconds since the epoch: every process that locks a run writes to its lock file."""
+    """Return nanoseconds since the epoch: who locks a run writes to its lock file."""
     try:
         return (run / _LOCK).stat().st_mtime_ns
     except OSError:
@@ -197,7 +198,7 @@ def _last_used(run: Path) -> int:
 
 
 def _read_marker(path: Path) -> dict[str, Any] | None:
-    """The contents of ``environment.json`` if it is ours."""
+    """Return the contents of ``environment.json``, or None if it is not ours."""
     try:
         marker = json.loads((path / _MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -219,8 +220,8 @@ def _require_unused(path: Path) -> None:
                 f"{path} holds a run already: use --resume to continue it, "
                 "or another --output-dir to start afresh"
             )
-        return  # killed before its config.toml was there: nothing is lost by beginning again
-    # what a process killed within ``create`` may have left, and nothing else
+        return  # killed before config.toml was written: nothing is lost by beginning again
+    # a process that was killed inside ``create`` may have left these, and nothing else
     strangers = [name for name in names if name not in (_LOCK, "checkpoints")]
     strangers = [name for name in strangers if not TEMPORARY.fullmatch(name)]
     if (path / "checkpoints").is_symlink() or _has_entries(path / "checkpoints"):
@@ -236,29 +237,14 @@ def _has_entries(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not os.listdir(path))
 
 
-def _acquire_lock(path: Path) -> int:
-    """Lock the folder for this process alone, at once or not at all; return the open file.
+def _lock(path: Path) -> FileIO:
+    """Lock the folder. Raises UserError if the disk refuses or another process holds the lock."""
 
-    Raises UserError if another process holds it. A forked child would share the lock and keep it
-    after its parent's death, so the file is closed on exec and nothing here forks.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    def refuse(holder: str) -> NoReturn:
+        raise UserError(
+            f"another process ({holder}) is at work in {path}: wait for it, "
+            "or choose another --output-dir"
+        )
+
     with disk_errors(f"lock {path}"):
-        descriptor = os.open(path / _LOCK, flags, 0o666)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"{path / _LOCK} is not a file; remove it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise UserError(
-                f"another process ({holder or 'unknown'}) is at work in {path}: wait for it, "
-                "or choose another --output-dir"
-            ) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-    return descriptor
+        return acquire_lock(path / _LOCK, refuse)
