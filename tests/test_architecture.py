@@ -22,6 +22,8 @@ FLOORS = {
         "rng",
         "batch",
         "files",
+        "locks",
+        "sealed_folder",
         "freed_memory",
         "kernel_cache",
         "__init__",

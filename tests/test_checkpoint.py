@@ -68,6 +68,46 @@ def test_other_programs_can_read_the_tensors(tmp_path: Path) -> None:
         assert stream.metadata() == {"format": "pt"}
 
 
+INDEX = """{
+ "format": "electra_ref checkpoint 1",
+ "step": 1000,
+ "state": {
+  "epoch": 1,
+  "name": "\\u00e9",
+  "list": [
+   0.1,
+   null
+  ]
+ },
+ "files": {
+  "model.safetensors": {
+   "bytes": 128,
+   "sha256": "d3a2cd2ea12c4634527806a94bfcb09c9c77a4854a7ab1b848c02f3235d90a18"
+  },
+  "optimizer.safetensors": {
+   "bytes": 208,
+   "sha256": "c0ae6704a6a5449a144de7bde8e318e6d0dcfb8e1deda45a6030245579366053"
+  }
+ },
+ "sha256": "b8946df2e9caecd41eef691dea457a82e0a564ac7aade63f78b21aa7f8d86d3a"
+}
+"""
+
+
+def test_the_bytes_on_the_disk_are_those_of_format_1(tmp_path: Path) -> None:
+    """Checkpoints that users have must stay readable: another layout needs another FORMAT."""
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3)
+    groups: dict[str, dict[str, Array]] = {
+        "model": {"weights": weights},
+        "optimizer": {"m": weights / 2, "v": weights.T},
+    }
+    state = {"epoch": 1, "name": "é", "list": [0.1, None]}
+    path = save_checkpoint(tmp_path, 1000, groups, state)
+    assert (path / "checkpoint.json").read_text("utf-8") == INDEX
+    files = ["checkpoint.json", "model.safetensors", "optimizer.safetensors"]
+    assert sorted(os.listdir(path)) == files
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, value: float) -> None:
     save_checkpoint(tmp_path, 1, groups_at(1), {}, keep=1)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from electra_ref.errors import UserError
 from electra_ref.files import write_bytes_atomically
+from electra_ref.text.cache_folder import CacheFolder, cache_key, open_intact, open_or_build
 from electra_ref.training.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -33,7 +35,7 @@ from electra_ref.training.checkpoint import (
 )
 from electra_ref.training.records import read_records, truncate_records
 from electra_ref.training.run_directory import RunDirectory, is_run
-from tests.file_system_calls import Killed, counting, fail_at, kill_at, watching
+from tests.file_system_calls import CHANGES, Killed, counting, fail_at, kill_at, watching
 from tests.killed_run import CONFIG, tensors_at
 
 FILES = ["checkpoint.json", "model.safetensors", "optimizer.safetensors"]
@@ -199,6 +201,72 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
             else:
                 assert path.read_bytes() == b"new"
                 assert number >= 6
+
+
+# Cached folders
+
+KEY = cache_key("test", content="x")
+
+
+def build(folder: Path) -> dict[str, Any]:
+    for name in ("a.bin", "b.bin"):
+        (folder / name).write_bytes(bytes(100))
+    return {"made": "here"}
+
+
+def damaged_cache(cache_dir: Path) -> CacheFolder:
+    """Build a folder and damage it, so that the next build removes it; return what it was."""
+    cache_dir.mkdir()
+    whole = open_or_build(cache_dir, KEY, build)
+    (whole.path / "a.bin").write_bytes(b"")
+    return whole
+
+
+def count_cache_calls(tmp_path: Path, kinds: tuple[str, ...] = CHANGES) -> int:
+    calls: list[str] = []
+    damaged_cache(tmp_path / "counted")
+    with watching(counting(calls)):
+        open_or_build(tmp_path / "counted", KEY, build)
+    return sum(name in kinds for name in calls)
+
+
+def assert_complete_or_absent(cache_dir: Path, whole: CacheFolder) -> None:
+    assert open_intact(cache_dir, KEY) in (None, whole)
+    assert open_or_build(cache_dir, KEY, build) == whole
+    assert sorted(os.listdir(cache_dir)) == sorted([KEY, f".{KEY}.lock"])
+
+
+def test_a_cache_killed_at_any_call_is_complete_or_absent(tmp_path: Path) -> None:
+    for number in range(count_cache_calls(tmp_path)):
+        whole = damaged_cache(tmp_path / str(number))
+        with pytest.raises(Killed), watching(kill_at(number)):
+            open_or_build(tmp_path / str(number), KEY, build)
+        assert_complete_or_absent(tmp_path / str(number), whole)
+
+
+@pytest.mark.parametrize(
+    ("error", "kinds", "forever"),
+    [
+        (errno.ENOSPC, ("mkdir", "write", "ftruncate"), True),
+        (errno.EIO, CHANGES, True),
+        (errno.EIO, CHANGES, False),
+        (errno.EACCES, CHANGES, False),
+    ],
+)
+def test_a_failing_disk_leaves_no_half_of_a_cache(
+    tmp_path: Path, error: int, kinds: tuple[str, ...], forever: bool
+) -> None:
+    refusals: list[str] = []
+    for number in range(count_cache_calls(tmp_path, kinds)):
+        whole = damaged_cache(tmp_path / str(number))
+        try:
+            with watching(fail_at(number, error, kinds=kinds, forever=forever)):
+                open_or_build(tmp_path / str(number), KEY, build)
+        except UserError as refusal:  # not raised where a read fails: such a folder is built anew
+            refusals.append(str(refusal))
+        assert_complete_or_absent(tmp_path / str(number), whole)
+    assert len(refusals) >= 3
+    assert not any("\n" in refusal for refusal in refusals)
 
 
 # All of it in any order

@@ -1,7 +1,8 @@
-"""Caches are whole or absent, verified before use, and never mapped when cut short."""
+"""Caches are complete or absent, checked before use, and never mapped when cut short."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +100,31 @@ def test_altered_bytes_and_truncations_are_detected(name: str, tmp_path: Path) -
         assert open_intact(tmp_path, KEY) is None, damaged
     path.write_bytes(data)
     assert open_intact(tmp_path, KEY) == whole
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "[" * 100_000, '{"a":' * 100_000])
+def test_hostile_json_is_damage(text: str, tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    (whole.path / "meta.json").write_text(text)
+    assert open_intact(tmp_path, KEY) is None
+    assert open_or_build(tmp_path, KEY, build_two_files) == whole
+
+
+@pytest.mark.parametrize("name", ["a.bin", "meta.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_files_are_read(name: str, kind: str, tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    path = whole.path / name
+    path.rename(tmp_path / "elsewhere")
+    if kind == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert open_intact(tmp_path, KEY) is None
+    assert open_or_build(tmp_path, KEY, build_two_files) == whole
+    assert (tmp_path / "elsewhere").is_file()
 
 
 @pytest.mark.parametrize("damage", ["removed", "altered", "another key", "no folder"])
