@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from electra_ref.training.checkpoint import (
     recover_checkpoints,
     save_checkpoint,
 )
+from tests.file_system_calls import watching
 
 STATE = {"epoch": 1, "best_loss": 0.1, "hash": "é\ud800", "list": [1, None, True, {}]}
 
@@ -108,6 +110,11 @@ def test_the_bytes_on_the_disk_are_those_of_format_1(tmp_path: Path) -> None:
     assert sorted(os.listdir(path)) == files
 
 
+def test_finite_values_are_saved_even_if_their_sum_is_not(tmp_path: Path) -> None:
+    saved = {"model": {"large": np.full(8, np.finfo(np.float32).max)}}
+    assert_same(load_checkpoint(save_checkpoint(tmp_path, 1, saved, {})).groups, saved)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, value: float) -> None:
     save_checkpoint(tmp_path, 1, groups_at(1), {}, keep=1)
@@ -188,6 +195,73 @@ def test_a_replaced_checkpoint_with_files_of_somebody_else_stays(tmp_path: Path)
         save_checkpoint(tmp_path, 1, groups_at(2), {})
     assert os.listdir(tmp_path) == ["step-00000001"]
     assert_same(load_checkpoint(path).groups, groups_at(1))
+
+
+# Reading a part
+
+
+def opened_by(call: Callable[[], object]) -> set[str]:
+    """Return the names of the files that ``call`` opens."""
+    names = set()
+
+    def note(name: str, arguments: tuple[Any, ...]) -> None:
+        if name == "open":
+            names.add(Path(arguments[0]).name)
+
+    with watching(note):
+        call()
+    return names
+
+
+def test_a_group_that_is_not_asked_for_is_not_opened(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, groups_at(1), STATE)
+    everything = {"checkpoint.json", "model.safetensors", "optimizer.safetensors"}
+    assert opened_by(lambda: load_checkpoint(path)) == everything
+    opened = opened_by(lambda: load_checkpoint(path, like=groups_at(1), groups=("model",)))
+    assert opened == everything - {"optimizer.safetensors"}
+
+
+@pytest.mark.parametrize("harm", ["altered", "cut", "gone"])
+def test_damage_elsewhere_does_not_stop_reading_a_group(tmp_path: Path, harm: str) -> None:
+    for step in (10, 20):
+        path = save_checkpoint(tmp_path, step, groups_at(step), STATE)
+    damaged = path / "optimizer.safetensors"
+    data = damaged.read_bytes()
+    damaged.unlink()
+    if harm != "gone":
+        damaged.write_bytes(data[:-1] + (bytes([data[-1] ^ 1]) if harm == "altered" else b""))
+    checkpoint = load_newest_checkpoint(tmp_path, warn=pytest.fail, groups=["model"])
+    assert (checkpoint.step, checkpoint.state) == (20, STATE)
+    assert_same(checkpoint.groups, {"model": groups_at(20)["model"]})
+    assert_refused(tmp_path)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path, groups=["optimizer"])
+
+
+def test_the_group_that_is_read_is_checked(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, groups_at(1), {})
+    with pytest.raises(CheckpointError, match=r"no teacher\.safetensors"):
+        load_checkpoint(path, groups=["teacher"])
+    other = {"model": {"weights": np.zeros((4, 3), np.float32)}}
+    with pytest.raises(CheckpointError, match="asks for"):
+        load_checkpoint(path, like=other, groups=["model"])
+    data = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_checkpoint(path, groups=["model"])
+
+
+def test_reading_takes_little_more_memory_than_the_tensors(tmp_path: Path) -> None:
+    weights = np.ones((1000, 1000), np.float32)
+    saved = {"model": {"a": weights, "b": weights[:10]}, "optimizer": {"m": weights, "v": weights}}
+    path = save_checkpoint(tmp_path, 1, saved, {})
+    for groups, size in ((["model"], 1.01), (None, 3.01)):
+        tracemalloc.start()
+        checkpoint = load_checkpoint(path, groups=groups)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert weights.nbytes < peak < 1.2 * size * weights.nbytes
+        assert not checkpoint.groups["model"]["a"].flags.writeable
 
 
 # Damage
