@@ -106,7 +106,6 @@ def _are_entries(files: Any) -> bool:
         and isinstance(entry, dict)
         and entry.keys() == set(Entry._fields)
         and type(entry["bytes"]) is int
-        and isinstance(entry["sha256"], str)
         for name, entry in files.items()
     )
 

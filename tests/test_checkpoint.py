@@ -352,14 +352,18 @@ def test_missing_and_exchanged_files_are_refused(
     assert_refused(two_checkpoints, reason)
 
 
-def forge(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the index of step 20 and give it the digest that it should then have."""
-    path = directory / "step-00000020" / "checkpoint.json"
+def forge_index(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change an index and give it the digest that it should then have."""
     index = json.loads(path.read_bytes())
     change(index)
     index.pop("sha256", None)
     digest = hashlib.sha256(json.dumps(index).encode()).hexdigest()
     path.write_text(json.dumps({**index, "sha256": digest}, indent=1) + "\n")
+
+
+def forge(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the index of step 20."""
+    forge_index(directory / "step-00000020" / "checkpoint.json", change)
 
 
 def test_the_forger_of_the_next_test_knows_the_format(two_checkpoints: Path) -> None:
@@ -383,6 +387,9 @@ def test_the_forger_of_the_next_test_knows_the_format(two_checkpoints: Path) -> 
         lambda index: index.update(files={"../step-00000010/model.safetensors": {}}),
         lambda index: index["files"].update({"checkpoint.json": {"bytes": 1, "sha256": ""}}),
         lambda index: index["files"]["model.safetensors"].update(bytes="160"),
+        lambda index: (file := index["files"]["model.safetensors"]).update(
+            bytes=float(file["bytes"])
+        ),
         lambda index: index["files"]["model.safetensors"].update(bytes=-1),
         lambda index: index["files"]["model.safetensors"].update(bytes=2**62),
         lambda index: index["files"]["model.safetensors"].update(more=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -42,6 +43,7 @@ from electra_ref.text.token_cache import (
     open_tokens,
     write_tokens,
 )
+from tests.test_checkpoint import forge_index
 
 KEY = cache_key("test", content="x")
 
@@ -125,6 +127,20 @@ def test_only_files_are_read(name: str, kind: str, tmp_path: Path) -> None:
     assert open_intact(tmp_path, KEY) is None
     assert open_or_build(tmp_path, KEY, build_two_files) == whole
     assert (tmp_path / "elsewhere").is_file()
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "", "..", "sub/a.bin", "a\0b", "\ud800"])
+def test_an_index_names_files_of_its_own_folder_only(name: str, tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    data = bytes(40)
+    (whole.path / "sub").mkdir()
+    for path in (tmp_path / "outside.bin", whole.path / "sub/a.bin", whole.path / "more.bin"):
+        path.write_bytes(data)
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    forge_index(whole.path / "meta.json", lambda index: index["files"].update({"more.bin": entry}))
+    assert open_intact(tmp_path, KEY) is not None
+    forge_index(whole.path / "meta.json", lambda index: index["files"].update({name: entry}))
+    assert open_intact(tmp_path, KEY) is None
 
 
 @pytest.mark.parametrize("damage", ["removed", "altered", "another key", "no folder"])

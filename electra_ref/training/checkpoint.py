@@ -90,7 +90,7 @@ def save_checkpoint(
     facts = {"format": FORMAT, "step": step, "state": dict(state)}
     if directory.is_symlink() or path.is_symlink():
         raise UserError(
-            f"cannot save {path}: a symbolic link stands in its place; replace it by a folder"
+            f"cannot save {path}: a symbolic link is in its place; replace it by a folder"
         )
     with disk_errors(f"save {path}"):
         try:
@@ -289,7 +289,7 @@ def _refused(path: Path, reason: str) -> CheckpointError:
 
 
 def _step_and_state(facts: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Return them from the index. Raises DamageError if they have other types."""
+    """Return both from the index. Raises DamageError if they have other types."""
     step, state = facts.get("step"), facts.get("state")
     if type(step) is not int or not 0 <= step <= MAX_STEP or not isinstance(state, dict):
         raise DamageError(f"{_INDEX} does not describe a checkpoint")
@@ -304,15 +304,15 @@ def _read_tensors(path: Path, group: str, files: Mapping[str, Entry]) -> dict[st
     data = read_file(path / name, files[name])
     try:
         return _views(data)
-    except Exception as error:  # of a forged file; see there
+    except Exception as error:  # other bytes with a good digest lead to many kinds
         raise DamageError(f"{name} is not a safetensors file: {error}") from error
 
 
 def _views(data: bytes) -> dict[str, Array]:
     """Return the tensors of a safetensors file as views of its bytes; the library would copy them.
 
-    The format: https://github.com/huggingface/safetensors#format. Raises nearly any error unless
-    the library wrote ``data``.
+    The format is described at https://github.com/huggingface/safetensors#format. Raises an error of
+    any kind for other bytes.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
