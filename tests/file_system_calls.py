@@ -1,4 +1,4 @@
-"""Stand between the code and the disk: count its calls, record them, make one fail, or die at one.
+"""Watch the calls that code makes on the disk: count them, record them, fail one, or die at one.
 
 Only calls that can change the disk are watched, and only through ``os``, which is how
 ``electra_ref.files`` and ``electra_ref.training`` make them.
@@ -25,7 +25,7 @@ class Killed(BaseException):
 def watching(
     before: Hook, after: Callable[[str, tuple[Any, ...], Any], None] | None = None
 ) -> Iterator[None]:
-    """Call ``before(name, arguments)`` ahead of every watched call, ``after`` with its result."""
+    """Call ``before(name, arguments)`` before every watched call, ``after`` with its result."""
 
     def watch(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **keywords: Any) -> Any:
@@ -43,17 +43,17 @@ def watching(
 
 
 def counting(calls: list[str]) -> Hook:
-    """A hook that appends the name of every call."""
+    """Return a hook that appends the name of every call."""
     return lambda name, _: calls.append(name)
 
 
 def raise_killed() -> None:
-    """What ``kill_at`` does unless told otherwise."""
+    """Raise Killed, as ``kill_at`` does by default."""
     raise Killed
 
 
 def kill_at(number: int, die: Callable[[], None] = raise_killed) -> Hook:
-    """A hook that lets ``number`` calls pass and dies at the next, a write when it is half done.
+    """Return a hook that lets ``number`` calls pass and dies at the next, with half of a write.
 
     If ``die`` raises, it does so at every later call as well: cleaning up in ``finally`` blocks has
     no effect on the disk, as with the real signal, yet the test goes on in the same process.
@@ -74,7 +74,7 @@ def kill_at(number: int, die: Callable[[], None] = raise_killed) -> Hook:
 def fail_at(
     number: int, error: int, *, kinds: tuple[str, ...] = CHANGES, forever: bool = False
 ) -> Hook:
-    """A hook that lets ``number`` calls of ``kinds`` pass and fails the next, or all later ones."""
+    """Return a hook that lets ``number`` calls of ``kinds`` pass, then fails one or all later."""
     calls: list[str] = []
 
     def hook(name: str, _: tuple[Any, ...]) -> None:

@@ -1,9 +1,8 @@
 """A short run that is really killed, once at each call that it makes on the disk.
 
-``python -m tests.killed_run FOLDER`` lets run ``k`` live in ``FOLDER/run-<k>`` and kills it with
-SIGKILL at its call ``k``, until one run gets to its end. It is a process of its own because fork()
-is safe only where no thread is running. ``FOLDER/saved-<k>`` holds the steps whose save had
-returned.
+``python -m tests.killed_run FOLDER`` starts run ``k`` in ``FOLDER/run-<k>`` and kills it with
+SIGKILL at its call ``k``, until one run comes to its end. It is a separate process because fork()
+is safe only where no thread runs. ``FOLDER/saved-<k>`` holds the steps whose save had returned.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ CONFIG = "steps = 30\n"
 
 
 def tensors_at(step: int) -> dict[str, dict[str, Array]]:
-    """What the run has in memory at ``step``."""
+    """Return what the run has in memory at ``step``."""
     weights = np.arange(6, dtype=np.float32).reshape(2, 3) + step
     return {"model": {"weights": weights}, "optimizer": {"m": weights / 2, "v": weights**2}}
 
 
 def run_to_the_end(path: Path, saved: Path) -> None:
-    """The part of a trainer that touches the disk."""
+    """Do the part of a trainer that touches the disk."""
     with (
         RunDirectory.create(path, CONFIG, {"python": "3"}) as run,
         RecordFile(run.metrics) as metrics,
@@ -48,7 +47,7 @@ def run_to_the_end(path: Path, saved: Path) -> None:
 
 
 def live_until(number: int, folder: Path) -> bool:
-    """Fork a run that dies at its call ``number``; say whether it was killed."""
+    """Fork a run that dies at its call ``number``; return whether it was killed."""
     child = os.fork()
     if child == 0:
         try:

@@ -275,7 +275,7 @@ def two_checkpoints(tmp_path: Path) -> Path:
 
 
 def assert_refused(directory: Path, reason: str = "is refused") -> None:
-    """The newest checkpoint is refused, and the one before it is used instead."""
+    """Assert that the newest checkpoint is refused, and the one before it is used instead."""
     with pytest.raises(CheckpointError, match=reason) as error:
         load_checkpoint(directory / "step-00000020")
     assert "\n" not in str(error.value)

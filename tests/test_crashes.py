@@ -1,8 +1,8 @@
 """Kill the process or fail the disk at every call: no acknowledged save is ever lost.
 
 ``saved`` below are the steps whose ``save_checkpoint`` had returned. After any crash the next start
-must find the newest of them, or one newer that was about to be acknowledged, whole, and nothing
-half-made. What a power cut can do besides is in test_power_loss.py.
+must find the newest of them intact, or a newer one that was about to be acknowledged, and nothing
+incomplete. What only a power cut can do is in test_power_loss.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def assert_whole(directory: Path, *, at_least: int) -> int:
-    """Nothing in ``directory`` is half-made, and its newest step, returned, is not older."""
+    """Assert that ``directory`` holds nothing incomplete and no older step; return the newest."""
     assert temporaries(directory) == []
     for path in list_checkpoints(directory):
         checkpoint = load_checkpoint(path)
@@ -63,7 +63,7 @@ def assert_whole(directory: Path, *, at_least: int) -> int:
     return newest
 
 
-# SIGKILL, for real
+# A real SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,7 @@ def test_a_run_killed_at_any_call_starts_again_and_has_lost_nothing(killed_runs:
         saved = [int(line) for line in notebook.read_text().split()] if notebook.exists() else []
         if not is_run(path) or not (path / "config.toml").exists():
             assert not saved
-            RunDirectory.create(
-                path, CONFIG, {"python": "3"}
-            ).close()  # is not taken for a stranger's
+            RunDirectory.create(path, CONFIG, {"python": "3"}).close()  # takes it for nobody else's
         with RunDirectory.resume(path) as run:
             assert run.config.read_text() == CONFIG
             assert temporaries(run.path) == []
@@ -103,7 +101,7 @@ def test_a_run_killed_at_any_call_starts_again_and_has_lost_nothing(killed_runs:
 
 
 def save_three(directory: Path, saved: list[int]) -> None:
-    """Save, rotate one out, and replace one: every path through ``save_checkpoint``."""
+    """Save, delete an old one, and replace one: every path through ``save_checkpoint``."""
     for step in (20, 30, 30):
         save_checkpoint(directory, step, tensors_at(step), {}, keep=2)
         saved.append(step)
@@ -273,7 +271,7 @@ def test_a_failing_disk_leaves_no_half_of_a_cache(
 
 
 class CheckpointFolder(RuleBasedStateMachine):
-    """The folder against a list: saves that return, saves that die, damage, and new starts."""
+    """Compare the folder with a list: saves that return, saves that die, damage, new starts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -302,7 +300,7 @@ class CheckpointFolder(RuleBasedStateMachine):
         except Killed:
             recover_checkpoints(self.directory)
         here = steps_in(self.directory)
-        if here != self.steps:  # then the new one is there, and older ones go only after that
+        if here != self.steps:  # then the new one is there; older ones are deleted only after that
             kept = self.expected_after(step, keep)
             assert set(kept) <= set(here) <= {*self.steps, step}
         self.steps = here

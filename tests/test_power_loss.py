@@ -1,10 +1,10 @@
-"""Cut the power at every call of a series of saves, in every way a disk may then have kept them.
+"""Cut the power at every call of a series of saves; try every state the disk may then have.
 
-kill -9 lets the kernel write out everything it holds, so it cannot find a missing fsync. This model
-can. Its rules, in the spirit of Pillai et al. 2014 (OSDI): of what was written to a file since its
-last fsync, any subset of pages may be on the disk, the last one perhaps half; of the changes to a
-folder's names since the folder's last fsync, any prefix may be; and no file or folder knows of
-another.
+After kill -9 the kernel still writes everything to the disk, so it cannot find a missing fsync.
+This model of a disk can. Its rules follow Pillai et al. 2014 (OSDI). Of what was written to a file
+since its last fsync, any subset of pages may be on the disk, the last page perhaps half. Of the
+changes to a folder's names since the folder's last fsync, any prefix may be there. Each file and
+folder is independent of the others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class File:
     syncs: list[int] = field(default_factory=list)
 
     def states(self, time: int) -> Iterator[bytes]:
-        """What the file may hold after a power cut at ``time``."""
+        """Yield what the file may hold after a power cut at ``time``."""
         synced = max((sync for sync in self.syncs if sync <= time), default=0)
         durable = b"".join(data for at, data in self.writes if at <= synced)
         pending = b"".join(data for at, data in self.writes if synced < at <= time)
@@ -66,14 +66,14 @@ class Folder:
     syncs: list[int] = field(default_factory=list)
 
     def names(self, changes: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-        """The names after ``changes``."""
+        """Return the names after ``changes``."""
         merged: dict[str, Any] = {}
         for _, change in changes:
             merged |= change
         return {name: node for name, node in merged.items() if node is not None}
 
     def states(self, time: int) -> Iterator[tuple[tuple[str, Any], ...]]:
-        """What the folder and all below may hold after a power cut at ``time``."""
+        """Yield what the folder and all below may hold after a power cut at ``time``."""
         synced = max((sync for sync in self.syncs if sync <= time), default=0)
         durable = sum(at <= synced for at, _ in self.changes)
         for end in range(durable, sum(at <= time for at, _ in self.changes) + 1):
@@ -94,7 +94,7 @@ class Disk:
         self._open: dict[int, Any] = {}
 
     def find(self, path: Path) -> Any:
-        """The node that ``path`` names now."""
+        """Return the node that ``path`` names now."""
         node: Any = self.top
         for name in path.relative_to(self.root).parts:
             node = node.names(node.changes)[name]
@@ -105,7 +105,7 @@ class Disk:
         self.find(path.parent).changes.append((self.time, more))
 
     def record(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
-        """Called after each call of the program."""
+        """Record a call of the program, after it."""
         self.time += 1
         path = Path(arguments[0]) if isinstance(arguments[0], str | os.PathLike) else None
         if path is not None and name == "open":
@@ -133,7 +133,7 @@ class Disk:
 STEPS = (10, 20, 30, 30)  # the third rotates one out, the fourth replaces
 Write = Callable[[Path, Mapping[str, Any], Groups], None]
 
-WHOLE = 10**6  # a page so large that a file is one: enough to find what is plainly wrong
+WHOLE = 10**6  # a page that holds any file: enough to find what is plainly wrong
 
 
 def record_saves(
@@ -143,7 +143,7 @@ def record_saves(
     ignored: type | None = None,
     steps: Sequence[int] = STEPS,
 ) -> Disk:
-    """Save a checkpoint of each of ``steps`` in an empty folder that is itself on the disk."""
+    """Save a checkpoint of each of ``steps`` in an empty folder that is already on the disk."""
     directory.mkdir()
     disk = Disk(directory, page, ignored)
     with watching(lambda *_: None, disk.record):
@@ -154,7 +154,7 @@ def record_saves(
 
 
 def restore(state: tuple[tuple[str, Any], ...], folder: Path) -> None:
-    """Lay ``state`` out as real files."""
+    """Write ``state`` as real files."""
     folder.mkdir()
     for name, content in state:
         if isinstance(content, bytes):
@@ -164,7 +164,7 @@ def restore(state: tuple[tuple[str, Any], ...], folder: Path) -> None:
 
 
 def violation(folder: Path, acknowledged: int) -> str:
-    """What is wrong with ``folder`` after the power is back, or ""."""
+    """Return what is wrong with ``folder`` after the power is back, or ""."""
     for path in list_checkpoints(folder):
         try:
             load_checkpoint(path)
@@ -190,7 +190,7 @@ def check(
             if (acknowledged, state) not in seen:
                 seen.add((acknowledged, state))
                 restore(state, scratch)
-                with mock.patch.object(os, "fsync"):  # this disk is only a picture of one
+                with mock.patch.object(os, "fsync"):  # nothing here needs to survive a power cut
                     problem = violation(scratch, acknowledged)
                 shutil.rmtree(scratch)
                 if problem:
@@ -212,14 +212,14 @@ def test_no_power_cut_loses_an_acknowledged_save(tmp_path: Path, page: int, at_l
 
 
 def write_in_place(path: Path, facts: Mapping[str, Any], groups: Groups) -> None:
-    """Straight into the final folder; everything is forced to the disk, but too late."""
+    """Write straight into the final folder; force everything to the disk, but too late."""
     os.mkdir(path)
     checkpoint._fill(path, facts, groups)
     sync_folder(path.parent)
 
 
 def rename_first(path: Path, facts: Mapping[str, Any], groups: Groups) -> None:
-    """The name that says "complete" comes before the contents."""
+    """Give the folder its final name before its contents."""
     temporary = path.with_name(f".{path.name}.00000000.tmp")
     os.mkdir(temporary)
     os.rename(temporary, path)
@@ -228,7 +228,7 @@ def rename_first(path: Path, facts: Mapping[str, Any], groups: Groups) -> None:
 
 
 def rotate_first(path: Path, facts: Mapping[str, Any], groups: Groups) -> None:
-    """The old ones make room for the new."""
+    """Delete the old ones before the new one is written."""
     for old in list_checkpoints(path.parent):
         aside = path.with_name(f".{old.name}.00000000.old")
         os.rename(old, aside)
@@ -260,7 +260,7 @@ KEY = cache_key("test", content="x")
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """Write a file as a stream does it, without fsync."""
+    """Write a file without fsync, as a stream does."""
     descriptor = os.open(folder / "a.bin", os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, bytes(range(1, 101)))
     os.close(descriptor)
@@ -268,7 +268,7 @@ def build(folder: Path) -> dict[str, Any]:
 
 
 def record_build(cache_dir: Path, *, page: int = WHOLE, ignored: type | None = None) -> Disk:
-    """Build a folder in an empty one that is itself on the disk."""
+    """Build a folder in an empty one that is already on the disk."""
     cache_dir.mkdir()
     disk = Disk(cache_dir, page, ignored)
     with watching(lambda *_: None, disk.record):
@@ -278,7 +278,7 @@ def record_build(cache_dir: Path, *, page: int = WHOLE, ignored: type | None = N
 
 
 def cache_violation(cache_dir: Path, acknowledged: int) -> str:
-    """What is wrong with ``cache_dir`` after the power is back, or ""."""
+    """Return what is wrong with ``cache_dir`` after the power is back, or ""."""
     found = open_intact(cache_dir, KEY)
     if found is None and (cache_dir / KEY).exists():
         return "a half-written folder has its final name"

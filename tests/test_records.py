@@ -1,4 +1,4 @@
-"""metrics.jsonl: whole lines only, no NaN, and after a resume what the unbroken run would have."""
+"""metrics.jsonl: complete lines, no NaN, and after a resume the bytes of a run never stopped."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_torn_line_is_dropped_and_a_whole_one_without_its_end_is_kept(tmp_path
         truncate_records(path, 2)
         kept = (end >= data.index(b"\n")) + (end >= len(data) - 1)
         assert path.read_bytes() == b"".join(data.splitlines(keepends=True)[:kept])
-    path.write_bytes(data + bytes(100) + b"\n\xff\n")  # what a power cut may leave after a sync
+    path.write_bytes(data + bytes(100) + b"\n\xff\n")  # a power cut can leave this after a sync
     truncate_records(path, 2)
     assert path.read_bytes() == data
 

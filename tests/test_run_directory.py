@@ -1,4 +1,4 @@
-"""A run directory is one run's, one process's at a time, and never somebody else's folder."""
+"""A run directory holds one run, for one process at a time, and no files of somebody else."""
 
 from __future__ import annotations
 
@@ -166,10 +166,10 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="holds a run already"):
             RunDirectory.create(path, CONFIG, ENVIRONMENT)
         assert everything_in(path) == before
-        RunDirectory.open(path)  # reading is free
+        RunDirectory.open(path)  # needs no lock
         holder.send_signal(signal.SIGKILL)
         holder.wait(60)
-        RunDirectory.resume(path).close()  # the lock died with its holder
+        RunDirectory.resume(path).close()  # the kernel has released the lock
     finally:
         holder.kill()
         holder.communicate()
@@ -178,7 +178,7 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path: Path) -> None:
 def test_of_many_that_begin_at_once_one_wins(tmp_path: Path) -> None:
     def begin(number: int) -> bool:
         try:
-            # not closed yet: the lock is held to the end
+            # not closed before the end of the test: it keeps the lock
             runs.append(RunDirectory.create(tmp_path / "run", f"seed = {number}\n", ENVIRONMENT))
         except UserError:
             return False
@@ -188,7 +188,7 @@ def test_of_many_that_begin_at_once_one_wins(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(begin, range(32))) == 1
     runs[0].close()
-    runs[0].close()  # twice is harmless
+    runs[0].close()  # does nothing
 
 
 def test_a_run_that_came_and_went_just_before_we_had_the_lock_is_kept(

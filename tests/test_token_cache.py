@@ -59,7 +59,7 @@ def never_build(_folder: Path) -> dict[str, Any]:
 
 
 def visible(folder: Path) -> list[str]:
-    """Names in a cache folder, locks apart."""
+    """Return the names in a cache folder, without locks."""
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 

@@ -190,7 +190,7 @@ def newest_run(root: Path) -> Path:
 
 
 def _last_used(run: Path) -> int:
-    """Return nanoseconds since the epoch: who locks a run writes to its lock file."""
+    """Return nanoseconds since the epoch. A process that locks a run writes to its lock file."""
     try:
         return (run / _LOCK).stat().st_mtime_ns
     except OSError:
