@@ -1,4 +1,4 @@
-"""Layer normalization over the last axis, and its gradient.
+"""Layer normalization over the last axis, and its gradient, derived line by line.
 
     y = gamma * xhat + beta,   xhat = (x - mean x) * rstd,   rstd = (var x + eps)^(-1/2)
 
@@ -7,8 +7,33 @@ With g = gamma * dy:
     dx = rstd * (g - mean g - xhat * mean(g * xhat))
     dgamma = sum over the rows of dy * xhat,   dbeta = sum over the rows of dy
 
-The two terms subtracted in dx project out the directions that normalization erased: a shift of
-the row, and (but for eps) a stretch of it.
+The gradients of the other operations are found in the same way. Name every value between x and the
+loss L. Then go from L back to x: dL/da is the sum of dL/db db/da over all values b in whose formula
+a stands. For one row of C numbers, with means and sums over the row, and i, j from 1 to C:
+
+    m = mean x      c_i = x_i - m      v = mean c^2      r = (v + eps)^(-1/2)
+    xhat_i = c_i r      y_i = gamma_i xhat_i + beta_i
+
+    gamma_i, beta_i are in the y_i of every row: sum dy_i xhat_i and dy_i over the rows
+    xhat_i is in y_i:          dL/dxhat_i = dy_i gamma_i = g_i
+    r is in every xhat_j:      dL/dr = sum_j g_j c_j = sum(g xhat) / r           since c = xhat / r
+    v is in r:                 dr/dv = -1/2 (v + eps)^(-3/2) = -r^3 / 2
+                               dL/dv = -r^2 / 2 sum(g xhat) = -r^2 / 2 C mean(g xhat)
+    c_i is in xhat_i and v:    dxhat_i/dc_i = r,   dv/dc_i = 2 c_i / C = 2 xhat_i / (r C)
+                               dL/dc_i = g_i r + dL/dv 2 xhat_i / (r C)
+                                       = r (g_i - xhat_i mean(g xhat))
+    m is in every c_j:         dc_j/dm = -1,   dL/dm = -sum_j dL/dc_j
+                                       = -r C (mean g - mean xhat mean(g xhat))
+                                       = -r C mean g             since mean c = 0, so mean xhat = 0
+    x_i is in c_i and m:       dc_i/dx_i = 1,   dm/dx_i = 1 / C
+                               dL/dx_i = dL/dc_i + dL/dm / C
+                                       = r (g_i - mean g - xhat_i mean(g xhat))
+
+dc_i/dx_i is 1 and not 1 - 1/C, because the path through the mean is counted under m. eps is a
+constant and stands in r alone, so the formula is exact for every eps. A shift of the row changes no
+xhat: mean dx = 0. For eps = 0 a stretch of the row changes none either; in general
+mean(xhat dx) = r mean(g xhat) eps / (v + eps).
+
 Source: Ba et al. 2016, arXiv:1607.06450, equations 3-4; ELECTRA's eps of 1e-12 is that of
 ``tf.contrib.layers.layer_norm``, which google-research/electra model/modeling.py calls.
 """
