@@ -1,18 +1,17 @@
 """Read text files as a stream of documents, in memory that does not grow with the files.
 
-A document is a list of sentences. As in build_pretraining_dataset.py of google-research/electra,
-a sentence is whatever stands on one line, and a blank line ends a document (in .jsonl, each object
-is one document and ``text`` may hold several lines). Neither has to be a linguistic sentence.
+A document is a list of sentences. A sentence is one line of text; it need not be a sentence of the
+language. In .txt a blank line ends a document, as in build_pretraining_dataset.py of
+google-research/electra. In .jsonl each object is a document, and ``text`` may hold several lines.
 
-Text is UTF-8. A byte that is no part of a valid sequence becomes U+FFFD, which BERT's cleaning
-then drops; every such byte is counted in the report instead of disappearing in silence. Lines end
-at LF, CR LF, CR, NEL (U+0085), U+2028, U+2029, vertical tab or form feed. Byte order marks are
-dropped.
+Text is UTF-8. A byte that is not part of a valid sequence becomes U+FFFD, which BERT's cleaning
+drops later; the report counts these bytes. Lines end at LF, CR LF, CR, NEL (U+0085), U+2028,
+U+2029, vertical tab or form feed. Byte order marks are dropped.
 
-Three bounds keep memory small whatever the input; packing loses no token at such a cut:
+Three limits keep memory small for any input. Packing loses no token at these cuts:
     a line of .txt longer than LONGEST_SENTENCE characters is cut at a space;
     a document longer than LONGEST_DOCUMENT characters is passed on in pieces;
-    a line of .jsonl longer than LONGEST_OBJECT characters is refused.
+    a line of .jsonl longer than LONGEST_OBJECT characters is an error.
 """
 
 from __future__ import annotations
@@ -57,23 +56,23 @@ class CorpusFile(NamedTuple):
 
 @dataclass
 class CorpusReport:
-    """What was found while reading; the counts grow as documents are drawn."""
+    """What reading has found so far; the counts grow with each document that is read."""
 
     files: int = 0
     bytes: int = 0  # after decompression
     documents: int = 0
     sentences: int = 0
-    invalid_bytes: int = 0  # bytes that are no valid UTF-8, each replaced by U+FFFD
-    cut_sentences: int = 0  # cuts made in lines that were longer than LONGEST_SENTENCE
+    invalid_bytes: int = 0  # bytes that are not valid UTF-8, each replaced by U+FFFD
+    cut_sentences: int = 0  # cuts in lines longer than LONGEST_SENTENCE
 
 
 def list_files(paths: Sequence[str]) -> list[CorpusFile]:
-    """Return the files that ``paths`` (files and folders) stand for, in reading order.
+    """Return the files among ``paths`` and in the folders among them, in the order of reading.
 
-    Folders are searched with their subfolders in sorted order for files with one of ENDINGS;
-    names that start with a dot are skipped, and a folder reached twice (a loop of symbolic links)
-    is entered once. Raises UserError for a path that is missing, unreadable, not a regular file,
-    or named explicitly without one of ENDINGS, and for folders that hold no such file.
+    A folder is searched with its subfolders, in sorted order, for files whose names end in one of
+    ENDINGS. Names that start with a dot are skipped. A folder that is reached twice (a loop of
+    symbolic links) is read once. Raises UserError for a path that is missing, unreadable or not a
+    regular file, for a named file that ends in none of ENDINGS, and for a folder without files.
     """
     files: list[CorpusFile] = []
     entered: set[str] = set()
@@ -108,10 +107,10 @@ def _search(folder: str, entered: set[str]) -> Iterator[str]:
 
 
 def corpus_file(path: str, *, name: str | None = None) -> CorpusFile:
-    """Describe the file at ``path``; ``name`` stands for it in messages.
+    """Describe the file at ``path``; messages call it ``name``, or ``path`` without a name.
 
-    A file that comes with a name of its own (spooled standard input) is plain text, whatever its
-    path. Raises UserError if it is missing, no regular file, or has none of ENDINGS.
+    A file with a ``name`` (standard input, copied to disk) is plain text, whatever its path.
+    Raises UserError if it is missing, is not a regular file, or ends in none of ENDINGS.
     """
     ending = path.lower() if name is None else ".txt"
     name = path if name is None else name
@@ -139,9 +138,9 @@ def _any_ending() -> str:
 
 
 def hash_files(files: Sequence[CorpusFile], on_bytes: BytesRead | None = None) -> str:
-    """Return a SHA-256 over the formats and contents of the files, in order (about 1 GB/s).
+    """Return a SHA-256 of the formats and contents of the files, in order (about 1 GB/s).
 
-    Names and dates do not enter, so a corpus that was moved or copied keeps its hash.
+    Names and dates are left out, so a corpus that was moved or copied keeps its hash.
     """
     total = hashlib.sha256()
     for file in files:
@@ -157,8 +156,8 @@ def read_documents(
 ) -> Iterator[list[str]]:
     """Yield each document of the files as a non-empty list of non-blank sentences.
 
-    ``report`` is filled as the documents are drawn. Raises UserError for a file that cannot be
-    read, is a damaged .gz, is not JSON lines with ``text``, or has changed since it was listed.
+    Each document that is read adds to ``report``. Raises UserError for a file that cannot be read,
+    is a damaged .gz, is not JSON lines with ``text``, or has changed since it was listed.
     """
     for file in files:
         report.files += 1
@@ -201,7 +200,7 @@ def _check_unchanged(file: CorpusFile, status: os.stat_result) -> None:
 
 
 def _decoded(blocks: Iterator[bytes], report: CorpusReport) -> Iterator[str]:
-    """Decode UTF-8 across block ends; count the bytes that cannot be and put U+FFFD there."""
+    """Decode UTF-8 across block ends; count invalid bytes and put U+FFFD in their place."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     for block in blocks:
         report.bytes += len(block)
@@ -236,7 +235,7 @@ def _lines(
 
 
 def _cut(line: str, longest: int) -> list[str]:
-    """Cut a line into parts of at most ``longest`` characters, behind a space if there is one."""
+    """Cut a line into parts of at most ``longest`` characters, after a space if there is one."""
     parts = []
     start = 0
     while len(line) - start > longest:
@@ -275,7 +274,7 @@ def _object_documents(
             )
         if line.strip():
             text = _without_surrogates(_text_of(file, number, line), report)
-            # A blank line inside one text is layout: the object is the document.
+            # A blank line inside ``text`` ends no document: the object is the document.
             lines_of_text = (s for s in _TEXT_LINE_END.split(text) if s and not s.isspace())
             yield from _text_documents(iter(["\n".join(lines_of_text)]), report)
 

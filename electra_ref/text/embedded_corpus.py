@@ -1,14 +1,14 @@
 """The default corpus: the English documentation that every installation already has.
 
 Sources: the help topics of Python's language reference (``pydoc_data/topics.py``) and the
-docstrings of the standard library and of the numeric packages this project depends on. All are
-read as source text with ``ast``; nothing is imported, so nothing can be executed. Files are taken
-in sorted order, hence the same installation gives the same text.
+docstrings of the standard library and of the numeric packages this project depends on. Both are
+parsed with ``ast`` and never imported, so nothing is executed. Files are read in sorted order, so
+the same installation gives the same text.
 
-A document is one source file, or one help topic. A sentence is one paragraph or one item of a
-list, with its wrapped lines joined, because a line of 79 columns ends where no sentence does.
-Examples of code, tables and headings are left out, and of paragraphs that occur twice (numeric
-packages share many) only the first is kept: else held-out text would also be training text.
+A document is one source file or one help topic. A sentence is one paragraph or one item of a list,
+its wrapped lines joined, because a line of 79 columns seldom ends with a sentence. Code examples,
+tables and headings are left out. Of equal paragraphs (numeric packages share many) only the first
+is kept: otherwise text could be in the training part and in the held-out part.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "dist-packages", "idlelib", "lib2to3", "site-packages", "test", "tests"}
 )
 FEWEST_WORDS = 5
-FEWEST_LETTERS = 0.75  # of the characters that are no white space; tables and formulas have fewer
+FEWEST_LETTERS = 0.75  # of all characters but spaces; tables and formulas have fewer
 
 _NO_PROSE = re.compile(
     r">>>|\.\.(?:\s|$)"  # doctest; its continuation, or a directive of reStructuredText
@@ -63,8 +63,8 @@ def _source_files(folder: Path) -> Iterator[Path]:
 def read_documentation(files: Iterable[Path]) -> Iterator[list[str]]:
     """Yield one document (a list of sentences) for each file or help topic that has any prose.
 
-    A file that cannot be read or is no valid Python (templates, other versions' syntax) is
-    skipped: the corpus is a convenience, and such files hold no documentation.
+    A file that cannot be read or is not valid Python (a template, the syntax of another version) is
+    skipped: such files hold no documentation.
     """
     seen: set[str] = set()
     for path in files:
@@ -79,7 +79,7 @@ def _documentation(path: Path) -> Iterator[str]:
     """Yield the texts of one source file: its topics, or all its docstrings as one text."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SyntaxWarning: invalid escapes in others' strings
+            warnings.simplefilter("ignore")  # SyntaxWarning: invalid escapes in their strings
             module = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
@@ -97,7 +97,7 @@ def docstrings(node: ast.AST) -> Iterator[str]:
         if text:
             yield text
     for child in body if isinstance(body, list) else ():
-        if hasattr(child, "body"):  # only what has a body can hold a definition
+        if hasattr(child, "body"):  # without a body it holds no definition
             yield from docstrings(child)
 
 
@@ -123,9 +123,9 @@ def sentences_of(text: str) -> list[str]:
 
 
 def _paragraphs(lines: list[str]) -> Iterator[str]:
-    """Join the wrapped lines of a block without blank lines; a new indent or bullet starts anew.
+    """Join the wrapped lines of a block; a new indent or a bullet starts a new paragraph.
 
-    What follows a doctest prompt up to the next blank line is its output, so it is dropped.
+    The block has no blank lines. What follows a doctest prompt is its output and is dropped.
     """
     paragraph: list[str] = []
     indent = 0
@@ -138,7 +138,7 @@ def _paragraphs(lines: list[str]) -> Iterator[str]:
         if bullet or depth != indent or _NO_PROSE.match(words):
             yield " ".join(paragraph)
             paragraph = []
-            # The second line of a list item is indented as the words behind its bullet are.
+            # The second line of a list item is indented like the words after its bullet.
             indent = depth + (bullet.end() if bullet else 0)
         if not _NO_PROSE.match(words):
             paragraph.append(words[bullet.end() :] if bullet else words)

@@ -1,9 +1,9 @@
-"""Packed examples on disk, and the batches that are put together from them.
+"""Packed examples on disk, and the batches that are assembled from them.
 
-The examples of a corpus are packed once for each set of rules and kept beside the token cache, as
-rows (start, split, end) of int64 that are memory-mapped: one file for training, one for the
-documents that are held out. A batch is assembled when it is asked for, and which examples it holds
-follows from the step alone, so a resumed run needs no position in the data.
+The examples of a corpus are packed once for each set of rules. They are kept beside the token cache
+as memory-mapped rows (start, split, end) of int64: one file for training, one for the held-out
+documents. A batch is assembled when it is needed. The step alone decides which examples it holds,
+so a resumed run needs no position in the data.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ExampleSource:
 
     @property
     def tokens(self) -> int:
-        """Number of corpus tokens in all examples, special tokens apart."""
+        """Number of corpus tokens in all examples, without special tokens."""
         spans = np.asarray(self.examples)
         return int(spans[:, 2].sum() - spans[:, 0].sum())
 
@@ -55,8 +55,8 @@ class ExampleSource:
     ) -> Batch:
         """Assemble the examples ``numbers`` (B,) as rows of T = ``max_length`` tokens.
 
-        Raises UserError if someone cut the cached files short while they were mapped. Raises
-        ValueError if an example is longer than ``max_length``, which must be that of the packing.
+        ``max_length`` must be that of the packing. Raises UserError if the cached files became
+        shorter while they were mapped, and ValueError if an example is longer than ``max_length``.
         """
         check_size(self.cache.folder, "tokens.bin")
         check_size(self.folder, self.file_name)
@@ -67,8 +67,8 @@ class ExampleSource:
     def training_examples(self, step: int, batch_size: int, seed: int) -> npt.NDArray[np.int64]:
         """Return the numbers (batch_size,) of the examples of step 0, 1, 2, ...
 
-        Every epoch is a permutation of all examples, keyed by (seed, epoch); a batch may hold the
-        end of one epoch and the beginning of the next.
+        Every epoch is a permutation of all examples, keyed by (seed, epoch). A batch may hold the
+        end of one epoch and the start of the next.
         """
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
         epochs = positions // self.count
@@ -91,8 +91,8 @@ def assemble(
 ) -> Batch:
     """Put ``examples`` (B, 3) of the stream ``tokens`` into rows of T = ``max_length``.
 
-    A row is [CLS] A [SEP], or [CLS] A [SEP] B [SEP] with segment 1 from the first token of B on,
-    then padding. Raises ValueError if a row would be longer.
+    A row is [CLS] A [SEP] or [CLS] A [SEP] B [SEP], then padding. Segment 1 is B and its [SEP].
+    Raises ValueError if a row would be longer.
     """
     input_ids = np.full((len(examples), max_length), special_tokens.pad, np.int32)
     token_type_ids = np.zeros_like(input_ids)
@@ -121,7 +121,7 @@ def open_examples(
     held_out_fraction: float,
     on_wait: Callable[[], None] = lambda: None,
 ) -> tuple[ExampleSource, ExampleSource]:
-    """Return the examples for training and the held-out ones, packed now or on an earlier run.
+    """Return the examples for training and the held-out ones, packed now or in an earlier run.
 
     Which documents are held out depends on ``held_out_fraction`` and ``rules.seed``, not on the
     other rules.

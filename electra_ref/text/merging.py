@@ -1,14 +1,16 @@
 """Byte-pair merges in WordPiece form: the most frequent pair of neighbours becomes one piece.
 
-Every word starts as its characters, ``word`` as w ##o ##r ##d. Again and again the pair that
-stands side by side most often, over all words with their counts, is joined into one piece.
-Google never released the program that made BERT's vocabulary, and Schuster and Nakajima 2012
-(doi:10.1109/ICASSP.2012.6289079), who named WordPiece, choose the pair that raises the likelihood
-most. Hugging Face's trainer counts pairs instead, and so does this one: it is byte-pair encoding
-(Sennrich et al. 2016, arXiv:1508.07909, section 3.2) with ``##`` for what does not begin a word.
+Every word starts as its characters: ``word`` is w ##o ##r ##d. Each merge joins the pair of
+neighbours with the highest count over all words into one piece.
 
-Counts are updated only where a merge changed a word. A heap finds the next pair; its entries are
-not taken out when a count falls, but put back with the right count when they come up.
+Google never released the program that made BERT's vocabulary. WordPiece as first described chooses
+the pair that raises the likelihood most (Schuster and Nakajima 2012,
+doi:10.1109/ICASSP.2012.6289079). Hugging Face's trainer counts pairs instead, and so does this one:
+it is byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909, section 3.2), with ``##`` before
+every piece that does not begin a word.
+
+Only the counts in words that a merge has changed are updated. A heap finds the next pair. An entry
+of the heap stays when its count falls; when it is popped, it is pushed again with the right count.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ Pair = tuple[str, str]
 class PairCounts:
     """Words as pieces, and how often each pair of pieces stands side by side.
 
-    ``word_counts`` says how often each word occurs; a merge costs the length of the words it is in.
+    ``word_counts`` says how often each word occurs. The time of a merge is proportional to the
+    length of the words that hold the pair.
     """
 
     def __init__(self, word_counts: Mapping[str, int]) -> None:
@@ -42,7 +45,7 @@ class PairCounts:
         heapq.heapify(self._heap)
 
     def pop_most_frequent(self) -> tuple[Pair, int] | None:
-        """Return the most frequent pair and its count, the alphabetically first of equals."""
+        """Return the most frequent pair and its count; of equals, the first in the alphabet."""
         while self._heap:
             negative_count, pair = heapq.heappop(self._heap)
             count = self._counts.get(pair, 0)
@@ -81,7 +84,7 @@ def split_characters(word: str) -> list[str]:
 
 
 def join(pieces: list[str], pair: Pair, merged: str) -> list[str]:
-    """Return ``pieces`` with ``merged`` for each ``pair`` in it, the leftmost first."""
+    """Return ``pieces`` with ``merged`` in place of each ``pair``, from the left."""
     joined: list[str] = []
     i = 0
     while i < len(pieces):

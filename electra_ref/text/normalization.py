@@ -1,6 +1,6 @@
 """BERT's text cleaning and basic tokenization, as one table from character to text.
 
-Everything BERT does to raw text before WordPiece looks at one character at a time:
+Before WordPiece, BERT changes raw text one character at a time:
 
     drop          control, format, private-use and surrogate characters, NUL, U+FFFD
     space         tab, line feed, carriage return, Unicode's separators (Z)
@@ -8,22 +8,22 @@ Everything BERT does to raw text before WordPiece looks at one character at a ti
     strip accents canonical decomposition (NFD), then drop the non-spacing marks (Mn)
     lower-case    one character at a time
 
-So a text is normalized by looking each character up, and its words are what spaces separate then.
-Sources: google-research/electra, model/tokenization.py (the passes and the Chinese ranges) and
-Hugging Face's BertNormalizer, whose ids are reproduced wherever the two differ, except that
+So a table from character to text does all of it. Afterwards spaces separate the words.
+Sources: google-research/electra, model/tokenization.py (the passes and the Chinese ranges), and
+Hugging Face's BertNormalizer. Where the two differ, the ids are those of Hugging Face, except that
 U+2B820..2B91F are Chinese characters here, as in the original.
 
-Where this differs from the original:
+Differences from the original:
 
-- Unassigned code points are kept, not dropped: what a text is cut into should not depend on how
-  new the tables are. Categories come from the ``regex`` package, which is newer than the tables
-  of Python; decomposition and case come from Python, because ``regex`` has neither.
-- A capital sigma becomes a medial sigma everywhere: the original's ``str.lower`` looks at the
-  neighbours to write a final one.
-- Accents can be stripped without lower-casing, if asked for (the original then keeps them).
-- Decomposed characters are not put into canonical order. That could only move spacing marks (25
-  characters, viramas and musical stems) past one another, and sorting long runs of marks is how
-  NFD gets quadratic.
+- Unassigned code points are kept, not dropped. Otherwise the tokens of a text would depend on the
+  version of the Unicode tables. Categories come from the ``regex`` package, whose tables are newer
+  than Python's. Decomposition and case come from Python, because ``regex`` has neither.
+- A capital sigma always becomes a medial sigma. The original's ``str.lower`` looks at the
+  neighbours and may write a final sigma.
+- Accents can be stripped without lower-casing, on request. The original then keeps them.
+- Decomposed characters are not sorted into canonical order. Sorting could only move spacing marks
+  (25 characters, viramas and musical stems) past one another, and it takes quadratic time on long
+  runs of marks.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ CHINESE = regex.compile(
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
 )
 
-# ``str.split`` takes these for white space; BERT drops them and joins what they stand between.
+# ``str.split`` splits at these; BERT drops them and joins the text on both sides.
 FALSE_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 
 
 class CharacterTable(dict[int, str]):
-    """What each code point becomes, for ``str.translate``; filled in as characters are met.
+    """What each code point becomes, for ``str.translate``; an entry is made at its first use.
 
     A value is empty (dropped), a space, letters, or a Chinese or punctuation character between
-    spaces. A table never holds more than Unicode has: 1,114,112 entries.
+    spaces. A table has at most 1,114,112 entries, one for each code point of Unicode.
     """
 
     def __init__(self, *, lowercase: bool, strip_accents: bool) -> None:
@@ -63,7 +63,7 @@ class CharacterTable(dict[int, str]):
         return normalized
 
     def normalize(self, text: str) -> str:
-        """Return ``text`` with every character replaced: its words are what spaces separate."""
+        """Return ``text`` with every character replaced; spaces now separate the words."""
         return text.translate(self)
 
     def normalize_with_sources(self, text: str) -> list[tuple[str, int]]:
@@ -83,7 +83,7 @@ class CharacterTable(dict[int, str]):
         if self.strip_accents:
             character = ACCENT.sub("", unicodedata.normalize("NFD", character))
         if self.lowercase:
-            # A lone capital sigma has no neighbours, so ``lower`` makes it a medial one.
+            # One character has no neighbours, so ``lower`` makes a capital sigma a medial one.
             character = "".join(letter.lower() for letter in character)
         if isolated:
             return f" {character} "
@@ -91,9 +91,9 @@ class CharacterTable(dict[int, str]):
 
 
 def split_on_spaces(text: str) -> list[str]:
-    """Cut raw ``text`` where BERT's cleaning puts a space, into the chunks between.
+    """Cut raw ``text`` into chunks, wherever BERT's cleaning puts a space.
 
-    What a chunk becomes does not depend on its neighbours.
+    The ids of a chunk do not depend on its neighbours.
     """
     for character in FALSE_SPACES:
         if character in text:

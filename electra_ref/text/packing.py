@@ -1,22 +1,28 @@
-"""From a stream of tokens to examples: which tokens stand together in a row, and in which segment.
+"""From a stream of tokens to examples: which tokens share a row, and which segment each is in.
 
-An example is (start, split, end) in the token stream, inside one document, and becomes the row
+An example is (start, split, end) in the token stream, inside one document. It becomes the row
 
     [CLS] tokens[start:split] [SEP]                              segment A alone
     [CLS] tokens[start:split] [SEP] tokens[split:end] [SEP]      with segment B, if split < end
 
-The rules are those of build_pretraining_dataset.py of google-research/electra. Sentences are taken
-until they reach the target length, which is ``max_length``, or with ``short_probability`` any
-length from 5 to ``max_length``. With ``single_segment_probability`` all go to A. Otherwise the
-first goes to A, and a further one goes to A too if A stays below (target - 3) // 2, or by the
-toss of a coin if A alone is below. The rest is B. A is cut to ``max_length`` - 2 tokens, and A and
-B together to ``max_length`` - 3.
+The rules are those of build_pretraining_dataset.py of google-research/electra:
 
-Differences: what is cut off starts the next example instead of being thrown away, so that every
-token of the corpus stands in exactly one example. Once B has begun nothing goes to A any more (the
-original may append a later sentence to A, out of order). The target is drawn before an example
-and not after the one before it. Each document has random numbers of its own (Philox, PACK), so
-the examples of a document do not depend on the others, nor on who packs them.
+* Sentences are taken until they reach the target length. It is ``max_length``, or with probability
+  ``short_probability`` a random length from 5 to ``max_length``.
+* With probability ``single_segment_probability`` all sentences go to A.
+* Otherwise the first goes to A. A further sentence goes to A if A with it is shorter than
+  (target - 3) // 2, or with probability 1/2 if A without it is shorter. The rest goes to B.
+* A is cut to ``max_length`` - 2 tokens, and A and B together to ``max_length`` - 3.
+
+Differences from the original:
+
+* Tokens that are cut off start the next example. The original throws them away. Here every token
+  of the corpus is in exactly one example.
+* Once B has begun, nothing goes to A. The original may append a later sentence to A, out of order.
+* The target is drawn at the start of its example. The original draws it at the end of the one
+  before.
+* Each document has its own random numbers (Philox, PACK), so its examples do not depend on other
+  documents or on the order of the work.
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ _PACK = np.uint64(Purpose.PACK)
 
 
 class PackingRules(NamedTuple):
-    """What the examples depend on, besides the corpus."""
+    """What the examples depend on, apart from the corpus."""
 
     max_length: int  # tokens of a row, [CLS] and [SEP] included; at least SHORTEST_TARGET
     single_segment_probability: float
@@ -55,12 +61,11 @@ class PackingRules(NamedTuple):
 
 
 def held_out_documents(documents: int, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return (documents,) True for those that are kept for evaluation.
+    """Return (documents,) True for each document that is kept for evaluation.
 
-    Each has a random number in [0, 1) (Philox, HOLD_OUT, by its number) and is held out if that is
-    below ``fraction``, but never more than half of them and never none: at most the
-    ``documents // 2`` with the smallest numbers, and at least the one with the smallest. Takes 24
-    bytes a document. Raises ValueError for fewer than two documents.
+    Document i has a random number in [0, 1) (Philox, HOLD_OUT, i) and is held out if that is below
+    ``fraction``. At least one document and at most ``documents // 2`` are held out, those with the
+    smallest numbers. Takes 24 bytes a document. Raises ValueError for fewer than two documents.
     """
     if documents < 2:
         raise ValueError(f"{documents} document cannot be divided")
@@ -77,10 +82,10 @@ def pack(
     chosen: npt.NDArray[np.int64],
     rules: PackingRules,
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the examples (n, 3) of the documents numbered ``chosen`` (documents,), some at a time.
+    """Yield arrays of examples (n, 3) of the documents with the numbers ``chosen`` (documents,).
 
-    ``sentence_ends`` (sentences,) counts tokens and ``document_ends`` (documents,) sentences, as in
-    a token cache. Raises ValueError if ``rules.max_length`` is below SHORTEST_TARGET.
+    ``sentence_ends`` (sentences,) counts tokens, ``document_ends`` (documents,) sentences, both as
+    in a token cache. Raises ValueError if ``rules.max_length`` is below SHORTEST_TARGET.
     """
     _check(rules)
     nothing = np.empty((0, 3), np.int64)
@@ -116,7 +121,7 @@ def _pack_documents(
     key: tuple[np.uint64, np.uint64],
     examples: npt.NDArray[np.int64],
 ) -> int:
-    """Return the number of examples; write as many of them as ``examples`` (n, 3) has room for."""
+    """Return the number of examples; write as many as fit into ``examples`` (n, 3)."""
     count = 0
     for document in chosen:
         sentence = document_ends[document - 1] if document > 0 else 0
@@ -148,7 +153,7 @@ def _pack_documents(
             end = max(split, min(end, start + max_length - 3))
 
             if count < examples.shape[0]:
-                # not in one assignment, for whose error message numba compiles for a second
+                # not as one assignment: numba takes a second to compile its error message
                 examples[count, 0] = start
                 examples[count, 1] = split
                 examples[count, 2] = end
@@ -167,7 +172,7 @@ def pack_reference(
     chosen: npt.NDArray[np.int64],
     rules: PackingRules,
 ) -> npt.NDArray[np.int64]:
-    """Return what ``pack`` yields as one array, written with lists of sentences."""
+    """Return what ``pack`` yields as one array, computed with lists of sentences."""
     _check(rules)
     starts = [0, *sentence_ends.tolist()]
     firsts = [0, *document_ends.tolist()]
@@ -188,7 +193,7 @@ def pack_reference(
 def _next_example(
     sentences: list[list[int]], rules: PackingRules, draw: Callable[[], float]
 ) -> tuple[list[int], list[int]]:
-    """Return segments A and B of the example that begins with the first of ``sentences``."""
+    """Return segments A and B of the example that starts with the first of ``sentences``."""
     single, short, length = draw(), draw(), draw()
     target = rules.max_length
     if short < rules.short_probability:
@@ -224,7 +229,7 @@ def _without_first(sentences: list[list[int]], tokens: int) -> list[list[int]]:
 
 
 def _drawing(document: int, seed: int) -> Callable[[], float]:
-    """Return a function that draws the document's random numbers one after the other."""
+    """Return a function that returns the next random number of ``document`` at each call."""
     stream = RandomStream(seed, Purpose.PACK, step=document >> 32, first_example=document % 2**32)
     words: list[int] = []
     drawn = 0

@@ -4,9 +4,9 @@
     sentence_ends.bin  (sentences,)  int64, number of tokens up to the end of each sentence
     document_ends.bin  (documents,)  int64, number of sentences up to the end of each document
 
-Sentence s is tokens[sentence_ends[s - 1] : sentence_ends[s]]. No sentence or document is empty. All
-three are written as a stream and memory-mapped afterwards, so a corpus may be larger than
-memory. The folder's key is a hash of the corpus' content and of everything the ids depend on.
+Sentence s is tokens[sentence_ends[s - 1] : sentence_ends[s]]. No sentence or document is empty. The
+files are written as streams and then memory-mapped, so a corpus may be larger than memory. The key
+of the folder is a hash of the corpus and of everything else that the ids depend on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BUFFER_TOKENS = 1 << 20
 
 
 class EncodedDocument(NamedTuple):
-    """The ids of the sentences of one document, one sentence after the other."""
+    """The ids of one document, sentence after sentence."""
 
     ids: npt.NDArray[np.integer[Any]]  # (n,)
     lengths: npt.NDArray[np.int64]  # (sentences,)  they add up to n
@@ -50,15 +50,15 @@ class TokenCache(NamedTuple):
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16 | np.uint32]:
-    """Return the smaller of uint16 and uint32 that holds the ids of the vocabulary."""
+    """Return uint16 if it holds all ids of the vocabulary, otherwise uint32."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def write_tokens(folder: Path, documents: Iterable[EncodedDocument], vocab_size: int) -> None:
     """Write the documents as the three files of a cache.
 
-    Empty sentences and documents are left out. Memory: about 10 bytes for each of a million tokens,
-    or of the longest document. Raises OSError if the disk refuses.
+    Empty sentences and documents are left out. Memory is about 10 bytes a token, for a million
+    tokens or for the longest document. Raises OSError if the disk fails.
     """
     dtype = token_dtype(vocab_size)
     tokens = sentences = 0
@@ -79,7 +79,7 @@ def write_tokens(folder: Path, documents: Iterable[EncodedDocument], vocab_size:
 
 
 class _ArrayWriter:
-    """Collects short arrays and writes them as one."""
+    """Collects short arrays and writes them as one array."""
 
     def __init__(self, stream: BinaryIO, dtype: type[np.integer[Any]]) -> None:
         self._stream, self._dtype = stream, dtype
@@ -87,7 +87,7 @@ class _ArrayWriter:
         self._length = 0
 
     def append(self, values: npt.ArrayLike) -> None:
-        """Append integers (n,), which must fit the type."""
+        """Append integers (n,) that fit the type."""
         array = np.asarray(values, self._dtype)
         self._waiting.append(array)
         self._length += array.size
@@ -101,11 +101,10 @@ class _ArrayWriter:
 
 
 def open_tokens(folder: CacheFolder, vocab_size: int) -> TokenCache:
-    """Map the files that ``write_tokens`` wrote, and see to it that a part can be held out.
+    """Map the files that ``write_tokens`` wrote, and make sure that documents can be held out.
 
-    Where there are fewer than FEWEST_DOCUMENTS documents (a book in one file), the stream is cut at
-    as many places at equal distances, and each cut ends a sentence and a document. Raises UserError
-    if there are fewer than FEWEST_TOKENS tokens.
+    If there are fewer than FEWEST_DOCUMENTS documents (a book in one file), ``cut_documents`` adds
+    document ends. Raises UserError if there are fewer than FEWEST_TOKENS tokens.
     """
     tokens = map_array(folder, "tokens.bin", token_dtype(vocab_size))
     if tokens.size < FEWEST_TOKENS:
@@ -122,9 +121,10 @@ def open_tokens(folder: CacheFolder, vocab_size: int) -> TokenCache:
 def cut_documents(
     sentence_ends: npt.NDArray[np.int64], document_ends: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Add FEWEST_DOCUMENTS - 1 document ends at equal distances; return both arrays anew.
+    """Return both arrays with FEWEST_DOCUMENTS - 1 more ends, at equal distances.
 
-    Needs at least FEWEST_DOCUMENTS tokens, so that no document becomes empty.
+    Each new end is that of a sentence and of a document. There must be at least FEWEST_DOCUMENTS
+    tokens, so that no document is empty.
     """
     total = int(sentence_ends[-1])
     cuts = total * np.arange(1, FEWEST_DOCUMENTS, dtype=np.int64) // FEWEST_DOCUMENTS
@@ -136,12 +136,12 @@ def cut_documents(
 def open_id_array(path: str) -> npt.NDArray[np.integer[Any]]:
     """Map the .npy file of ``--tokens``: integers, (tokens,) or (documents, tokens).
 
-    Raises UserError for anything else, and for an array without elements.
+    Raises UserError for any other file and for an array without elements.
     """
     if not os.path.isfile(path):
         raise UserError(f"cannot read the token ids {path!r}: no such file")
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # unlike numpy.load, reads no pickles
+        array = np.lib.format.open_memmap(path, mode="r")  # unlike numpy.load, it reads no pickles
     except (OSError, ValueError, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no array of integers saved by numpy.save: {reason}") from error
@@ -157,9 +157,9 @@ def open_id_array(path: str) -> npt.NDArray[np.integer[Any]]:
 
 
 def largest_id(ids: npt.NDArray[np.integer[Any]], path: str) -> int:
-    """Return the largest id, reading the mapped array in pieces.
+    """Return the largest id; read the mapped array in pieces.
 
-    Raises UserError if all are negative (padding) or one is above LARGEST_ID.
+    Raises UserError if all ids are negative (padding) or one is above LARGEST_ID.
     """
     largest = max(int(piece.max()) for piece in _pieces(ids))
     if largest < 0:
@@ -172,10 +172,11 @@ def largest_id(ids: npt.NDArray[np.integer[Any]], path: str) -> int:
 def id_documents(
     ids: npt.NDArray[np.integer[Any]], on_ids: Callable[[int], None] | None = None
 ) -> Iterator[EncodedDocument]:
-    """Yield the documents of an array of ids, with ID_SHIFT added, as ``write_tokens`` takes them.
+    """Yield the documents of an array of ids, with ID_SHIFT added to each id.
 
-    A document is a row, or LONGEST_ID_DOCUMENT tokens of a longer row or of a (tokens,) stream. It
-    is one sentence, hence always segment A. Negative ids are padding and are dropped.
+    A document is a row. A longer row and a (tokens,) stream are cut into documents of
+    LONGEST_ID_DOCUMENT tokens. A document is one sentence, so it is always segment A. Negative ids
+    are padding and are dropped.
     """
     for piece in _pieces(ids):
         shifted = piece[piece >= 0].astype(np.int64) + ID_SHIFT

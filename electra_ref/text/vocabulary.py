@@ -1,12 +1,12 @@
 """The vocabulary: trained from texts, written as ``vocab.txt``, read back.
 
-One token a line, its id is the line number, from 0: the format of BERT and ELECTRA. A trained
-vocabulary begins with [PAD] [UNK] [CLS] [SEP] [MASK], then come single characters, then merged
-pieces in the order they were found (``merging.py`` says how).
+The format is that of BERT and ELECTRA: one token a line; the id of a token is its line number, from
+0. A trained vocabulary starts with [PAD] [UNK] [CLS] [SEP] [MASK]. Single characters follow, then
+merged pieces in the order in which ``merging.py`` finds them.
 
-Characters so rare that all of them together are a ten-thousandth of the text get no piece, as in
-SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226, ``character_coverage``): a word with
-such a character is [UNK].
+The rarest characters, together one ten-thousandth of the text, get no piece. A word with such a
+character is [UNK]. Source: SentencePiece's ``character_coverage`` (Kudo and Richardson 2018,
+arXiv:1808.06226).
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ CHARACTERS_BETWEEN_FOLDS = 1 << 22
 def train_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True) -> list[str]:
     """Return at most ``size`` tokens for ``texts``; fewer if the texts hold no more.
 
-    The result depends on nothing but how often each word occurs: not on the order of the texts,
-    nor on where one ends and the next begins. Beyond a million distinct words the rarest are
-    forgotten on the way, and only then the order can matter. ``texts`` is read once and never
-    held, so it may be larger than memory.
+    The result depends only on how often each word occurs. The order of the texts does not matter,
+    except with more than a million distinct words: then the rarest are dropped during counting.
+    ``texts`` is read once and never kept, so it may be larger than memory.
 
-    Raises UserError if the texts hold no words, or ``size`` does not even hold the special tokens
-    and the characters.
+    Raises UserError if the texts hold no words, or if the special tokens and the characters alone
+    are more than ``size``.
     """
     words = count_words(texts, lowercase=lowercase)
     if not words:
@@ -57,13 +56,13 @@ def train_vocabulary(texts: Iterable[str], size: int, *, lowercase: bool = True)
 
 
 def count_words(texts: Iterable[str], *, lowercase: bool) -> Mapping[str, int]:
-    """Return how often each normalized word occurs; words that are too long for WordPiece do not.
+    """Return how often each normalized word occurs, without words too long for WordPiece.
 
-    At most a million distinct words are kept: above, those that are rarest so far are dropped.
+    When there are more than a million distinct words, the rarest so far are dropped.
     """
     table = CharacterTable(lowercase=lowercase, strip_accents=lowercase)
     words: Counter[str] = Counter()
-    chunks: Counter[str] = Counter()  # text between spaces: counted first, normalized once
+    chunks: Counter[str] = Counter()  # text between spaces: counted, then normalized once
     characters = 0
     for text in texts:
         chunks.update(split_on_spaces(text))
@@ -98,7 +97,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> list[str]:
     """Return the tokens of a ``vocab.txt``.
 
     Raises UserError if the file cannot be read, is not UTF-8, is empty, has an empty line, has a
-    token twice or lacks a special token.
+    token twice, or has not all special tokens.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8")
@@ -108,7 +107,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> list[str]:
         raise UserError(
             f"the vocabulary {path} is not UTF-8 text (byte {error.start}): is it the right file?"
         ) from error
-    # Not ``splitlines``: a token may be a character that Unicode counts as a line end.
+    # Not ``splitlines``: a token may be a character at which it splits, such as U+2028.
     vocabulary = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if vocabulary == [""]:
         raise UserError(f"the vocabulary {path} is empty")
@@ -125,7 +124,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> list[str]:
 
 
 def save_vocabulary(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> None:
-    """Write a ``vocab.txt``: whole or not at all, even if the machine stops in between.
+    """Write a ``vocab.txt``; it appears complete or not at all, even if the machine stops.
 
     Raises UserError if it cannot be written, ValueError if a token is empty or holds a line end.
     """
@@ -162,9 +161,9 @@ def _fold(chunks: Counter[str], words: Counter[str], table: CharacterTable) -> N
 
 
 def _forget_rarest(words: Counter[str]) -> None:
-    """If there are too many words, drop the rarest until half of ``DISTINCT_WORDS`` are left.
+    """If there are too many words, drop the rarest until at most half of DISTINCT_WORDS are left.
 
-    Words that occur equally often stay or go together.
+    Words with equal counts are all kept or all dropped.
     """
     if len(words) <= DISTINCT_WORDS:
         return

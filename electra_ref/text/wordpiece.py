@@ -1,20 +1,21 @@
-"""WordPiece: text to the ids of the longest pieces that the vocabulary has.
+"""WordPiece: from text to the ids of the longest pieces in the vocabulary.
 
-A word is cut greedily from the left; a piece that does not begin the word is written ``##piece``.
-A word that cannot be cut, or is longer than ``max_characters``, becomes one [UNK].
+A word is cut from the left, each time into the longest piece that the vocabulary has. A piece that
+does not begin the word is written ``##piece``. A word that cannot be cut, or is longer than
+``max_characters``, becomes one [UNK].
 Sources: google-research/electra, model/tokenization.py; Hugging Face's BertTokenizer, whose ids
-these are.
+are reproduced.
 
-Differences: words may have 100 characters as in Hugging Face (the original allows 200, which can
-be asked for). Text that reads "[MASK]" is five characters between punctuation, as in the original;
-Hugging Face turns it into the special token.
+Differences: a word may have 100 characters, as in Hugging Face; the original allows 200, which
+``max_characters`` can set. The text "[MASK]" is a word between two brackets, as in the original;
+Hugging Face makes it the special token.
 
-Words repeat, so the ids of a chunk of text between two spaces are remembered: reading ordinary
-text is then a split and one dictionary look-up a chunk. ``encode_with_offsets`` does without, one
-character after the other; it is the twin that the fast path is tested against.
+Words repeat, so the ids of each chunk of text between two spaces are remembered. For ordinary text
+this leaves one split, and one dictionary look-up a chunk. ``encode_with_offsets`` remembers nothing
+and reads character by character; tests compare the fast path with it.
 
-Time is linear in the text: a word over the limit is never cut, and no look-up is longer than the
-longest piece. Memory for remembered chunks is bounded.
+Time is linear in the length of the text: a word over the limit is not cut, and no look-up is longer
+than the longest piece. Memory for remembered chunks is bounded.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from electra_ref.text.normalization import CharacterTable, split_on_spaces
 
 PREFIX = "##"
 MAX_CHARACTERS = 100
-REMEMBERED_TEXTS = 1 << 17  # forgotten all at once when full: ordinary text fills some 30 MB
+REMEMBERED_TEXTS = 1 << 17  # all are dropped when full; about 30 MB of ordinary text
 REMEMBERED_CHARACTERS = 40  # a longer text is seldom seen twice
 
 
@@ -52,10 +53,10 @@ class EncodedLines(NamedTuple):
 
 
 class WordPiece:
-    """A vocabulary and how to cut text with it. Ids are positions in ``vocabulary``.
+    """A vocabulary, and how to cut text with it. Ids are positions in ``vocabulary``.
 
-    ``strip_accents`` follows ``lowercase`` unless it is given, as in Hugging Face.
-    Raises UserError if the vocabulary lacks a special token or holds a token twice.
+    ``strip_accents`` is equal to ``lowercase`` if it is not given, as in Hugging Face.
+    Raises UserError if the vocabulary lacks a special token or has a token twice.
     """
 
     def __init__(
@@ -88,10 +89,9 @@ class WordPiece:
         return list(chain.from_iterable(map(self._chunks.__getitem__, split_on_spaces(text))))
 
     def encode_lines(self, lines: Iterable[str]) -> EncodedLines:
-        """Encode each of ``lines``; what a corpus is read with.
+        """Return the ids of all ``lines``; used to read a corpus.
 
-        The result takes 4 bytes a piece and 8 a line, so hand over a corpus some megabytes at a
-        time.
+        The result takes 4 bytes a piece and 8 a line, so pass a few megabytes of text at a time.
         """
         encoded = [self.encode(line) for line in lines]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
@@ -99,10 +99,10 @@ class WordPiece:
         return EncodedLines(np.fromiter(chain.from_iterable(encoded), np.int32, total), lengths)
 
     def encode_with_offsets(self, text: str) -> Encoding:
-        """Return the ids of ``encode(text)`` with the token and the place in ``text`` of each.
+        """Return the ids of ``encode(text)``, each with its token and its place in ``text``.
 
-        Characters that are dropped belong to a piece if they stand inside it. Two pieces share
-        their place if one character became both, as a Hangul syllable can. Places ascend.
+        A dropped character inside a piece belongs to its place. Two pieces have the same place if
+        one character became both, as a Hangul syllable can. Places ascend.
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
@@ -122,7 +122,7 @@ class WordPiece:
         return tuple(piece for piece, _ in self._cut(word))
 
     def _cut(self, word: str) -> list[tuple[int, int]]:
-        """Return (id, where it ends in the word) of each piece of a normalized word."""
+        """Return (id, end in the word) of each piece of a normalized word."""
         if len(word) > self.max_characters:
             return [(self.special_tokens.unknown, len(word))]
         pieces: list[tuple[int, int]] = []
@@ -143,7 +143,7 @@ class WordPiece:
 def find_special_tokens(vocabulary: Sequence[str]) -> SpecialTokens:
     """Return the ids of BERT's five special tokens.
 
-    Raises UserError if one of them is missing or any token stands in ``vocabulary`` twice.
+    Raises UserError if one of them is missing or any token is in ``vocabulary`` twice.
     """
     ids = {token: i for i, token in enumerate(vocabulary)}
     for i, token in enumerate(vocabulary):
@@ -158,7 +158,7 @@ def find_special_tokens(vocabulary: Sequence[str]) -> SpecialTokens:
 
 
 class _Remembered(dict[str, tuple[int, ...]]):
-    """Results of ``compute`` by text: a dictionary that fills itself and never outgrows a bound."""
+    """Results of ``compute`` by text: a dictionary of bounded size that fills itself."""
 
     def __init__(self, compute: Callable[[str], tuple[int, ...]]) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class _Remembered(dict[str, tuple[int, ...]]):
 
 
 def _words(characters: list[tuple[str, int]]) -> Iterable[list[tuple[str, int]]]:
-    """Cut normalized characters, each with its source, into words at the spaces."""
+    """Cut normalized characters, each with the index of its source, into words at the spaces."""
     word: list[tuple[str, int]] = []
     for pair in characters:
         if pair[0] != " ":
