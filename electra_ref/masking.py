@@ -1,25 +1,25 @@
-"""Which tokens the generator has to guess: n distinct positions a row, drawn again at every step.
+"""Which tokens the generator has to guess: n distinct positions a row, new ones at every step.
 
-Of a row with t tokens ([CLS] and [SEP] counted, padding not), and M slots a row,
+A row has t tokens ([CLS] and [SEP] count, padding does not) and M slots:
 
     n = clip(round(p t), 1, M),      M = floor((p + 0.005) T)
 
-positions are chosen uniformly among the candidates, which are all tokens but [CLS] [SEP] [MASK] and
-[PAD]; [UNK] may be chosen. A chosen token becomes [MASK] with probability 0.85 and stays as it is
-otherwise. No token is replaced by a random one: that is the generator's work.
+The n positions are chosen uniformly among the candidates: all tokens but [CLS], [SEP], [MASK] and
+[PAD]. [UNK] may be chosen. A chosen token becomes [MASK] with probability 0.85; otherwise it stays
+as it is. It never becomes a random token as in BERT: replacing tokens is the generator's task.
 
-Method: every position draws a 64-bit key, and the n candidates with the smallest keys win. All sets
-of n candidates are equally likely, and what stands in the padding changes nothing.
+Method: every position draws a 64-bit key, and the n candidates with the smallest keys are chosen.
+All sets of n candidates are equally likely, and the padding has no influence.
 
-Source: google-research/electra, pretrain/pretrain_helpers.py, ``mask``. What differs from it:
+Source: google-research/electra, pretrain/pretrain_helpers.py, ``mask``. Differences:
 
-* There, positions are drawn with replacement. At T = 128 the 19 draws hit 17.7 positions on average
-  (13.8 % of the tokens where 15 % are meant), and a position hit twice counts twice in the loss
-  and may receive the mean of two sampled ids. Here positions are distinct.
-* There, a row without a candidate divides by zero. Here it has no masked position.
-* There, p t is rounded in float32, here in float64, halves to even in both. For t up to 512 the
-  results are the same at p = 0.25, and at p = 0.15 but for t = 190, 350 and 390, where 0.15 t ends
-  in .5 and float32 lifts it over the half: one token more there.
+* Here positions are distinct. The original draws them with replacement: at T = 128 its 19 draws hit
+  17.7 positions on average (13.8 % of the tokens, not 15 %). A position that is hit twice counts
+  twice in the loss and may receive the mean of two sampled ids.
+* Here a row without a candidate has no masked position. The original divides by zero.
+* Here p t is rounded in float64, in the original in float32, halves to even in both. For t up to
+  512 the results are equal at p = 0.25. At p = 0.15 the original masks one token more for t = 190,
+  350 and 390: there 0.15 t ends in .5, and float32 is a little above it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ MASK_BELOW = int(0.85 * 2**32)  # a chosen token whose 32-bit word is below this
 
 
 class MaskedBatch(NamedTuple):
-    """A batch and the M slots of each row that name its chosen positions."""
+    """A batch, and its chosen positions in the M slots of each row."""
 
-    batch: Batch  # as packed
+    batch: Batch  # before masking
     masked_ids: npt.NDArray[np.int32]  # (B, T)  what the generator reads
     positions: npt.NDArray[np.int32]  # (B, M)  chosen positions, ascending; 0 in unused slots
     labels: npt.NDArray[np.int32]  # (B, M)  original ids there; 0 in unused slots
@@ -49,9 +49,9 @@ class MaskedBatch(NamedTuple):
 
 
 def masked_slots(max_length: int, mask_probability: float) -> int:
-    """Return M, the number of slots a row of ``max_length`` tokens has.
+    """Return M, the number of slots of a row of ``max_length`` tokens.
 
-    Raises UserError if that leaves no slot at all.
+    Raises UserError if M is not from 1 to ``max_length``.
     """
     slots = int((mask_probability + 0.005) * max_length)
     if not 1 <= slots <= max_length:
@@ -65,10 +65,10 @@ def masked_slots(max_length: int, mask_probability: float) -> int:
 def mask_tokens(
     batch: Batch, special_tokens: SpecialTokens, mask_probability: float, stream: RandomStream
 ) -> MaskedBatch:
-    """Choose positions in each row of ``batch`` (B, T) and hide 85 % of them behind [MASK].
+    """Choose positions in each row of ``batch`` (B, T) and write [MASK] at 85 % of them.
 
-    ``stream`` gives seed, step, first example and whether this is an evaluation; the words come
-    from its MASK and REPLACE purposes. ``batch`` is not changed. Raises UserError as
+    ``stream`` names seed, step, first example and whether this is an evaluation; the words come
+    from its MASK and REPLACE purposes. ``batch`` does not change. Raises UserError like
     ``masked_slots``.
     """
     examples, length = batch.input_ids.shape
@@ -84,7 +84,7 @@ def mask_tokens(
 def mask_tokens_reference(
     batch: Batch, special_tokens: SpecialTokens, mask_probability: float, stream: RandomStream
 ) -> MaskedBatch:
-    """Return what ``mask_tokens`` returns, choosing positions by sorting the keys of each row."""
+    """Return what ``mask_tokens`` returns; choose positions by sorting the keys of each row."""
     examples, length = batch.input_ids.shape
     candidates = _candidates(batch, special_tokens)
     counts = _masked_counts(batch, candidates, mask_probability)
@@ -118,7 +118,7 @@ def _masked_counts(
 
 
 def _keys(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-    """Join words 2 t and 2 t + 1 (high, low) of each example into the key of position t, (B, T)."""
+    """Return the keys (B, T): words 2 t (high) and 2 t + 1 (low) are the key of position t."""
     high, low = words[:, 0::2].astype(np.uint64), words[:, 1::2]
     return (high << np.uint64(32)) | low
 
@@ -130,7 +130,7 @@ def _choose_in_row(
     count: int,
     positions: npt.NDArray[np.int32],
 ) -> None:
-    """Write the ``count`` candidates with the smallest keys; the first of equal keys wins."""
+    """Write the ``count`` candidates with the smallest keys; of equal keys the first is chosen."""
     winners = np.empty(count, np.int32)  # so far, by ascending key
     found = 0
     for position in range(keys.size):
@@ -158,7 +158,7 @@ def _choose_positions(
     counts: npt.NDArray[np.int64],
     positions: npt.NDArray[np.int32],
 ) -> None:
-    """Write the positions of each row; no row has more to choose than it has candidates."""
+    """Write the positions of each row; no count exceeds the number of candidates."""
     for row in numba.prange(len(keys)):
         if counts[row] > 0:
             _choose_in_row(keys[row], candidates[row], counts[row], positions[row])
@@ -171,7 +171,7 @@ def _hide(
     words: npt.NDArray[np.uint32],
     mask_id: int,
 ) -> MaskedBatch:
-    """Write [MASK] where the word (B, T) of a chosen position says so."""
+    """Write [MASK] at the chosen positions whose word (B, T) is below MASK_BELOW."""
     weights = np.arange(positions.shape[1]) < counts[:, None]
     labels = np.where(weights, np.take_along_axis(batch.input_ids, positions, axis=1), 0)
     hidden = weights & (np.take_along_axis(words, positions, axis=1) < MASK_BELOW)

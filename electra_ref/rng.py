@@ -1,15 +1,15 @@
-"""Random numbers as a pure function of where they are used: Philox4x32-10, counter-based.
+"""Random numbers as a pure function of seed, purpose, step and row: Philox4x32-10.
 
-One block of four 32-bit words is a bijection of a 128-bit counter, keyed by 64 bits. Each of the
-ten rounds multiplies two of the words and mixes the high and low halves of the products:
+A block of four 32-bit words is a bijection of a 128-bit counter, with a key of 64 bits. Each of ten
+rounds multiplies two of the words and mixes the high and low halves of the products:
 
     high_0 low_0 = 0xD2511F53 * c0        high_1 low_1 = 0xCD9E8D57 * c2
     (c0, c1, c2, c3) <- (high_1 ^ c1 ^ k0,  low_1,  high_0 ^ c3 ^ k1,  low_0)
     (k0, k1)         <- (k0 + 0x9E3779B9,  k1 + 0xBB67AE85)                      modulo 2**32
 
-Here the counter is (block, example, step, purpose) and the key is the seed. No state is carried
-from one number to the next, so masks, samples, dropout and data order follow from the step alone,
-and are the same for any number of threads, micro-batches or processes.
+Here the counter is (block, example, step, purpose) and the key is the seed. There is no state, so
+masks, samples, dropout and data order depend on the step alone. They are the same for any number of
+threads, micro-batches or processes.
 
 Source: Salmon, Moraes, Dror and Shaw 2011, "Parallel Random Numbers: As Easy as 1, 2, 3", section
 3.3, and their library Random123. The permutation in ``shuffled`` is a Feistel network on
@@ -29,19 +29,19 @@ import numpy.typing as npt
 
 from electra_ref.compilation import jit
 
-EVALUATION = 0x8000_0000  # or-ed into a purpose: evaluation shares no number with training
+EVALUATION = 0x8000_0000  # or-ed into a purpose, so that evaluation has numbers of its own
 
 ROUNDS = 10
 MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 KEY_STEP_0, KEY_STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)  # golden ratio, sqrt(3) - 1
 LOW_WORD, WORD_BITS = np.uint64(0xFFFF_FFFF), np.uint64(32)
-WORDS_PER_TASK = 4096  # what one thread fills at a time, a multiple of 4
+WORDS_PER_TASK = 4096  # words that one thread fills at a time; a multiple of 4
 SHUFFLE_ROUNDS = 8
-SORTED_COUNT = 256  # shorter permutations are sorted, longer ones enciphered
+SORTED_COUNT = 256  # longer permutations are enciphered, others sorted
 
 
 class Purpose(enum.IntEnum):
-    """What a stream of numbers is for: the last counter word, so that no two uses overlap."""
+    """What a stream of numbers is for: the last counter word, so no two uses share numbers."""
 
     MASK = 1
     REPLACE = 2
@@ -70,7 +70,7 @@ class RandomStream(NamedTuple):
 
 
 class StreamWords(NamedTuple):
-    """A stream as compiled code takes it: its Philox key and three of the counter's words."""
+    """A stream in the form that compiled code takes: the key and three words of the counter."""
 
     key_low: np.uint64
     key_high: np.uint64
@@ -100,8 +100,8 @@ def philox4x32(
 def random_words(stream: RandomStream, examples: int, count: int) -> npt.NDArray[np.uint32]:
     """Return the first ``count`` words of each of ``examples`` examples, (examples, count).
 
-    Word w is lane w % 4 of block w // 4. Raises ValueError if a number does not fit its counter
-    or key word.
+    Word w is number w % 4 of block w // 4. Raises ValueError if a number does not fit into its word
+    of the counter or the key.
     """
     stream_of_words = stream_words(stream, examples, count)
     words = np.empty((examples, -(-count // 4) * 4), np.uint32)
@@ -112,7 +112,7 @@ def random_words(stream: RandomStream, examples: int, count: int) -> npt.NDArray
 def random_words_reference(
     stream: RandomStream, examples: int, count: int
 ) -> npt.NDArray[np.uint32]:
-    """Return what ``random_words`` returns, written without a loop over words."""
+    """Return what ``random_words`` returns, computed without a loop over words."""
     _check_stream(stream, examples, count)
     blocks = -(-count // 4)
     counter = np.empty((examples, blocks, 4), np.uint32)
@@ -135,7 +135,7 @@ def random_doubles(stream: RandomStream, examples: int, count: int) -> npt.NDArr
 
 
 def dropout_bits(stream: RandomStream, examples: int, count: int) -> npt.NDArray[np.uint16]:
-    """Return uniform 16-bit integers, (examples, count), two a word with the low half first."""
+    """Return uniform 16-bit integers, (examples, count): two from each word, low half first."""
     words = random_words(stream, examples, -(-count // 2))
     halves = words.astype("<u4", copy=False).view("<u2")
     return np.ascontiguousarray(halves[:, :count], np.uint16)
@@ -144,12 +144,12 @@ def dropout_bits(stream: RandomStream, examples: int, count: int) -> npt.NDArray
 def shuffled(positions: npt.ArrayLike, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return entries ``positions`` (any shape) of a pseudo-random permutation of range(count).
 
-    The permutation is keyed by (seed, ORDER, epoch) and never stored: an entry costs about
-    ``SHUFFLE_ROUNDS`` Philox blocks, however large ``count`` is. Up to ``SORTED_COUNT`` entries
-    are sorted by random keys instead, because a Feistel network reaches even permutations only.
+    The permutation is keyed by (seed, ORDER, epoch) and never stored. An entry takes about
+    ``SHUFFLE_ROUNDS`` Philox blocks, for any ``count``. Up to ``SORTED_COUNT`` entries are sorted
+    by random keys instead, because a Feistel network gives even permutations only.
 
-    Raises ValueError if a position is outside range(count), or if a number does not fit its
-    counter or key word.
+    Raises ValueError if a position is outside range(count), or if a number does not fit into its
+    word of the counter or the key.
     """
     entries = _check_positions(positions, count, seed, epoch)
     if count <= SORTED_COUNT:
@@ -162,7 +162,7 @@ def shuffled(positions: npt.ArrayLike, count: int, seed: int, epoch: int) -> npt
 def shuffled_reference(
     positions: npt.ArrayLike, count: int, seed: int, epoch: int
 ) -> npt.NDArray[np.int64]:
-    """Return what ``shuffled`` returns, all positions walking side by side."""
+    """Return what ``shuffled`` returns; all positions walk their cycles at the same time."""
     entries = _check_positions(positions, count, seed, epoch)
     if count <= SORTED_COUNT:
         return _order_of_keys(count, seed, epoch)[entries.astype(np.int64)]
@@ -176,7 +176,7 @@ def shuffled_reference(
 def _encipher(
     entries: npt.NDArray[np.uint64], side: np.uint64, seed: int, epoch: int
 ) -> npt.NDArray[np.uint64]:
-    """Permute range(side**2): each round adds a random function of one half to the other half."""
+    """Permute range(side**2); each round adds a random function of one half to the other."""
     left, right = entries // side, entries % side
     counter = np.empty((entries.size, 4), np.uint32)
     counter[:, 2] = epoch
@@ -198,7 +198,7 @@ def _order_of_keys(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def _side(count: int) -> np.uint64:
-    """Return the least side with side**2 >= count, so that few entries are walked over."""
+    """Return the least side with side**2 >= count, so that few entries fall outside."""
     return np.uint64(math.isqrt(count - 1) + 1)
 
 
@@ -236,9 +236,9 @@ def _check_fits(name: str, value: int, bits: int) -> None:
 
 
 def stream_words(stream: RandomStream, examples: int, count: int) -> StreamWords:
-    """Return what compiled code needs to draw ``count`` words for each of ``examples`` itself.
+    """Return the words from which compiled code draws ``count`` words for each of ``examples``.
 
-    Raises ValueError if a number does not fit its counter or key word.
+    Raises ValueError if a number does not fit into its word of the counter or the key.
     """
     _check_stream(stream, examples, count)
     return StreamWords(
@@ -258,7 +258,7 @@ def key_words(seed: int) -> tuple[np.uint64, np.uint64]:
 def philox_block(
     c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, key: tuple[np.uint64, np.uint64]
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    """Compute one block; 32-bit values in 64-bit registers, so that no product overflows."""
+    """Compute one block; 32-bit values are in 64-bit words, so that no product overflows."""
     k0, k1 = key
     for _ in range(ROUNDS):
         product_0, product_1 = MULTIPLIER_0 * c0, MULTIPLIER_1 * c2
@@ -276,9 +276,9 @@ def philox_block(
 def fill_words(
     piece: npt.NDArray[np.uint32], first_block: np.uint64, stream: StreamWords, row: np.uint64
 ) -> None:
-    """Write ``piece``, whole blocks from ``first_block`` on, with words of example ``row``."""
+    """Fill ``piece`` with the words of example ``row``, whole blocks from ``first_block`` on."""
     key, example = (stream.key_low, stream.key_high), stream.first_example + row
-    # A function of its own, with one call and no branch: so the loop takes eight blocks at a time.
+    # One call and no branch in a function of its own: the compiler then takes eight blocks at once.
     for i in range(piece.size // 4):
         block = first_block + np.uint64(i)
         w0, w1, w2, w3 = philox_block(block, example, stream.step, stream.purpose, key)
@@ -290,7 +290,7 @@ def fill_words(
 
 @jit(parallel=True)
 def _fill_all(words: npt.NDArray[np.uint32], stream: StreamWords) -> None:
-    """Write ``words`` (examples, a multiple of 4): a task is one piece of one example."""
+    """Fill ``words`` (examples, a multiple of 4); a task is one piece of one example."""
     examples, count = words.shape
     tasks = -(-count // WORDS_PER_TASK)
     for task in numba.prange(examples * tasks):

@@ -1,6 +1,6 @@
-"""One token a masked slot from the generator's softmax, and what the discriminator then reads.
+"""Sample a token for each masked slot from the generator's softmax, and corrupt the row with it.
 
-For logits l over V tokens and temperature tau, token v is drawn in proportion to the integer
+For logits l over V tokens and temperature tau, token v is drawn with a probability proportional to
 
     w_v = floor(2**62 exp((l_v - max l) / tau))
 
@@ -8,16 +8,16 @@ by inverting the cumulative sum. With 64 random bits U, the token is the first v
 
     w_0 + ... + w_v  >  floor(U W / 2**64),      W = w_0 + ... + w_{V-1}.
 
-Sums of integers are exact in any order, so that threads, block sizes and devices cannot change a
-draw. A token 30 nats below the maximum still weighs about 2**18.7: its share is right to one part
-in 2**17. From 43 nats on it is zero. One random number a slot is enough; Gumbel noise needs V.
+Sums of integers are exact in any order, so threads, block sizes and devices cannot change a draw. A
+token 30 nats below the maximum has a weight of about 2**18.7, right to one part in 2**17. From 43
+nats on the weight is zero. A slot needs one random number; with Gumbel noise it would need V.
 
-The exponential is 2**k P(r) with x = k ln 2 + r and P the Taylor polynomial of degree 13, whose
-remainder is below 5e-18 for |r| <= ln(2) / 2. Additions and multiplications are rounded one by
-one: the bits are the same wherever arithmetic is IEEE 754.
+The exponential is 2**k P(r) with x = k ln 2 + r. P is the Taylor polynomial of degree 13; its
+remainder is below 5e-18 for |r| <= ln(2) / 2. Each addition and multiplication is rounded alone, so
+the bits are the same wherever arithmetic is IEEE 754.
 
 Source: google-research/electra, pretrain/pretrain_helpers.py, ``sample_from_softmax`` and
-``unmask``; run_pretraining.py, ``_get_fake_data``. What differs from it: there, the noise
+``unmask``; run_pretraining.py, ``_get_fake_data``. Difference: the original's Gumbel noise
 -log(-log(u + 1e-9) + 1e-9) is float32 from 23 random bits and lies between -3.03 and 15.93. A token
 16 nats below the maximum is drawn 0.56 times as often as it should be, one 19 nats below never.
 """
@@ -39,16 +39,16 @@ from electra_ref.rng import Purpose, RandomStream, random_words
 FRACTION_BITS = 2.0**62
 LOWEST = -44.0  # exp(-44) 2**62 < 1, so the weight is zero from here down
 LOG2_E = 1.0 / math.log(2.0)
-LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # its products with integers below 2**21 are exact
+LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # exact products with integers below 2**21
 LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")  # ln 2 = LN2_HIGH + LN2_LOW to 2**-86
 ROUNDER = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
 TAYLOR = tuple(1.0 / math.factorial(degree) for degree in range(13, -1, -1))
 LOW_WORD, WORD_BITS = np.uint64(0xFFFF_FFFF), np.uint64(32)
-BLOCK = 128  # tokens whose weights are summed before the drawn one is looked for
+BLOCK = 128  # tokens between two cumulative sums that are kept
 
 
 class CorruptedBatch(NamedTuple):
-    """What the discriminator reads, and what it is to say about it."""
+    """What the discriminator reads, and the right answers."""
 
     masked: MaskedBatch
     sampled_ids: npt.NDArray[np.int32]  # (B, M)
@@ -57,10 +57,10 @@ class CorruptedBatch(NamedTuple):
 
 
 def corrupt(masked: MaskedBatch, sampled_ids: npt.NDArray[np.int32]) -> CorruptedBatch:
-    """Write ``sampled_ids``, (B, M) or (B * M,), at all used slots of ``masked``.
+    """Write ``sampled_ids``, (B, M) or (B * M,), at the positions of all used slots of ``masked``.
 
-    The 15 % of the chosen tokens that the generator could see are replaced as well. A sample that
-    equals the original counts as original. Raises ValueError for another number of samples.
+    This includes the 15 % of them where the generator saw the original. A sample that equals the
+    original counts as original. Raises ValueError for a wrong number of samples.
     """
     sampled_ids = sampled_ids.astype(np.int32).reshape(masked.positions.shape)
     original_ids = masked.batch.input_ids
@@ -75,9 +75,9 @@ def sample_tokens(
 ) -> npt.NDArray[np.int32]:
     """Draw a token from softmax(logits / temperature) for each row of ``logits`` (B * M, V).
 
-    Row i is slot i % M of example ``stream.first_example`` + i // M, M being ``slots``; its bits
-    are two words of the stream's SAMPLE purpose. Returns ids (B * M,) on the host, whichever
-    device ``logits`` are on.
+    With M = ``slots``, row i is slot i % M of example ``stream.first_example`` + i // M. Its bits
+    are two words of the stream's SAMPLE purpose. Returns ids (B * M,) on the host, also if
+    ``logits`` are on a GPU.
 
     Raises FloatingPointError if a row holds NaN or +inf, or -inf only, and ValueError for a
     temperature that is not positive or logits that are not B * M rows of float32 or float64.
@@ -89,7 +89,7 @@ def sample_tokens(
 def sample_tokens_reference(
     logits: Array, temperature: float, stream: RandomStream, slots: int
 ) -> npt.NDArray[np.int32]:
-    """Return what ``sample_tokens`` returns, from the whole array of cumulative sums."""
+    """Return what ``sample_tokens`` returns, computed from all cumulative sums."""
     _check_arguments(logits, temperature, slots)
     return draw_tokens_reference(logits, temperature, _slot_bits(stream, len(logits), slots))
 
@@ -99,7 +99,7 @@ def draw_tokens(
 ) -> npt.NDArray[np.int32]:
     """Return the token that ``bits`` (R,) select in each row of ``logits`` (R, V).
 
-    As a function of its bits a token never decreases. On a GPU this is the reference form.
+    A larger value of ``bits`` never selects a smaller token. On a GPU the reference form runs.
     """
     if get_xp(logits) is not np:
         return draw_tokens_reference(logits, temperature, bits)
@@ -112,9 +112,9 @@ def draw_tokens(
 def draw_tokens_reference(
     logits: Array, temperature: float, bits: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.int32]:
-    """Return what ``draw_tokens`` returns: the number of cumulative sums the target has reached."""
+    """Return what ``draw_tokens`` returns: how many cumulative sums are at most the target."""
     xp = get_xp(logits)
-    with np.errstate(over="ignore"):  # -inf is as good a distance as the lowest float64
+    with np.errstate(over="ignore"):  # an overflow gives -inf: weight zero
         distances = (logits.astype(np.float64) - _finite_maxima(logits)[:, None]) / temperature
     weights = integer_weights(distances)
     high, low = _carry((weights >> WORD_BITS).cumsum(axis=1), (weights & LOW_WORD).cumsum(axis=1))
@@ -168,9 +168,9 @@ def _reached(high: Any, low: Any, target_high: Any, target_low: Any) -> Any:
 
 
 def _finite_maxima(logits: Array) -> Array:
-    """Return the maximum of each row, (R,) float64. Raises FloatingPointError if one is not finite.
+    """Return the maximum of each row, (R,) float64; it is NaN if the row holds NaN.
 
-    NaN anywhere in a row makes its maximum NaN.
+    Raises FloatingPointError if a maximum is not finite.
     """
     xp = get_xp(logits)
     with np.errstate(invalid="ignore"):
@@ -213,7 +213,7 @@ def _weigh_block(
     maximum: np.float64,
     temperature: float,
 ) -> None:
-    """Write the weights of ``logits``, both of the same length: ``integer_weights``, compiled."""
+    """Write ``integer_weights`` of ``logits`` to the start of ``weights``."""
     for i in range(logits.size):
         distance = (np.float64(logits[i]) - maximum) / temperature
         mantissa, exponent = _exponential_compiled(max(distance, LOWEST))
@@ -224,7 +224,7 @@ def _weigh_block(
 def _draw_row(
     logits: npt.NDArray[Any], maximum: np.float64, temperature: float, bits: np.uint64
 ) -> int:
-    """Find the block in which the cumulative sum passes the target, then the token in it."""
+    """Find the block where the cumulative sum passes the target, then the token in the block."""
     blocks = -(-logits.size // BLOCK)
     highs, lows = np.zeros(blocks + 1, np.uint64), np.zeros(blocks + 1, np.uint64)
     weights = np.zeros(BLOCK, np.uint64)
