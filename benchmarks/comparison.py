@@ -1,4 +1,4 @@
-"""Rivals beside each other: seconds, memory, ratios to PyTorch and to the floor, data work."""
+"""Compare rivals: seconds, memory, ratios to PyTorch and to the floor, data work."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from electra_ref.config import Config
 from electra_ref.errors import UserError
 
 FLOOR, DATA = "floor", "data work"  # not rivals, but timed in their rounds
-MEMORY_OF = "pytorch-float32"  # the rival whose memory the others' is compared with
-LOSS_TOLERANCE = 0.05  # seeds differ, and the loss of the first steps is ln V + 50 ln 2 for all
+MEMORY_OF = "pytorch-float32"  # the rival whose memory is the measure
+LOSS_TOLERANCE = 0.05  # seeds differ; all start at a loss of ln V + 50 ln 2
 
 
 def comparison(config: Config, rivals: list[Rival], options: argparse.Namespace) -> dict[str, Any]:
@@ -64,10 +64,10 @@ def comparison(config: Config, rivals: list[Rival], options: argparse.Namespace)
 
 
 def check_losses(losses: dict[str, float]) -> None:
-    """Raise UserError if the rivals' losses after the same steps cannot be those of one model."""
+    """Raise UserError if, after the same steps, the losses of the rivals are too far apart."""
     first, expected = next(iter(losses.items()))
     for name, loss in losses.items():
-        if not abs(loss - expected) <= LOSS_TOLERANCE * abs(expected):  # NaN is not close either
+        if not abs(loss - expected) <= LOSS_TOLERANCE * abs(expected):  # true for NaN, too
             raise UserError(
                 f"{first} has come to a loss of {expected:.2f} and {name} to {loss:.2f}: "
                 "they do not do the same work"
@@ -77,7 +77,7 @@ def check_losses(losses: dict[str, float]) -> None:
 def result(
     name: str, turns: list[Turn], first: list[Turn], floor: list[Turn], flop: int, tokens: int
 ) -> dict[str, Any]:
-    """Return the figures of one rival, ratios formed round by round."""
+    """Return the figures of one rival; ratios are formed round by round."""
     seconds = [turn.seconds for turn in turns]
     median = _median(turns)
     return {
@@ -98,9 +98,9 @@ def result(
 def relative_to_pytorch(
     rivals: list[Rival], turns: dict[str, list[Turn]]
 ) -> dict[str, dict[str, Any]]:
-    """Return for each rival of ours how many times as fast it is as each PyTorch mode.
+    """Return for each rival of this project how many times as fast as each PyTorch mode it is.
 
-    ``memory`` is its peak over that of MEMORY_OF, None where that was not timed.
+    ``memory`` is its peak divided by that of MEMORY_OF, None if that was not timed.
     """
     modes = [rival.name for rival in rivals if rival.program == PYTORCH]
     if not modes:
@@ -118,7 +118,7 @@ def relative_to_pytorch(
 
 
 def data_shares(work: list[Turn], steps: list[Turn]) -> dict[str, dict[str, float]]:
-    """Return seconds and percent of a step, paired round by round, for each part and for all."""
+    """Return seconds and percent of a step, round by round, for each part and for all parts."""
     shares = {}
     for name in (*work[0].figures, "all"):
         seconds = [
@@ -157,7 +157,7 @@ def print_results(results: list[dict[str, Any]], first: str) -> None:
 
 
 def print_relative(relative: dict[str, dict[str, Any]]) -> None:
-    """Print one line for each rival of ours and PyTorch mode."""
+    """Print one line for each rival of this project and each PyTorch mode."""
     for name, figures in relative.items():
         print()
         modes = figures["times_as_fast_as"]

@@ -30,14 +30,14 @@ from electra_ref.training.step import train_step
 SPECIAL_TOKENS = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4)
 FIRST_WORD = 5
 STREAM_TOKENS = 1 << 16
-TOKENIZER_WORDS = 8192  # whatever the model's vocabulary: the text is that of ``tokenizer``
+TOKENIZER_WORDS = 8192  # for the text of ``tokenizer``, whatever the vocabulary of the model
 LONGEST_SENTENCE, SENTENCES_OF_A_DOCUMENT = 40, 24
 
 
 def open_rival(device: str, precision: str) -> OpenedBackend:
     """Return the backend that computes on ``device`` in ``precision``.
 
-    Raises UserError if there is none: a training run would take float32 in place of bfloat16.
+    Raises UserError if there is none. (A training run would take float32 instead of bfloat16.)
     """
     opened = open_backend(device, precision)
     if precision == "bfloat16" and "bfloat16" not in opened.name:
@@ -66,7 +66,7 @@ def prepare_electra_ref(
 
 
 def synchronizer(opened: OpenedBackend) -> Callable[[], None]:
-    """Return a function that returns when the device has done all that it was told to do."""
+    """Return a function that waits until the device has finished all its work."""
     if opened.device == "gpu":
         synchronize: Callable[[], None] = arrays.import_cupy().cuda.Device().synchronize
         return synchronize
@@ -74,7 +74,7 @@ def synchronizer(opened: OpenedBackend) -> Callable[[], None]:
 
 
 class TokenStream(NamedTuple):
-    """Invented text, as the token cache keeps it."""
+    """Invented text, in the form of the token cache."""
 
     tokens: npt.NDArray[np.int32]  # (tokens,)
     sentence_ends: npt.NDArray[np.int64]  # (sentences,)  counts tokens
@@ -82,7 +82,7 @@ class TokenStream(NamedTuple):
 
 
 def token_stream(vocab_size: int, seed: int) -> TokenStream:
-    """Return uniform tokens in sentences of random lengths, in documents of 24 sentences."""
+    """Return uniform tokens, in sentences of random lengths and documents of 24 sentences."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, LONGEST_SENTENCE + 1, STREAM_TOKENS // (LONGEST_SENTENCE // 2))
     ends = np.cumsum(lengths)
@@ -92,7 +92,7 @@ def token_stream(vocab_size: int, seed: int) -> TokenStream:
 
 
 def packing_rules(config: Config) -> PackingRules:
-    """Return the rules that a run of ``config`` packs by."""
+    """Return the packing rules of a run of ``config``."""
     return PackingRules(
         config.max_length, config.single_segment_probability, config.short_probability, config.seed
     )
@@ -113,8 +113,8 @@ def make_batches(config: Config, count: int) -> Iterator[Batch]:
 def prepare_data_work(config: Config) -> Callable[[Any], dict[str, float]]:
     """Return a step that does the data work of one step and returns the seconds of each part.
 
-    Tokenizing and packing are done once a corpus; their parts are the shares of as many tokens as
-    a step reads. The text is new to the tokenizer each time.
+    A run tokenizes and packs a corpus only once, so the seconds of these parts are scaled to the
+    tokens that a step reads. The text is new to the tokenizer each time.
     """
     documents_of_text = read_documents(None)
     vocabulary = train_vocabulary(documents_of_text, TOKENIZER_WORDS)

@@ -3,9 +3,9 @@
     python -m benchmarks.first_step [--preset NAME] [--precision NAME] [--set KEY=VALUE ...]
         [--corpus PATH ...] [--warm N]
 
-Every figure is of a fresh process. The first run finds empty caches: it prepares the data and
-compiles the kernels. The ``--warm`` runs after it find what it left. The first step has ended when
-its line stands in metrics.jsonl. The last line is one JSON object.
+Every figure is that of a new process. The first run has empty caches: it prepares the data and
+compiles the kernels. The ``--warm`` runs after it use the caches that it filled. The first step has
+ended when its line is in metrics.jsonl. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def training_arguments(options: argparse.Namespace) -> list[str]:
-    """Return what the training command is given, besides its output folder."""
+    """Return the arguments of the training command, without its output folder."""
     arguments = ["--device", "cpu", "--preset", options.preset, "--precision", options.precision]
     for setting in (*options.settings, "log_every=1"):
         arguments += ["--set", setting]
@@ -97,9 +97,9 @@ def measure(arguments: list[str], warm: int) -> dict[str, list[float]]:
 
 
 def seconds_to_first_step(arguments: list[str], output: Path, environment: dict[str, str]) -> float:
-    """Start the training command and wait for its first step; then let it end.
+    """Start the training command, wait for its first step, then for its end; return the seconds.
 
-    Raises UserError with its last line if it fails.
+    Raises UserError with the last line of the command if it fails.
     """
     metrics, messages = output / "metrics.jsonl", output.with_suffix(".log")
     command = [sys.executable, "-m", "electra_ref.train", *arguments, "--output-dir", str(output)]
@@ -117,14 +117,14 @@ def seconds_to_first_step(arguments: list[str], output: Path, environment: dict[
 
 
 def seconds_to_import(environment: dict[str, str]) -> float:
-    """Return how long ``import electra_ref`` takes in a fresh interpreter."""
+    """Return how long ``import electra_ref`` takes in a new interpreter."""
     command = [sys.executable, "-c", IMPORT]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def seconds_of(values: Sequence[float]) -> list[str]:
-    """Return the least, the middle and the greatest of ``values``, for the table."""
+    """Return minimum, median and maximum of ``values`` as text for the table."""
     return [f"{value:.3f}" for value in spread(values).values()]
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark prints besides its figures: where they come from, a table, one JSON line."""
+"""What every benchmark prints: where its figures come from, a table, one JSON line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def origin(packages: Iterable[str]) -> dict[str, Any]:
-    """Return what figures depend on besides the code, and the code: machine, versions, commit.
+    """Return what figures depend on: machine, versions, commit.
 
-    ``packages`` are distributions whose versions matter; "not installed" where they are not.
+    ``packages`` are the distributions whose versions matter; a missing one is "not installed".
     """
     environment = describe_environment(device="cpu", precision="float32", backend="reference")
     fingerprint = environment["fingerprint"]
@@ -39,7 +39,7 @@ def origin(packages: Iterable[str]) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Return the commit of this checkout, "-dirty" behind it if a file of it was changed."""
+    """Return the commit of this checkout, followed by "-dirty" if a file of it has changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
@@ -49,7 +49,7 @@ def commit() -> str | None:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the least, the middle and the greatest of ``values``, one at least."""
+    """Return minimum, median and maximum of at least one value."""
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
@@ -66,7 +66,7 @@ def print_origin(where_from: dict[str, Any]) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print the rows under the header, the first column to the left, the others to the right."""
+    """Print header and rows; the first column is aligned left, the others right."""
     table = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for name, *cells in table:
@@ -75,7 +75,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print the object for programs; nothing may be printed after it."""
+    """Print the JSON object for programs; nothing may be printed after it."""
     print(json.dumps(summary, allow_nan=False), flush=True)
 
 

@@ -1,24 +1,25 @@
-"""Do the fast backends learn what the reference learns? Three runs from one seed, side by side.
+"""Do the fast backends learn what the reference learns? Compare three runs from one seed.
 
     python -m benchmarks.loss_curves [--steps N] [--preset small] [--set KEY=VALUE ...] [--seed N]
         [--corpus PATH ...] [--rivals NAME ...] [--output-dir DIR] [--plot FILE.svg]
 
-The training command runs once for each rival, from the same parameters, on the same rows with the
-same masks and dropout, so that only rounding differs. Rounding grows from step to step, and now
-and then changes which token is sampled, so that runs part point by point sooner or later, as those
-of two reference builds would. What has to agree with the first rival, for either loss:
+The training command runs once for each rival. All start from the same parameters and read the same
+rows with the same masks and dropout, so only rounding differs. Rounding errors grow from step to
+step, and sometimes they change which token is sampled. So the losses of single steps differ sooner
+or later, as those of two builds of the reference would. For each of the two losses, these figures
+must agree with those of the first rival:
 
-1. Each of the first ten steps, while the parameters have hardly moved: relatively 2^-16 in
-   float32, 256 of its roundings, as a sum over the widest layer may have. With products in
-   bfloat16 2^-8, one of its roundings, for MLM, and 2^-6 for RTD: probabilities that are off by
-   2^-8 now and then let one of a step's 80 samples fall on another token, and one token of 512
-   whose loss changes by three nats moves a mean of 0.4 by 2^-6.
-2. Every mean of fifty steps, to two standard errors of the difference of two such means, sqrt 2
-   times that of one, which the scatter of the first rival's steps gives: two runs on rows drawn
-   anew would differ as much.
-3. The loss on held-out rows at the end, to as many standard errors of means of as many batches.
+1. The first ten steps, where the parameters have hardly changed. The relative tolerance is 2^-16 in
+   float32: 256 roundings, as many as a sum over the widest layer may have. With products in
+   bfloat16 it is 2^-8 for MLM: one rounding. For RTD it is 2^-6: probabilities that are wrong by
+   2^-8 sometimes change one of the 80 samples of a step, and if the loss of one token of 512
+   changes by three nats, a mean of 0.4 changes by 2^-6.
+2. Every mean of fifty steps. The tolerance is two standard errors of the difference of two such
+   means, which is sqrt 2 times the standard error of one. The scatter of the first rival's steps
+   gives that. Two runs on newly drawn rows would differ as much.
+3. The loss on held-out rows at the end, with the same tolerance for means of as many batches.
 
-The exit code is 1 if one of them does not. The last line is one JSON object.
+The exit code is 1 if one of them does not agree. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ WINDOW = 50
 STANDARD_ERRORS = 2.0 * np.sqrt(2.0)  # of one mean; both means of a difference have theirs
 SETTINGS = (
     *("vocab_size=8192", "batch_size=8", "max_length=64", "evaluation_batches=32"),
-    # At 5e-4 after 30 steps the RTD loss leaps up and down for a while, and where it leaps to is
-    # up to the last bit: two runs in float32 then part further than the rows explain.
+    # At 5e-4 the RTD loss jumps up and down for a while after 30 steps. The last bit decides how
+    # far, so two runs in float32 differ by more than the rows explain.
     *("learning_rate=2e-4", "warmup_steps=100"),
 )
 STEPS = 300
@@ -65,7 +66,7 @@ class Curves(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One thing that has to agree; ``difference`` and ``tolerance`` are in units of the loss."""
+    """One figure that must agree; ``difference`` and ``tolerance`` have the unit of the loss."""
 
     rival: str
     loss: str
@@ -76,11 +77,11 @@ class Check(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        return abs(self.difference) <= self.tolerance  # NaN does not
+        return abs(self.difference) <= self.tolerance  # false for NaN
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark as the command line says; return 0, 1 if curves part, 2 with one line."""
+    """Run the benchmark; return 0, 1 if the curves differ, or 2 after one line of error."""
     options = build_parser().parse_args(arguments)
     try:
         if options.steps < WINDOW or options.steps % WINDOW:
@@ -142,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def settings_of(options: argparse.Namespace) -> list[str]:
-    """Return the ``key=value`` of all runs. Raises UserError for one that cannot be."""
+    """Return the ``key=value`` of all runs. Raises UserError for one that is wrong."""
     steps = [f"steps={options.steps}", f"evaluate_every={options.steps}", "log_every=1"]
     settings = [*SETTINGS, *steps, f"seed={options.seed}", *options.settings]
     resolve_config(preset=options.preset, settings=settings)
@@ -185,7 +186,7 @@ def read_curves(metrics: Path) -> Curves:
 def compare(
     rival: Rival, expected: Curves, curves: Curves, options: argparse.Namespace
 ) -> list[Check]:
-    """Return what has to agree between the first rival and ``rival``."""
+    """Return what must agree between the first rival and ``rival``."""
     batches = resolve_config(
         preset=options.preset, settings=settings_of(options)
     ).evaluation_batches
@@ -216,8 +217,8 @@ def compare(
 def standard_errors(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the standard error of each mean of ``WINDOW`` of the ``losses``.
 
-    The scatter of the steps is that of the differences between neighbours, which a trend hardly
-    touches: their mean square is twice the variance (von Neumann 1941).
+    The variance of the steps is half the mean square of the differences between neighbours. A trend
+    has little influence on it (von Neumann 1941).
     """
     differences = np.diff(losses.reshape(-1, WINDOW), axis=1)
     errors: npt.NDArray[np.float64] = np.sqrt((differences**2).mean(axis=1) / 2 / WINDOW)
@@ -243,7 +244,7 @@ def print_checks(checks: list[Check], first: str) -> None:
 
 
 def plot(curves: dict[str, Curves], path: Path) -> None:
-    """Draw both losses of all runs, and under them how far each is from the first."""
+    """Draw both losses of all runs, and below them the difference of each to the first."""
     try:
         import matplotlib as mpl  # noqa: PLC0415  (an extra, needed only here)
         from matplotlib.figure import Figure  # noqa: PLC0415  (the same)

@@ -1,12 +1,12 @@
-"""Speed of random words, masks and samples: compiled kernels beside their plain NumPy twins.
+"""Speed of random words, masks and samples: compiled kernels and their plain NumPy twins.
 
     python -m benchmarks.masking_and_sampling [--batch-size N] [--max-length N]
         [--vocabulary-size N] [--repeats N]
 
 Sampling is also compared with Gumbel noise in float64, which needs a random number for each token
-of the vocabulary. Before anything is timed, each kernel must give what its twin gives. The
-contenders take turns; figures are medians with the fastest and the slowest run. The last line is
-one JSON object.
+of the vocabulary. Before the timing, each kernel must give the result of its twin. The contenders
+take turns. Figures are medians with the fastest and the slowest run. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Contender(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark as the command line says, print a table and one JSON object."""
+    """Run the benchmark; print a table and one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
     parser.add_argument("--max-length", type=int, default=128, help="default: %(default)s")
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def all_contenders(batch_size: int, max_length: int, vocabulary_size: int) -> list[Contender]:
-    """Return each job done by kernel on one and on all threads, by twin, and by a rival."""
+    """Return each job with its contenders: kernel on one and on all threads, twin, rival."""
     rng = np.random.default_rng(0)
     ids = rng.integers(5, vocabulary_size, (batch_size, max_length)).astype(np.int32)
     batch = Batch(ids, np.zeros_like(ids), np.ones_like(ids, np.bool_))
@@ -88,14 +88,14 @@ def all_contenders(batch_size: int, max_length: int, vocabulary_size: int) -> li
 
 
 def leaves(result: Any) -> list[Any]:
-    """Return the arrays in a result: one, or the fields of a tuple of them."""
+    """Return the arrays in a result, which is an array or a tuple of results."""
     if isinstance(result, tuple):
         return [array for field in result for array in leaves(field)]
     return [result]
 
 
 def time_in_turns(contenders: list[Contender], repeats: int) -> list[dict[str, Any]]:
-    """Time each contender ``repeats`` times, one after the other."""
+    """Time each contender ``repeats`` times, in turns."""
     seconds: list[list[float]] = [[] for _ in contenders]
     for _ in range(repeats):
         for i, contender in enumerate(contenders):

@@ -4,14 +4,14 @@ A product (M, K) x (K, N) is 2 M K N FLOP. Every linear map has three of the sam
 
     y = x W,    dx = dy Wᵀ,    dW = xᵀ dy
 
-and attention has six for each row and head, of 2 T T D FLOP: S = q kᵀ and A v forward, and
-dv = Aᵀ dcontext, dA = dcontext vᵀ, dq = dS k, dk = dSᵀ q backward. All else in a step (layer norm,
-GELU, softmax, dropout, the optimizer) is linear in its input and left out. Per token, with a
-layer's weights W = 4 C^2 + 2 C F and its attention:
+Attention has six for each row and head, of 2 T T D FLOP: S = q kᵀ and A v forward, and
+dv = Aᵀ dcontext, dA = dcontext vᵀ, dq = dS k, dk = dSᵀ q backward. The cost of all else in a step
+(layer norm, GELU, softmax, dropout, the optimizer) is proportional to its input and is not counted.
+A layer has W = 4 C^2 + 2 C F weights. The FLOP of a token are:
 
     6 W + 12 T C   a layer,   6 E V M / T   for the scores of the vocabulary
 
-so nothing but attention grows faster than the number of tokens.
+So only attention grows faster than the number of tokens.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Product(NamedTuple):
     rows: int
     inner: int
     columns: int
-    left_transposed: bool = False  # in memory it lies as (inner, rows)
-    right_transposed: bool = False  # in memory it lies as (columns, inner)
+    left_transposed: bool = False  # stored as (inner, rows)
+    right_transposed: bool = False  # stored as (columns, inner)
 
     @property
     def flop(self) -> int:
@@ -44,7 +44,7 @@ class Product(NamedTuple):
 
 
 def step_products(config: Config, masked_slots: int) -> list[Product]:
-    """Return all matrix products of one training step, in no order.
+    """Return all matrix products of one training step, in any order.
 
     ``masked_slots`` is M, the masked positions of a row.
     """
@@ -63,7 +63,7 @@ def step_products(config: Config, masked_slots: int) -> list[Product]:
 
 
 def flop_by(field: str, products: list[Product]) -> dict[str, int]:
-    """Return the FLOP of the products of each ``name`` or ``operation``, whichever ``field`` is."""
+    """Return the FLOP of the products by their ``field``, which is ``name`` or ``operation``."""
     flop: dict[str, int] = {}
     for product in products:
         key = getattr(product, field)
@@ -74,8 +74,8 @@ def flop_by(field: str, products: list[Product]) -> dict[str, int]:
 def prepare_floor(products: list[Product]) -> Callable[[Any], dict[str, float]]:
     """Return a step that computes ``products`` in float32 by ``np.matmul(out=)``, and only those.
 
-    Every kind of product has operands of its own, used ``repeats`` times: a model's weights and
-    activations differ from layer to layer, so this errs on the fast side, as a floor should.
+    Every kind of product has its own operands and uses them ``repeats`` times. A model has other
+    weights and activations in every layer, so it cannot be faster than this floor.
     """
     kinds = [(product, *_operands(product)) for product in products]
 
@@ -126,7 +126,7 @@ def _attention(
 
 
 def _vocabulary_logits(masked: int, embedding_size: int, vocab_size: int) -> Iterator[Product]:
-    """Yield those of a linear map whose weight lies transposed, as the word embeddings do."""
+    """Yield the products of a linear map whose weight is stored transposed: word embeddings."""
     forward = "vocabulary_logits"
     backward = f"{forward}_backward"
     sizes = (1, 1, masked, embedding_size, vocab_size)
@@ -143,7 +143,7 @@ def _operands(
     left = _matrices(rng, product.stack, product.rows, product.inner, product.left_transposed)
     right = _matrices(rng, product.stack, product.inner, product.columns, product.right_transposed)
     out = np.empty((product.stack, product.rows, product.columns), np.float32)
-    if product.stack == 1:  # a stack of one would not reach the BLAS as it does in the model
+    if product.stack == 1:  # in the model it is no stack, and NumPy calls the BLAS in another way
         return left[0], right[0], out[0]
     return left, right, out
 

@@ -3,12 +3,11 @@
     python -m benchmarks.memory_growth [--rivals NAME ...] [--steps N] [--warmup N] [--threads N]
         [--preset tiny] [--set KEY=VALUE ...]
 
-Each rival trains in a process of its own; after every ten steps its garbage is collected and its
-memory read. After the warm-up, the medians of the first and of the last tenth of these figures are
-compared. Python's allocator keeps at least one block for whatever
-survives a step, and memory beyond it comes in pages of 4,096 bytes, so the bounds are less than
-one block and less than one page a step. The exit code is 1 if a rival exceeds either. The last
-line is one JSON object.
+Each rival trains in its own process. After every ten steps its garbage is collected and its memory
+is read. The median of the first tenth of these figures after the warm-up is compared with that of
+the last tenth. Whatever a step keeps takes at least one block of Python's allocator, and memory
+elsewhere comes in pages of 4,096 bytes. So the growth must be less than one block and less than one
+page a step; otherwise the exit code is 1. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ STEPS_A_TURN = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark as the command line says; return 0, 1 for growth, or 2 with one line."""
+    """Run the benchmark; return 0, 1 if memory grows, or 2 after one line of error."""
     options = build_parser().parse_args(arguments)
     try:
         if not 0 <= options.warmup <= options.steps - 2 * STEPS_A_TURN:
@@ -89,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def prepare_soak(config: Config, device: str, precision: str) -> Callable[[None], dict[str, float]]:
-    """Return what trains ``config`` for ten steps and returns the memory that is then in use."""
+    """Return a function that trains ``config`` for ten steps and returns the memory in use."""
     train = prepare_electra_ref(config, device, precision)
     batches = list(make_batches(config, STEPS_A_TURN))
 
@@ -108,7 +107,7 @@ def prepare_soak(config: Config, device: str, precision: str) -> Callable[[None]
 def measure(
     rival: Rival, config: Config, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Return what the memory of ``rival`` is at the start and at the end, and its growth a step."""
+    """Return the memory of ``rival`` at the start and at the end, and its growth a step."""
     arguments = {"config": config, "device": rival.device, "precision": rival.precision}
     program = Program("benchmarks.memory_growth", "prepare_soak", arguments)
     figures: list[dict[str, float]] = []
@@ -124,7 +123,7 @@ def measure(
 def growth_of(values: Sequence[float]) -> dict[str, float]:
     """Return the medians of the first and last tenth of ``values``, and the growth a step.
 
-    There is a value for every ``STEPS_A_TURN`` steps.
+    There is one value for every ``STEPS_A_TURN`` steps.
     """
     tenth = max(1, len(values) // 10)
     start, end = statistics.median(values[:tenth]), statistics.median(values[-tenth:])

@@ -2,9 +2,9 @@
 
     python -m benchmarks.train_step --profile [--rivals NAME ...]
 
-The step is the one that is timed, with a clock around every call of the backend and of the
-gradients; that costs a microsecond a call. GFLOP/s are those of the matrix products in an
-operation, over all its time: layer norm and the like have none.
+This is the step that ``train_step`` times, with a clock around every call of the backend and of the
+gradients, which takes a microsecond a call. GFLOP/s are the FLOP of the matrix products in an
+operation, divided by all its time; an operation such as layer norm has none.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ REST = "all else"  # masking, sampling, and Python between the operations
 
 
 class Timed:
-    """Stands for an object and adds the seconds of each call of a method to ``seconds``.
+    """Takes the place of an object and adds the seconds of each call of a method to ``seconds``.
 
-    ``prefix`` goes before the names of the methods; ``wait`` returns when a call has really ended.
+    ``prefix`` goes before the names of the methods. ``wait`` returns when the device has finished.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ def prepare_profile(
 
 
 def profile_program(rival: Rival, config: Config) -> Program:
-    """Return what the process of ``rival`` has to run."""
+    """Return the program that the process of ``rival`` runs."""
     arguments = {"config": config, "device": rival.device, "precision": rival.precision}
     return Program("benchmarks.operation_times", "prepare_profile", arguments)
 
@@ -118,7 +118,7 @@ def operation_figures(turns: list[Turn], flop: dict[str, int]) -> dict[str, dict
 
 
 def print_operations(operations: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Print one line an operation, three columns a rival, in the order of the first rival."""
+    """Print one line an operation and three columns a rival, in the order of the first rival."""
     header = ["", *(cell for name in operations for cell in (name, "%", "GFLOP/s"))]
     names = dict.fromkeys(name for figures in operations.values() for name in figures)
     rows = []

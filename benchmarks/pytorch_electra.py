@@ -1,10 +1,12 @@
-"""The rival: ELECTRA's joint training step in PyTorch, of Hugging Face's two encoders.
+"""The rival: ELECTRA's joint training step in PyTorch, with Hugging Face's two encoders.
 
-The same sizes, shared embeddings, dropout, masking and sampling, losses, AdamW and clip as here.
-What is chosen in its favour: the generator's head runs on the masked positions only, where Hugging
-Face's own class scores all; attention is PyTorch's fused one; AdamW is the fused one; samples are
-drawn through the cumulative sum of the probabilities, since ``torch.multinomial`` draws a random
-number for every word.
+Sizes, shared embeddings, dropout, masking, sampling, losses, AdamW and clipping are those of
+electra_ref. These choices make the rival faster:
+
+* The generator's head runs on the masked positions only. Hugging Face's class runs it on all.
+* Attention and AdamW are PyTorch's fused ones.
+* Samples are drawn with the cumulative sum of the probabilities. ``torch.multinomial`` would draw a
+  random number for every word.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.config import Config, EncoderSize, discriminator_size, generator_size
 from electra_ref.training.schedule import learning_rate
 
-MASKED_SHARE = 0.85  # of the chosen positions; the others stay as they are
+MASKED_SHARE = 0.85  # of the chosen positions; the others keep their token
 
 
-# mypy sees a base class of type Any where PyTorch is not installed, and complains of the ignore
-# where it is
+# Without PyTorch mypy sees a base class of type Any, hence the ignore; with PyTorch the ignore is
+# unused.
 class JointElectra(torch.nn.Module):  # type: ignore[misc, unused-ignore]  # mypy may run without torch
-    """Both networks around one embedding table."""
+    """Both networks with one embedding table."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -125,7 +127,7 @@ def mask(
 ) -> tuple[Any, Any, Any]:
     """Return masked ids (B, T), chosen positions (B, M) and which of them are used (B, M).
 
-    Unused slots name positions of their own, so that no two slots write to one place.
+    Unused slots hold other positions, so that no two slots write to the same place.
     """
     special = torch.tensor([special_tokens.cls, special_tokens.sep, special_tokens.mask])
     candidates = tokens & ~torch.isin(ids, special)
@@ -151,7 +153,7 @@ def sample(logits: Any, temperature: float) -> Any:
 
 
 def huggingface_config(config: Config, size: EncoderSize, **options: Any) -> Any:
-    """Return transformers' configuration of one network, with ``options`` that ours has not got."""
+    """Return the configuration of one network for transformers, with its own ``options``."""
     config_class: Any = transformers.ElectraConfig  # its annotations leave arguments out
     return config_class(
         vocab_size=config.vocab_size,

@@ -1,6 +1,6 @@
-"""Who takes a training step, and how they are timed: ``RIVALS`` is the whole list.
+"""The list of rivals that take a training step, and how they are timed.
 
-A rival is data; its process is started, warmed up and timed by ``turns``.
+A rival is data. ``turns`` starts its process, warms it up and times it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Rival(NamedTuple):
     device: str
     precision: str
     compiled: bool = False
-    default: bool = True  # timed where it can be, unless --rivals says otherwise
+    default: bool = True  # timed without --rivals, if it can run here
 
 
 RIVALS = (
@@ -47,10 +47,10 @@ RIVALS = (
 
 
 def rivals_of(names: list[str] | None) -> list[Rival]:
-    """Return the rivals of these names; for None the default ones that can run here.
+    """Return the rivals with these names.
 
-    ["all"] stands for all that can run here. Raises UserError for a name that is unknown, given
-    twice, or cannot run here.
+    None means the default ones that can run here, ["all"] all that can run here. Raises UserError
+    for a name that is unknown or given twice, and for a rival that cannot run here.
     """
     if names is None or names == [ALL]:
         able = [rival for rival in RIVALS if why_not(rival) is None]
@@ -67,7 +67,7 @@ def rivals_of(names: list[str] | None) -> list[Rival]:
 
 
 def our_own(rivals: list[Rival]) -> list[Rival]:
-    """Return those of this project. Raises UserError if there are none."""
+    """Return the rivals of this project. Raises UserError if there are none."""
     ours = [rival for rival in rivals if rival.program == OURS]
     if not ours:
         raise UserError("--rivals: only this project's own backends can be looked into; name one")
@@ -87,7 +87,7 @@ def why_not(rival: Rival) -> str | None:
 
 
 def program_of(rival: Rival, config: Config, threads: int) -> Program:
-    """Return what the process of ``rival`` has to run."""
+    """Return the program that the process of ``rival`` runs."""
     shared = {"config": config, "precision": rival.precision}
     if rival.program == OURS:
         arguments = {**shared, "device": rival.device}
@@ -117,7 +117,7 @@ def measure(
     rounds: Sequence[Mapping[str, Any]],
     options: argparse.Namespace,
 ) -> dict[str, list[Turn]]:
-    """Return the timed turns of each program; the first of ``rounds`` are the warm-up."""
+    """Return the timed turns of each program, without the warm-up at the start of ``rounds``."""
     number = itertools.count(1)
 
     def on_round(turns: Sequence[Turn]) -> None:
@@ -131,5 +131,5 @@ def measure(
 
 
 def ratios(turns: Sequence[Turn], others: Sequence[Turn]) -> list[float]:
-    """Return the seconds of ``turns`` over those of ``others``, round by round."""
+    """Return the seconds of ``turns`` divided by those of ``others``, round by round."""
     return [turn.seconds / other.seconds for turn, other in zip(turns, others, strict=True)]

@@ -1,12 +1,13 @@
-"""How the cost of a training step grows: over lengths, batches, widths and vocabularies.
+"""How the cost of a training step grows with lengths, batches, widths and vocabularies.
 
     python -m benchmarks.train_step --scaling [--rivals NAME]
 
-Each size takes turns with the size it started from, so that a busy moment hits both. A row of T
-tokens costs attention 12 T² C FLOP a layer and everything else a multiple of T: by the token,
-attention should grow as T, and the rest stay as it is. Both are timed apart (``operation_times``)
-beside their FLOP; time may grow less than FLOP, since larger products run nearer to the rate of
-the processor, and more than FLOP once what an operation works on outgrows a cache.
+Each size takes turns with the initial size, so that other work on the machine slows both. For a row
+of T tokens, attention takes 12 T² C FLOP a layer and everything else a multiple of T. So the time
+of attention a token should grow as T, and the rest should stay the same. Both are timed
+(``operation_times``) and shown with their FLOP. Time may grow less than FLOP, because larger
+products run nearer to the peak rate of the processor. It may grow more than FLOP when the data of
+an operation no longer fit into a cache.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ ATTENTION = ("attention", "attention_backward")
 
 
 def scaling_points(config: Config) -> Iterator[tuple[str, int, Config]]:
-    """Yield what varies, its value, and ``config`` with it.
+    """Yield what varies, its value, and ``config`` with that value.
 
-    Lengths share the tokens of a step out among fewer rows, as far as they divide; widths keep the
-    width of a head and of the feed-forward layer relative to the rest.
+    A longer row means fewer rows, so that a step has about the same number of tokens. Another width
+    keeps the width of a head, and the ratio of the feed-forward layer to the rest.
     """
     tokens = tokens_of(config)
     for length in LENGTHS:
@@ -60,7 +61,7 @@ def scaling_points(config: Config) -> Iterator[tuple[str, int, Config]]:
 
 
 def scaling(config: Config, rivals: list[Rival], options: argparse.Namespace) -> dict[str, Any]:
-    """Time the first of this project's rivals over the sizes, print a table, return the figures."""
+    """Time the first of this project's rivals at all sizes, print a table, return the figures."""
     rival = our_own(rivals)[0]
     points = []
     for varied, value, point in scaling_points(config):
@@ -75,7 +76,7 @@ def scaling(config: Config, rivals: list[Rival], options: argparse.Namespace) ->
 
 
 def point_figures(start: Config, point: Config, turns: dict[str, list[Turn]]) -> dict[str, Any]:
-    """Return seconds and FLOP a token at ``point``, and what multiple of those at ``start``."""
+    """Return seconds and FLOP a token at ``point``, and their ratios to those at ``start``."""
     seconds = {name: split_seconds(turns[name], tokens_of(c)) for name, c in _named(start, point)}
     flop = {name: split_flop(c) for name, c in _named(start, point)}
     return {
@@ -92,7 +93,7 @@ def point_figures(start: Config, point: Config, turns: dict[str, list[Turn]]) ->
 
 
 def split_seconds(turns: list[Turn], tokens: int) -> dict[str, list[float]]:
-    """Return the seconds a token of each step, of its attention and of all else."""
+    """Return the seconds a token of each step, of its attention and of the rest."""
     step = [turn.seconds / tokens for turn in turns]
     attention = [sum(turn.figures[name] for name in ATTENTION) / tokens for turn in turns]
     rest = [whole - part for whole, part in zip(step, attention, strict=True)]
@@ -100,7 +101,7 @@ def split_seconds(turns: list[Turn], tokens: int) -> dict[str, list[float]]:
 
 
 def split_flop(config: Config) -> dict[str, float]:
-    """Return the FLOP a token of a step's matrix products, of attention's and of all others."""
+    """Return the FLOP a token of all matrix products of a step, of attention's, of the rest."""
     flop = flop_by("operation", products_of(config))
     step = sum(flop.values()) / tokens_of(config)
     attention = sum(flop[name] for name in ATTENTION) / tokens_of(config)
@@ -108,7 +109,7 @@ def split_flop(config: Config) -> dict[str, float]:
 
 
 def print_points(points: list[dict[str, Any]]) -> None:
-    """Print one line a size: the step, then attention and the rest apart."""
+    """Print one line a size: the step, then its attention, then the rest."""
     header = ["", "us", "MFLOP", "x time", "min", "max", "x FLOP"]
     for part in ("attention", "rest"):
         header += [f"{part} us", "x time", "x FLOP"]
@@ -135,7 +136,7 @@ def print_points(points: list[dict[str, Any]]) -> None:
 def _pair(
     rival: Rival, start: Config, point: Config, options: argparse.Namespace
 ) -> dict[str, list[Turn]]:
-    """Return the timed turns of ``rival`` at two sizes, each on batches of its own."""
+    """Return the timed turns of ``rival`` at two sizes, each on its own batches."""
     count = options.warmup + options.repeats
     programs = {name: profile_program(rival, config) for name, config in _named(start, point)}
     batches = [make_batches(config, count) for _, config in _named(start, point)]

@@ -1,12 +1,12 @@
-"""Speed of WordPiece on one thread, beside the ``tokenizers`` package on the same documents.
+"""Speed of WordPiece and of the ``tokenizers`` package, on one thread and the same documents.
 
     python -m benchmarks.tokenizer [--corpus FILE] [--vocabulary-size N] [--repeats N]
 
-Three jobs: ids of a text never seen before (a new tokenizer each time, nothing remembered), ids of
-a text whose words are all known (the second time through), and ids with offsets. Before anything
-is timed, both must give the same ids for every document. The contenders take turns, so that a busy
-moment of the machine hits them alike; figures are medians with the fastest and the slowest run. The
-last line is one JSON object.
+There are three jobs: ids of new text (a new tokenizer each time, nothing remembered), ids of known
+text (the same tokenizer reads it again), and ids with offsets. Before the timing, both must give
+the same ids for every document. The contenders take turns, so that other work on the machine slows
+them alike. Figures are medians with the fastest and the slowest run. The last line is one JSON
+object.
 
 Without ``--corpus`` the text is the reference documentation that comes with Python.
 """
@@ -41,7 +41,7 @@ class Contender(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark as the command line says, print a table and one JSON object."""
+    """Run the benchmark; print a table and one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--corpus", type=Path, help="a UTF-8 text, one document a line")
     parser.add_argument("--vocabulary-size", type=int, default=8192, help="default: %(default)s")
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_documents(corpus: Path | None) -> list[str]:
-    """Return the non-empty lines of ``corpus``, or of the documentation that Python comes with."""
+    """Return the non-empty lines of ``corpus``, or of the documentation that comes with Python."""
     if corpus is None:
         from pydoc_data.topics import topics  # noqa: PLC0415  (large, and not always needed)
 
@@ -93,12 +93,11 @@ def electra_ref_contenders(vocabulary: list[str], documents: list[str]) -> list[
 
 
 def tokenizers_contenders(vocabulary: list[str], documents: list[str]) -> list[Contender]:
-    """Return the same jobs for ``tokenizers``; it must agree with this project on every id.
+    """Return the same jobs for ``tokenizers``.
 
-    Raises ImportError if the package is not installed.
+    Raises ImportError if the package is not installed, and SystemExit if its ids differ.
     """
     # the rival is optional, so it is imported only where it is timed
-    # a rival, needed only where it is timed
     from tokenizers import Tokenizer  # noqa: PLC0415
     from tokenizers.models import WordPiece as Model  # noqa: PLC0415
     from tokenizers.normalizers import BertNormalizer  # noqa: PLC0415
@@ -137,7 +136,7 @@ def tokenizers_contenders(vocabulary: list[str], documents: list[str]) -> list[C
 
 
 def time_in_turns(contenders: list[Contender], repeats: int) -> list[dict[str, Any]]:
-    """Time each contender ``repeats`` times, one after the other; return seconds and pieces."""
+    """Time each contender ``repeats`` times, in turns; return seconds and pieces."""
     seconds: list[list[float]] = [[] for _ in contenders]
     pieces = [0] * len(contenders)
     for _ in range(repeats):
@@ -186,7 +185,7 @@ def report(documents: list[str], vocabulary: list[str], results: list[dict[str, 
 
 
 def relative_speeds(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Return, for each job that both did, how many times as fast as ``tokenizers`` this is."""
+    """Return how many times as fast as ``tokenizers`` this is, for each job that both did."""
     seconds = {(r["job"], r["name"]): r["median_seconds"] for r in results}
     return {
         job: seconds[job, "tokenizers"] / seconds[job, "electra_ref"]

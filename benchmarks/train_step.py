@@ -4,20 +4,20 @@
         [--max-length N] [--vocab-size N] [--repeats N] [--warmup N] [--threads N]
         [--rivals NAME ...|all] [--profile|--scaling]
 
-Every rival has a process of its own; they take turns, a step each on the same batch, so that what
-else the machine does hits them alike. Figures are medians with the fastest and the slowest step,
-ratios are formed round by round. A step goes from a batch of token ids to updated parameters:
-masking, both networks, sampling, clipping and the optimizer. Tokens count padding. CPU s is what
-all threads spent on a core, spinning included: with --threads 1, the time of a quiet machine.
-Peak MB is the most memory a process ever had resident, compilation included.
+Every rival has its own process. In each round all take one step on the same batch, in turns, so
+that other work on the machine slows them alike. Figures are medians with the fastest and the
+slowest step; ratios are formed round by round. A step goes from a batch of token ids to updated
+parameters: masking, both networks, sampling, clipping and the optimizer. Tokens include padding.
+CPU s is the time of all threads on a core, spinning included; with --threads 1 it is the time on a
+quiet machine. Peak MB is the largest resident memory of the process, compilation included.
 
-The floor is the time of the step's matrix products alone (``matrix_products`` has the formulas), in
-float32 through ``np.matmul(out=)``. The data work of a step is timed beside it, part by part, as
-a share of the step of the fastest rival.
+The floor is the time of the step's matrix products alone (formulas: ``matrix_products``), in
+float32 with ``np.matmul(out=)``. The parts of the data work of a step are timed, too, and shown as
+shares of the step of the fastest rival.
 
-``--profile`` shows where the step of this project's rivals goes, operation by operation;
-``--scaling`` how it grows with the length, the batch, the width and the vocabulary.
-The last line is one JSON object.
+``--profile`` shows the time of each operation in the step of this project's rivals. ``--scaling``
+shows how the step grows with the length, the batch, the width and the vocabulary. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SIZES = {"batch_size": 16, "max_length": 128, "vocab_size": 8192}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark as the command line says, return the exit code: 0, or 2 with one line."""
+    """Run the benchmark; return 0, or 2 after one line of error."""
     options = build_parser().parse_args(arguments)
     try:
         config = config_of(options)
@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def config_of(options: argparse.Namespace) -> Config:
-    """Return the configuration to time. Raises UserError for what cannot be timed."""
+    """Return the configuration to time. Raises UserError if it cannot be timed."""
     for option, least in (("repeats", 1), ("warmup", 0), ("threads", 1)):
         if getattr(options, option) < least:
             raise UserError(f"--{option} {getattr(options, option)}: at least {least}")

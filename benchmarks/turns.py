@@ -1,8 +1,8 @@
-"""Rivals in processes of their own that take turns, one step each.
+"""Run each rival in its own process and let them take turns, one step each.
 
-A fresh process for each rival keeps their memory and their thread pools apart; taking turns lets a
-busy moment of the machine hit them alike, so that times can be compared round by round. Only one
-process works at a time: the others wait for their turn at a pipe.
+A new process for each rival keeps their memory and their threads apart. They take turns, so that
+other work on the machine slows them alike and times can be compared round by round. Only one
+process works at a time; the others wait at a pipe.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from benchmarks import FROM_OUTSIDE
 from benchmarks.harness import CHECKOUT
 from electra_ref.errors import UserError
 
-Step = Callable[[Any], dict[str, float]]  # takes the input of a round, returns figures of its own
+Step = Callable[[Any], dict[str, float]]  # takes the input of a round, returns its figures
 SETTLE_SECONDS = 0.1  # after a step, BLAS and OpenMP threads spin for a while before they sleep
-START = "from benchmarks.turns import main; main()"  # -m would make its classes __main__'s
+START = "from benchmarks.turns import main; main()"  # with -m its classes would belong to __main__
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -39,7 +39,7 @@ THREAD_VARIABLES = (
 
 
 class Program(NamedTuple):
-    """``module.function(**arguments)`` prepares a rival and returns its ``Step``."""
+    """A call ``module.function(**arguments)`` that prepares a rival and returns its ``Step``."""
 
     module: str
     function: str
@@ -50,13 +50,13 @@ class Turn(NamedTuple):
     """One step of one rival."""
 
     seconds: float
-    cpu_seconds: float  # of all threads; the better figure where others use the machine
+    cpu_seconds: float  # of all threads; the better figure if the machine does other work
     figures: dict[str, float]  # what the step returned
-    peak_bytes: int  # most resident memory of the process so far
+    peak_bytes: int  # largest resident memory of the process so far
 
 
 class Worker:
-    """The process of one rival. Raises UserError, naming the rival, where the process fails."""
+    """The process of one rival. Raises UserError with its name if the process fails."""
 
     def __init__(self, name: str, program: Program, threads: int) -> None:
         self.name = name
@@ -67,14 +67,14 @@ class Worker:
             cwd=CHECKOUT,
             env={**outside, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
             stdin=subprocess.DEVNULL,
-            stdout=2,  # what a library prints must not follow our last line
+            stdout=2,  # what a library prints must not come after our last line
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
         self._program = program
 
     def step(self, task: Any) -> Turn:
-        """Let the rival take one step on ``task`` and wait for it."""
+        """Let the rival take one step on ``task``; wait for its end."""
         self._send(task)
         turn: Turn = self._receive()
         return turn
@@ -127,10 +127,10 @@ def take_turns(
     threads: int,
     on_round: Callable[[Sequence[Turn]], None],
 ) -> dict[str, list[Turn]]:
-    """Let the rivals take ``rounds`` of one step each, on the task that a round has for the name.
+    """Let the rivals take turns: in each round, one step each on the task under its name.
 
-    They are prepared one after the other. ``on_round`` hears of every round. Raises UserError if a
-    rival fails.
+    The rivals are prepared one after the other. ``on_round`` is called with the turns of every
+    round. Raises UserError if a rival fails.
     """
     with ExitStack() as stack:
         workers = [
@@ -147,7 +147,7 @@ def take_turns(
 
 
 def serve(connection: Connection) -> None:
-    """Be the process of a rival: prepare it, then answer each task with a ``Turn``."""
+    """Run as the process of a rival: prepare it, then answer each task with a ``Turn``."""
     program: Program = connection.recv()
     step: Step = getattr(importlib.import_module(program.module), program.function)(
         **program.arguments
@@ -162,16 +162,16 @@ def serve(connection: Connection) -> None:
 
 
 def peak_resident_bytes() -> int:
-    """Return the most memory this process ever had resident.
+    """Return the largest resident memory of this process so far.
 
-    Linux hands ``ru_maxrss`` down from the process that started this one; VmHWM begins anew.
+    On Linux ``ru_maxrss`` includes that of the process that started this one; VmHWM does not.
     """
     peak = _status_bytes("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if peak is None else peak
 
 
 def resident_bytes() -> int:
-    """Return the memory this process has resident. Raises UserError where only Linux would say."""
+    """Return the resident memory of this process. Raises UserError except on Linux."""
     now = _status_bytes("VmRSS")
     if now is None:
         raise UserError("resident memory is read from Linux's /proc/self/status")
@@ -188,15 +188,15 @@ def _status_bytes(key: str) -> int | None:
 
 
 def main() -> None:
-    """Serve at the pipe whose file descriptor is the only argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of it too, and ends us
+    """Serve at the pipe whose file descriptor is the only argument of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     connection = Connection(int(sys.argv[1]))
     try:
         serve(connection)
     except (EOFError, ConnectionResetError):
-        pass  # the parent is done
+        pass  # the parent has finished
     except UserError as error:
         connection.send(str(error))
-    except Exception as error:  # a rival may fail in any way; the parent is told in one line
+    except Exception as error:  # a rival may fail in any way; the parent reports it in one line
         traceback.print_exc()
         connection.send(f"{type(error).__name__}: {error}".partition("\n")[0])
