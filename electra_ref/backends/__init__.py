@@ -1,9 +1,21 @@
 """What the model asks of a backend, and how one is chosen.
 
-The model is written once against the ``Backend`` protocol. Each operation is a pair of pure
-functions: the forward one returns its result and a cache, the backward one takes the gradient of
-the result and that cache and returns the gradients of the inputs, in the order of the arguments.
+The model is written once against the ``Backend`` protocol. A backend is a module that has these
+functions. Each operation is a pair of pure functions: the forward one returns its result and a
+cache, the backward one takes the gradient of the result and that cache, returns the gradients of
+the activations, and adds those of the parameters to the sums it is given.
 ``electra_ref.backends.reference`` holds the formula behind each name.
+
+Who may write where:
+
+* An operation reads its arguments and may keep references to them in its cache. It may return an
+  argument itself, or one array twice: dropout that drops nothing does. Therefore nobody, neither
+  the model nor an operation, writes into an array that an operation took or returned.
+* A backward function leaves the cache as it was: it can be called again.
+* Three functions write, into arrays that no cache refers to: a backward function into the
+  ``GradientSum`` arguments, ``add_gradients`` into ``total``, ``adamw`` into parameters and
+  moments. The caches of a step refer to the parameters, so ``adamw`` is called after its last
+  backward function.
 """
 
 from __future__ import annotations
@@ -13,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from electra_ref import arrays
 from electra_ref.arrays import Array
 from electra_ref.errors import UserError
+from electra_ref.gradient import GradientSum
 from electra_ref.rng import RandomStream
 
 Cache = Any  # what a backward pass needs; only the backend that made it looks inside
@@ -29,15 +42,31 @@ class Backend(Protocol):
     def embed(
         self, word: Array, position: Array, segment: Array, input_ids: Array, token_type_ids: Array
     ) -> tuple[Array, Cache]: ...
-    def embed_backward(self, dx: Array, cache: Cache) -> tuple[Array, Array, Array]: ...
+    def embed_backward(
+        self,
+        dx: Array,
+        cache: Cache,
+        dword: GradientSum,
+        dposition: GradientSum,
+        dsegment: GradientSum,
+    ) -> None: ...
 
     def linear(self, x: Array, weight: Array, bias: Array) -> tuple[Array, Cache]: ...
-    def linear_backward(self, dy: Array, cache: Cache) -> tuple[Array, Array, Array]: ...
+    def linear_backward(
+        self,
+        dy: Array,
+        cache: Cache,
+        dweight: GradientSum,
+        dbias: GradientSum,
+        dx_elsewhere: Array | None = None,
+    ) -> Array: ...
 
     def layer_norm(
         self, x: Array, gamma: Array, beta: Array, eps: float
     ) -> tuple[Array, Cache]: ...
-    def layer_norm_backward(self, dy: Array, cache: Cache) -> tuple[Array, Array, Array]: ...
+    def layer_norm_backward(
+        self, dy: Array, cache: Cache, dgamma: GradientSum, dbeta: GradientSum
+    ) -> Array: ...
 
     def dropout(self, x: Array, bits: Bits, rate: float) -> tuple[Array, Cache]: ...
     def dropout_backward(self, dy: Array, cache: Cache) -> Array: ...
@@ -53,8 +82,8 @@ class Backend(Protocol):
         eps: float,
     ) -> tuple[Array, Cache]: ...
     def dropout_add_layer_norm_backward(
-        self, dy: Array, cache: Cache
-    ) -> tuple[Array, Array, Array, Array]: ...
+        self, dy: Array, cache: Cache, dgamma: GradientSum, dbeta: GradientSum
+    ) -> tuple[Array, Array]: ...
 
     def attention(
         self,
@@ -72,13 +101,6 @@ class Backend(Protocol):
     def gather_positions(self, x: Array, positions: Array) -> tuple[Array, Cache]: ...
     def gather_positions_backward(self, dy: Array, cache: Cache) -> Array: ...
 
-    def vocabulary_logits(
-        self, hidden: Array, word_embeddings: Array, bias: Array
-    ) -> tuple[Array, Cache]: ...
-    def vocabulary_logits_backward(
-        self, dlogits: Array, cache: Cache
-    ) -> tuple[Array, Array, Array]: ...
-
     def softmax_cross_entropy(
         self, logits: Array, labels: Array, weights: Array
     ) -> tuple[Array, Cache]: ...
@@ -89,8 +111,8 @@ class Backend(Protocol):
     ) -> tuple[Array, Cache]: ...
     def binary_cross_entropy_backward(self, dloss: float, cache: Cache) -> Array: ...
 
+    def add_gradients(self, total: Array, part: Array) -> None: ...
     def global_norm(self, gradients: Array) -> Array: ...
-    def clip_by_global_norm(self, gradients: Array, norm: Array, limit: float) -> None: ...
     def adamw(
         self,
         parameters: Array,
@@ -98,6 +120,7 @@ class Backend(Protocol):
         first_moment: Array,
         second_moment: Array,
         *,
+        gradient_scale: float,
         learning_rate: float,
         beta1: float,
         beta2: float,
@@ -110,7 +133,7 @@ class OpenedBackend(NamedTuple):
     """A backend, where and in which float type it computes, and why it was the one taken."""
 
     backend: Backend
-    name: str  # "cpu", "cpu, bfloat16 products" or "reference"
+    name: str  # "cpu", "cpu, bfloat16 products", "gpu" or "reference"
     dtype: str  # NumPy's name of the float type of parameters and activations
     device: str  # "cpu" or "gpu"
     reason: str  # one line for the person at the terminal
@@ -121,7 +144,7 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
 
     ``auto`` takes the GPU where there is one; as a precision it is bfloat16 products on a CPU that
     has instructions for them, float32 elsewhere. Raises UserError if the device or the precision
-    is not to be had, with the reason.
+    is not available, with the reason.
     """
     if device == "cpu":
         return _open_cpu_backend(precision)
@@ -133,29 +156,30 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
         return on_cpu._replace(reason=f"{on_cpu.reason} (auto: {missing})")
     if precision == "bfloat16":
         raise UserError("--precision bfloat16 needs --device cpu; use float32")
-    from electra_ref.backends.reference import ReferenceBackend  # noqa: PLC0415  (only where chosen)
+    from electra_ref.backends import gpu, reference  # noqa: PLC0415  (only where chosen)
 
     if device == "reference":
-        return OpenedBackend(ReferenceBackend(), "reference", dtype, "cpu", f"device: cpu, {dtype}")
+        return OpenedBackend(reference, "reference", dtype, "cpu", f"device: cpu, {dtype}")
     cupy = arrays.import_cupy()
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     reason = f"device: gpu, {name}, {dtype}" + (" (auto: found)" if device == "auto" else "")
-    return OpenedBackend(ReferenceBackend(cupy), "reference", dtype, "gpu", reason)
+    return OpenedBackend(gpu, "gpu", dtype, "gpu", reason)
 
 
 def _open_cpu_backend(precision: str) -> OpenedBackend:
     if precision == "float64":
         raise UserError("--precision float64: the CPU's kernels have none; use --device reference")
-    from electra_ref.backends.cpu import CpuBackend, bfloat16  # noqa: PLC0415  (loads numba)
+    from electra_ref.backends import cpu  # noqa: PLC0415  (loads numba)
+    from electra_ref.backends.cpu import bfloat16  # noqa: PLC0415
 
-    in_float32 = OpenedBackend(CpuBackend(), "cpu", "float32", "cpu", "device: cpu, float32")
+    in_float32 = OpenedBackend(cpu, "cpu", "float32", "cpu", "device: cpu, float32")
     if precision == "float32":
         return in_float32
     if not bfloat16.is_compiled():
         missing = "; this processor has no AVX512_BF16"
         return in_float32._replace(reason=in_float32.reason + missing)
     return OpenedBackend(
-        bfloat16.Bfloat16Backend(),
+        bfloat16,
         "cpu, bfloat16 products",
         "float32",
         "cpu",

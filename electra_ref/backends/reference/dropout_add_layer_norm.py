@@ -19,6 +19,7 @@ from electra_ref.backends.reference.layer_norm import (
     layer_norm,
     layer_norm_backward,
 )
+from electra_ref.gradient import GradientSum
 
 
 class DropoutAddLayerNormCache(NamedTuple):
@@ -47,8 +48,8 @@ def dropout_add_layer_norm(
 
 
 def dropout_add_layer_norm_backward(
-    dy: Array, cache: DropoutAddLayerNormCache
-) -> tuple[Array, Array, Array, Array]:
-    """Return (dx (N, C), dresidual (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
-    dsum, dgamma, dbeta = layer_norm_backward(dy, cache.layer_norm)
-    return dropout_backward(dsum, cache.dropout), dsum, dgamma, dbeta
+    dy: Array, cache: DropoutAddLayerNormCache, dgamma: GradientSum, dbeta: GradientSum
+) -> tuple[Array, Array]:
+    """Return (dx, dresidual), (N, C) each, for ``dy`` (N, C); add to ``dgamma``, ``dbeta`` (C,)."""
+    dresidual = layer_norm_backward(dy, cache.layer_norm, dgamma, dbeta)
+    return dropout_backward(dresidual, cache.dropout), dresidual

@@ -13,16 +13,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from electra_ref.arrays import Array, get_xp, sum_rows_by_index
+from electra_ref.gradient import GradientSum
 
 
 class EmbeddingCache(NamedTuple):
-    """Kept for the backward pass: the integers that were looked up, and the tables' heights."""
+    """Kept for the backward pass: the integers that were looked up."""
 
     input_ids: Array  # (B, T)
     token_type_ids: Array  # (B, T)
-    vocab_size: int
-    max_position_embeddings: int
-    type_vocab_size: int
 
 
 def embed(
@@ -38,17 +36,21 @@ def embed(
     x = word[input_ids]  # (B, T, E)
     x += segment[token_type_ids]
     x += position[:length]
-    cache = EmbeddingCache(
-        input_ids, token_type_ids, word.shape[0], position.shape[0], segment.shape[0]
-    )
-    return x.reshape(-1, word.shape[1]), cache
+    return x.reshape(-1, word.shape[1]), EmbeddingCache(input_ids, token_type_ids)
 
 
-def embed_backward(dx: Array, cache: EmbeddingCache) -> tuple[Array, Array, Array]:
-    """Return (dword (V, E), dposition (P, E), dsegment (2, E)) for ``dx`` (N, E)."""
-    length = cache.input_ids.shape[1]
-    dword = sum_rows_by_index(dx, cache.input_ids.reshape(-1), cache.vocab_size)
-    dsegment = sum_rows_by_index(dx, cache.token_type_ids.reshape(-1), cache.type_vocab_size)
-    dposition = get_xp(dx).zeros((cache.max_position_embeddings, dx.shape[1]), dx.dtype)
-    dposition[:length] = dx.reshape(-1, length, dx.shape[1]).sum(axis=0)
-    return dword, dposition, dsegment
+def embed_backward(
+    dx: Array,
+    cache: EmbeddingCache,
+    dword: GradientSum,
+    dposition: GradientSum,
+    dsegment: GradientSum,
+) -> None:
+    """Add to ``dword`` (V, E), ``dposition`` (P, E) and ``dsegment`` (2, E) for ``dx`` (N, E)."""
+    input_ids, token_type_ids = cache
+    length, width = input_ids.shape[1], dx.shape[1]
+    dword.add(sum_rows_by_index(dx, input_ids.reshape(-1), len(dword.array)))
+    dsegment.add(sum_rows_by_index(dx, token_type_ids.reshape(-1), len(dsegment.array)))
+    at_positions = get_xp(dx).zeros((len(dposition.array), width), dx.dtype)
+    at_positions[:length] = dx.reshape(-1, length, width).sum(axis=0)
+    dposition.add(at_positions)

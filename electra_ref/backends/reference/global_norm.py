@@ -1,7 +1,8 @@
-"""Norm of all gradients taken as one vector, and clipping to it.
+"""Norm of all gradients taken as one vector, and the sum of the gradients of two micro-batches.
 
-    norm = sqrt(sum of g^2),   g <- g * limit / max(norm, limit)
+    norm = sqrt(sum of g^2)
 
+The optimizer clips to it: AdamW multiplies g by limit / max(norm, limit).
 Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; google-research/electra
 model/optimization.py clips generator, discriminator and embeddings jointly at 1.0
 (``tf.clip_by_global_norm``).
@@ -18,6 +19,6 @@ def global_norm(gradients: Array) -> Array:
     return xp.sqrt(xp.dot(gradients, gradients))  # type: ignore[no-any-return]
 
 
-def clip_by_global_norm(gradients: Array, norm: Array, limit: float) -> None:
-    """Scale ``gradients`` (P,) in place so that their ``norm`` () is at most ``limit``."""
-    gradients *= limit / get_xp(gradients).maximum(norm, limit)
+def add_gradients(total: Array, part: Array) -> None:
+    """Add the flat vector ``part`` (P,) to ``total`` (P,), in place."""
+    total += part

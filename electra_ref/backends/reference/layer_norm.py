@@ -30,9 +30,7 @@ a stands. For one row of C numbers, with means and sums over the row, and i, j f
                                        = r (g_i - mean g - xhat_i mean(g xhat))
 
 dc_i/dx_i is 1 and not 1 - 1/C, because the path through the mean is counted under m. eps is a
-constant and stands in r alone, so the formula is exact for every eps. A shift of the row changes no
-xhat: mean dx = 0. For eps = 0 a stretch of the row changes none either; in general
-mean(xhat dx) = r mean(g xhat) eps / (v + eps).
+constant and stands in r alone, so the formula is exact for every eps.
 
 Source: Ba et al. 2016, arXiv:1607.06450, equations 3-4; ELECTRA's eps of 1e-12 is that of
 ``tf.contrib.layers.layer_norm``, which google-research/electra model/modeling.py calls.
@@ -43,6 +41,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from electra_ref.arrays import Array, get_xp
+from electra_ref.gradient import GradientSum
 
 
 class LayerNormCache(NamedTuple):
@@ -68,11 +67,15 @@ def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, 
     return gamma * xhat + beta, LayerNormCache(xhat, rstd, gamma)
 
 
-def layer_norm_backward(dy: Array, cache: LayerNormCache) -> tuple[Array, Array, Array]:
-    """Return (dx (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
+def layer_norm_backward(
+    dy: Array, cache: LayerNormCache, dgamma: GradientSum, dbeta: GradientSum
+) -> Array:
+    """Return dx (N, C) for ``dy`` (N, C); add to ``dgamma`` and ``dbeta`` (C,)."""
     xhat, rstd, gamma = cache
+    dgamma.add((dy * xhat).sum(axis=0))
+    dbeta.add(dy.sum(axis=0))
     g = gamma * dy
-    dx = g - g.mean(axis=-1, keepdims=True)
+    dx: Array = g - g.mean(axis=-1, keepdims=True)
     dx -= xhat * (g * xhat).mean(axis=-1, keepdims=True)
     dx *= rstd
-    return dx, (dy * xhat).sum(axis=0), dy.sum(axis=0)
+    return dx
