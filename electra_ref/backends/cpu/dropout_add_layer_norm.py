@@ -25,6 +25,7 @@ from electra_ref.backends.cpu.dropout import Bits16, Dropout, DropoutBits, draw
 from electra_ref.backends.cpu.layer_norm import (
     CHUNK,
     LayerNormCache,
+    add_chunks,
     add_parameter_gradients,
     check_widths,
     chunk_sums,
@@ -33,6 +34,7 @@ from electra_ref.backends.cpu.layer_norm import (
     scale_and_shift,
 )
 from electra_ref.compilation import jit
+from electra_ref.gradient import GradientSum
 
 
 class DropoutAddLayerNormCache(NamedTuple):
@@ -54,7 +56,7 @@ def dropout_add_layer_norm(
     """Drop from ``x`` (N, C), add ``residual`` (N, C), normalize with ``gamma``, ``beta`` (C,).
 
     ``bits`` (B, N C / B) and ``rate`` are dropout's, ``eps`` is layer norm's.
-    Raises ValueError if ``gamma`` or ``beta`` is not (C,).
+    Raises ValueError if ``gamma`` or ``beta`` is not (C,), or if other shapes or types do not fit.
     """
     check_widths(x, gamma, beta)
     expect(x.shape, residual)
@@ -67,15 +69,18 @@ def dropout_add_layer_norm(
 
 
 def dropout_add_layer_norm_backward(
-    dy: Float32, cache: DropoutAddLayerNormCache
-) -> tuple[Float32, Float32, Float32, Float32]:
-    """Return (dx (N, C), dresidual (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
+    dy: Float32, cache: DropoutAddLayerNormCache, dgamma: GradientSum, dbeta: GradientSum
+) -> tuple[Float32, Float32]:
+    """Return (dx, dresidual), (N, C) each, for ``dy`` (N, C); add to ``dgamma``, ``dbeta`` (C,).
+
+    Raises ValueError if shapes or types do not fit.
+    """
     expect(cache.layer_norm.xhat.shape, dy)
     dx, dresidual, partial = np.empty_like(dy), np.empty_like(dy), chunk_sums(dy)
     drop = draw(cache.dropout, dy.shape)
     _dropout_add_layer_norm_backward(dy, *cache.layer_norm, *drop, dx, dresidual, partial)
-    dgamma, dbeta = partial.sum(axis=0)
-    return dx, dresidual, dgamma, dbeta
+    add_chunks(partial, dgamma, dbeta)
+    return dx, dresidual
 
 
 @jit(parallel=True)

@@ -2,8 +2,8 @@
 
     x[b, t] = word[id[b, t]] + position[t] + segment[type[b, t]]
 
-Memory traffic: three rows are read and one is written for each token; backward dx is read twice
-and the tables are written once.
+Memory traffic: three rows are read and one is written for each token; backward dx is read, three
+rows are read and written for each token, and sums that are empty are first filled with zeros.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.reference.embedding import EmbeddingCache
 from electra_ref.compilation import jit
+from electra_ref.gradient import GradientSum
 
 Integers = npt.NDArray[np.integer]
 
@@ -45,23 +46,37 @@ def embed(
     _check_ids(token_type_ids, segment.shape[0])
     x = np.empty((input_ids.size, width), np.float32)
     _embed(word, position, segment, input_ids, token_type_ids, x)
-    cache = EmbeddingCache(
-        input_ids, token_type_ids, word.shape[0], position.shape[0], segment.shape[0]
-    )
-    return x, cache
+    return x, EmbeddingCache(input_ids, token_type_ids)
 
 
-def embed_backward(dx: Float32, cache: EmbeddingCache) -> tuple[Float32, Float32, Float32]:
-    """Return (dword (V, E), dposition (P, E), dsegment (2, E)) for ``dx`` (N, E)."""
-    expect((cache.input_ids.size, dx.shape[1]), dx)
-    heights = cache.vocab_size, cache.max_position_embeddings, cache.type_vocab_size
-    dword, dposition, dsegment = (np.zeros((height, dx.shape[1]), np.float32) for height in heights)
-    _embed_backward(dx, cache.input_ids, cache.token_type_ids, dword, dposition, dsegment)
-    return dword, dposition, dsegment
+def embed_backward(
+    dx: Float32,
+    cache: EmbeddingCache,
+    dword: GradientSum,
+    dposition: GradientSum,
+    dsegment: GradientSum,
+) -> None:
+    """Add to ``dword`` (V, E), ``dposition`` (P, E) and ``dsegment`` (2, E) for ``dx`` (N, E).
+
+    Raises ValueError if shapes or types do not fit, and IndexError if an id is not in its table.
+    """
+    input_ids, token_type_ids = cache
+    expect((input_ids.size, dx.shape[1]), dx)
+    sums = dword, dposition, dsegment
+    for total in sums:
+        expect((len(total.array), dx.shape[1]), total.array)
+    _check_ids(input_ids, len(dword.array))
+    _check_ids(token_type_ids, len(dsegment.array))
+    if input_ids.shape[1] > len(dposition.array):
+        raise ValueError(f"{input_ids.shape[1]} tokens a row, but only {len(dposition.array)} sums")
+    for total in sums:
+        if total.is_empty:
+            total.array.fill(0.0)
+    _embed_backward(dx, input_ids, token_type_ids, *(total.array for total in sums))
 
 
 def _check_ids(ids: Integers, height: int) -> None:
-    """Compiled code reads wherever an index points to, so it is looked at before."""
+    """Raise IndexError for an id that is not in its table: a kernel reads and writes anywhere."""
     if ids.size and not 0 <= ids.min() <= ids.max() < height:
         raise IndexError(f"ids {ids.min()} to {ids.max()} in a table of {height} rows")
 

@@ -21,6 +21,7 @@ import numpy as np
 from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.arguments import expect
 from electra_ref.compilation import jit
+from electra_ref.gradient import GradientSum
 
 CHUNK = 32  # rows whose parameter gradients are summed by one thread
 SUM = frozenset({"contract", "reassoc"})  # lets the sums over a row fill vector registers
@@ -40,7 +41,7 @@ def layer_norm(
     """Normalize each row of ``x`` (N, C), scale by ``gamma`` (C,), shift by ``beta`` (C,).
 
     The variance is biased (divided by C); ``eps`` has the unit of ``x`` squared.
-    Raises ValueError if ``gamma`` or ``beta`` is not (C,).
+    Raises ValueError if ``gamma`` or ``beta`` is not (C,), or if types do not fit.
     """
     check_widths(x, gamma, beta)
     y, xhat, rstd = np.empty_like(x), np.empty_like(x), np.empty(x.shape[:1], np.float32)
@@ -48,16 +49,22 @@ def layer_norm(
     return y, LayerNormCache(xhat, rstd, gamma)
 
 
-def layer_norm_backward(dy: Float32, cache: LayerNormCache) -> tuple[Float32, Float32, Float32]:
-    """Return (dx (N, C), dgamma (C,), dbeta (C,)) for ``dy`` (N, C)."""
+def layer_norm_backward(
+    dy: Float32, cache: LayerNormCache, dgamma: GradientSum, dbeta: GradientSum
+) -> Float32:
+    """Return dx (N, C) for ``dy`` (N, C); add to ``dgamma`` and ``dbeta`` (C,).
+
+    Raises ValueError if shapes or types do not fit.
+    """
     expect(cache.xhat.shape, dy)
     dx, partial = np.empty_like(dy), chunk_sums(dy)
     _layer_norm_backward(dy, *cache, dx, partial)
-    dgamma, dbeta = partial.sum(axis=0)
-    return dx, dgamma, dbeta
+    add_chunks(partial, dgamma, dbeta)
+    return dx
 
 
 def check_widths(x: Float32, gamma: Float32, beta: Float32) -> None:
+    """Raise ValueError unless ``x`` is float32 and ``gamma`` and ``beta`` have the width of it."""
     if not gamma.shape == beta.shape == x.shape[-1:]:
         raise ValueError(f"gamma {gamma.shape} and beta {beta.shape} must be {x.shape[-1:]}")
     expect(x.shape, x)
@@ -67,6 +74,14 @@ def check_widths(x: Float32, gamma: Float32, beta: Float32) -> None:
 def chunk_sums(dy: Float32) -> Float32:
     """Return room for the sums of dgamma and dbeta over each chunk of rows."""
     return np.empty((-(-dy.shape[0] // CHUNK), 2, dy.shape[1]), np.float32)
+
+
+def add_chunks(partial: Float32, dgamma: GradientSum, dbeta: GradientSum) -> None:
+    """Add what ``chunk_sums`` had room for to ``dgamma`` and ``dbeta`` (C,), chunk after chunk."""
+    expect(partial.shape[2:], dgamma.array, dbeta.array)
+    of_gamma, of_beta = partial.sum(axis=0)
+    dgamma.add(of_gamma)
+    dbeta.add(of_beta)
 
 
 @jit(parallel=True)

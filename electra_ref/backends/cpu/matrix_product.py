@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.arguments import expect
+from electra_ref.backends.cpu.arguments import expect, expect_rows, is_transpose, starting_sums
 from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel, multiply_tile
 from electra_ref.compilation import jit
 
@@ -39,33 +39,34 @@ def multiply(
     """Write ``start`` + ``a`` (M, K) ``b`` (K, N) to ``out`` (M, N), stored by rows.
 
     ``a`` and ``b`` may be transposes of arrays stored by rows; anything else is copied first.
-    ``start`` is a row (N,) or ``out`` itself, which is then added to; None is zero. Where
-    ``column_sums`` (N,) is given, the sum of the rows of ``b`` is written to it.
+    ``start`` is a row (N,) or a matrix (M, N), such as ``out`` itself, which is then added to;
+    None is zero. Where ``column_sums`` (N,) is given, the sum of the rows of ``b`` is written to
+    it.
 
     Raises ValueError if shapes or types do not fit.
     """
+    expect_rows(out)
     (count, width), depth = out.shape, a.shape[1]
     expect((count, depth), a)
     expect((depth, width), b)
-    if start is None:
-        start = np.zeros(width, np.float32)
     if column_sums is None:
         column_sums = np.empty(width, np.float32)
+    expect((width,), column_sums)
     a_stored, a_is_transpose = _as_stored(a)
     b_stored, b_is_transpose = _as_stored(b)
-    start = np.broadcast_to(start, out.shape)
+    sums = starting_sums(start, out.shape)
     if depth == 0:  # no turn of the loop over K
-        out[...], column_sums[...] = start, 0.0
+        out[...], column_sums[...] = sums[0], 0.0
         return
-    _multiply(a_stored, a_is_transpose, b_stored, b_is_transpose, start, out, column_sums[None])
+    _multiply(a_stored, a_is_transpose, b_stored, b_is_transpose, sums, out, column_sums[None])
 
 
 def _as_stored(matrix: Float32) -> tuple[Float32, bool]:
     """Return the array by rows behind ``matrix``, and whether ``matrix`` is its transpose."""
-    is_transpose = matrix.flags.f_contiguous and not matrix.flags.c_contiguous
-    stored = (matrix.T if is_transpose else np.ascontiguousarray(matrix)).view()
+    transposed = is_transpose(matrix)
+    stored = (matrix.T if transposed else np.ascontiguousarray(matrix)).view()
     stored.flags.writeable = False  # one kind of argument, so the kernel is compiled once
-    return stored, is_transpose
+    return stored, transposed
 
 
 @jit(parallel=True)
@@ -79,6 +80,7 @@ def _multiply(
     column_sums: Float32,
 ) -> None:
     count, width = out.shape
+    first_sums = start[0]
     depth = a.shape[0] if a_is_transpose else a.shape[1]
     panels = empty_panels(min(depth, DEPTH), width)
     for first in range(0, depth, DEPTH):
@@ -98,7 +100,7 @@ def _multiply(
                 _add_rows(packed[j], column_sums[0, columns])
         for i in numba.prange(-(-count // ROWS)):
             rows = slice(i * ROWS, (i + 1) * ROWS)
-            begin = start[rows] if first == 0 else out[rows]
+            begin = first_sums[rows] if first == 0 else out[rows]
             if a_is_transpose:
                 multiply_columns(a[first:last, rows], packed, begin, out[rows])
             else:

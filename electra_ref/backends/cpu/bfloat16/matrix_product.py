@@ -40,6 +40,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import expect_rows, is_transpose, starting_sums
 from electra_ref.backends.cpu.bfloat16.packing import (
     STRIP_ROWS,
     Index,
@@ -48,7 +49,6 @@ from electra_ref.backends.cpu.bfloat16.packing import (
     empty_panels,
     in_panels,
     is_compiled,
-    is_transpose,
     pack,
     pack_reference,
     round_strip,
@@ -97,7 +97,7 @@ def multiply(
     """Write ``start`` + A B to ``out`` (N, M), whose rows are contiguous.
 
     ``a`` (N, K) and ``b`` (K, M) may be packed: b as it is, of a the transpose. ``start`` is a row
-    (M,), or ``out`` itself, which is then added to; None is zero.
+    (M,) or a matrix (N, M), such as ``out`` itself, which is then added to; None is zero.
 
     Raises ValueError if shapes or types do not fit.
     """
@@ -135,9 +135,12 @@ def _multiply_any(
     if len(a.shape) != 2 or (not isinstance(a, Panels) and a.dtype != np.float32):
         raise ValueError(f"expected float32 matrices, got A {a.shape}")
     rows, length = a.shape[::-1] if isinstance(a, Panels) else a.shape
-    row = _checked_row((rows, length), right, out, start)
+    expect_rows(out)
+    if length != right.shape[0] or out.shape != (rows, right.shape[1]):
+        raise ValueError(f"A {(rows, length)}, B {right.shape} and out {out.shape} do not fit")
+    first_sums = starting_sums(start, out.shape)
     if not is_compiled():
-        _multiply_in_numpy(a, right, out if start is out else row, out)
+        _multiply_in_numpy(a, right, first_sums[0], out)
         if packed is not None and not isinstance(a, Panels):
             pack_reference(a, packed.words)
         if column_sums is not None and not isinstance(a, Panels):
@@ -150,25 +153,9 @@ def _multiply_any(
         left = Left(NO_ROWS, a.words, sums)
     else:
         left = Left(np.ascontiguousarray(a), NO_WORDS if packed is None else packed.words, sums)
-    _multiply(left, right.words, row, start is out, out, blocks)
+    _multiply(left, right.words, first_sums, out, blocks)
     if column_sums is not None:
         np.sum(sums[:, :length], axis=0, out=column_sums)
-
-
-def _checked_row(
-    left_shape: tuple[int, int], right: Panels, out: Float32, start: Float32 | None
-) -> Float32:
-    """Return the row to start from, zeros if that is ``out``."""
-    rows, length = left_shape
-    shape = rows, right.shape[1]
-    row = np.zeros(shape[1], np.float32) if start is None or start is out else start
-    if length != right.shape[0] or out.shape != shape or row.shape != shape[1:]:
-        raise ValueError(
-            f"A {left_shape}, B {right.shape}, start {row.shape} and out {out.shape} do not fit"
-        )
-    if out.dtype != np.float32 or row.dtype != np.float32 or out.strides[1] != WORD:
-        raise ValueError("start and out are float32, and the rows of out are contiguous")
-    return np.ascontiguousarray(row)
 
 
 def _multiply_in_numpy(a: Float32 | Panels, right: Panels, start: Float32, out: Float32) -> None:
@@ -188,17 +175,16 @@ def _choose_blocks(rows: int, words: Words) -> Blocks:
 
 
 @jit(parallel=True)
-def _multiply(
-    left: Left, right: Words, row: Float32, accumulate: bool, out: Float32, blocks: Blocks
-) -> None:
+def _multiply(left: Left, right: Words, start: Float32, out: Float32, blocks: Blocks) -> None:
     """Write all of ``out`` (N, M), block by block."""
+    first_sums = start[0]
     row_blocks = -(-out.shape[0] // blocks.rows)
     column_blocks = -(-right.shape[0] // blocks.panels)
     for task in numba.prange(row_blocks * column_blocks):
         # numba counts in uint64, whose minimum with an int64 would be a float64.
         column_block, row_block = divmod(np.intp(task), row_blocks)
         _multiply_block(
-            left, right, row, accumulate, out, blocks, row_block, column_block * blocks.panels
+            left, right, first_sums, out, blocks, row_block, column_block * blocks.panels
         )
 
 
@@ -206,8 +192,7 @@ def _multiply(
 def _multiply_block(
     left: Left,
     right: Words,
-    row: Float32,
-    accumulate: bool,
+    start: Float32,
     out: Float32,
     blocks: Blocks,
     row_block: Index,
@@ -225,7 +210,7 @@ def _multiply_block(
     edge = np.zeros((TILE_ROWS, PANEL_COLUMNS), np.float32)  # stands in where out ends in a tile
     for first_pair in range(0, pairs, PAIRS_PER_BLOCK):
         count = min(PAIRS_PER_BLOCK, pairs - first_pair)
-        from_out = accumulate or first_pair > 0
+        begin = start if first_pair == 0 else out
         for i in range(first_row, last_row, TILE_ROWS):
             if left.rows.shape[0] > 0:
                 round_strip(left.rows, (i, 2 * first_pair), in_panels(2 * count), strip, kept, sums)
@@ -242,14 +227,16 @@ def _multiply_block(
                 )
                 if height == TILE_ROWS and width == PANEL_COLUMNS:
                     target = address_of(out) + i * out.strides[0] + column * WORD, out.strides[0]
-                    start = target if from_out else (address_of(row) + column * WORD, 0)
-                    multiply_tile(left_tile, (right_address, count), start, target)
+                    origin = (
+                        address_of(begin) + i * begin.strides[0] + column * WORD,
+                        begin.strides[0],
+                    )
+                    multiply_tile(left_tile, (right_address, count), origin, target)
                 else:
                     target = address_of(edge), edge.strides[0]
                     for r in range(height):
                         for c in range(width):
-                            old = out[i + r, column + c] if from_out else row[column + c]
-                            edge[r, c] = old
+                            edge[r, c] = begin[i + r, column + c]
                     multiply_tile(left_tile, (right_address, count), target, target)
                     for r in range(height):
                         for c in range(width):

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.arguments import is_transpose
 from electra_ref.backends.cpu.bfloat16.rounding import round_two_rows
 from electra_ref.backends.cpu.bfloat16.tile import (
     LANES,
@@ -87,11 +88,6 @@ def round_to_bfloat16(x: Float32) -> Bits:
 def widen(bits: Bits) -> Float32:
     """Return the float32 equal to the bfloat16 ``bits``, any shape."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def is_transpose(matrix: Float32) -> bool:
-    """Tell whether ``matrix`` is a transposed view of a contiguous array."""
-    return matrix.flags.f_contiguous and not matrix.flags.c_contiguous
 
 
 def pack(matrix: Float32) -> Panels:
