@@ -13,7 +13,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from electra_ref.backends import Backend
-from tests.gradient_checks import Array, Backward, Forward
+from electra_ref.gradient import GradientSum
+from electra_ref.rng import Purpose, RandomStream
+from tests.gradient_checks import Array, Forward
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMOOTH_EPS = 1e-3  # of layer norm where finite differences are taken: 1e-12 bends too sharply
@@ -51,24 +53,73 @@ class Case(NamedTuple):
 
     inputs: list[Array]  # float64
     forward: Forward
-    backward: Backward  # always a tuple, in the order of ``inputs``
+    # Takes dy, the cache and a sum for each parameter; returns the gradients of the activations.
+    backward_into: Callable[..., Array | tuple[Array, ...] | None]
+    parameters: int = 0  # how many of the last inputs are parameters
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, ...]:
+        """Return all gradients, in the order of ``inputs``; the sums are empty and hold NaN."""
+        return self.gradients(dy, cache, self.empty_sums(dy.dtype))
+
+    def gradients(self, dy: Array, cache: Any, sums: list[GradientSum]) -> tuple[Array, ...]:
+        """Return the gradients of the activations, and what ``sums`` hold after adding to them."""
+        of_activations = self.backward_into(dy, cache, *sums)
+        if of_activations is None:
+            of_activations = ()
+        elif not isinstance(of_activations, tuple):
+            of_activations = (of_activations,)
+        return (*of_activations, *(total.array for total in sums))
+
+    def empty_sums(self, dtype: Any) -> list[GradientSum]:
+        """Return a sum for each parameter, with NaN in the array: what it holds does not count."""
+        shapes = [x.shape for x in self.inputs[len(self.inputs) - self.parameters :]]
+        return [GradientSum(np.full(shape, np.nan, dtype), is_empty=True) for shape in shapes]
 
 
 Draw = Callable[[Backend, Sizes, np.random.Generator, float], Case]
 
 
-def _one(backward: Callable[[Any, Any], Array]) -> Backward:
-    return lambda dy, cache: (backward(dy, cache),)
+def _bits(backend: Backend, random: np.random.Generator, batch: int, size: int) -> Any:
+    stream = RandomStream(int(random.integers(1 << 31)), Purpose.DROPOUT, 0)
+    return backend.dropout_bits(stream, batch, size // batch)
 
 
-def _bits(random: np.random.Generator, batch: int, size: int) -> Array:
-    return random.integers(0, 1 << 16, (batch, size // batch), dtype=np.uint16)
+def _linear_inputs(sizes: Sizes, random: np.random.Generator) -> list[Array]:
+    shapes = (sizes.batch * sizes.length, sizes.width), (sizes.width, sizes.outputs)
+    return [random.standard_normal(shape) for shape in (*shapes, (sizes.outputs,))]
 
 
 def _linear(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
-    shapes = (sizes.batch * sizes.length, sizes.width), (sizes.width, sizes.outputs)
-    inputs = [random.standard_normal(shape) for shape in (*shapes, (sizes.outputs,))]
-    return Case(inputs, backend.linear, backend.linear_backward)
+    return Case(_linear_inputs(sizes, random), backend.linear, backend.linear_backward, 2)
+
+
+def _linear_of_a_table(
+    backend: Backend, sizes: Sizes, random: np.random.Generator, _: float
+) -> Case:
+    """The weight is the transpose of a table, whose gradient is wanted."""
+    x, weight, bias = _linear_inputs(sizes, random)
+    return Case(
+        [x, weight.T.copy(), bias],
+        lambda x, table, bias: backend.linear(x, table.T, bias),
+        lambda dy, cache, dtable, dbias: backend.linear_backward(
+            dy, cache, dtable.transpose(), dbias
+        ),
+        2,
+    )
+
+
+def _linear_beside_x(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
+    """x is read twice, as in a residual block: the result is y and x side by side."""
+
+    def forward(x: Array, weight: Array, bias: Array) -> tuple[Array, Any]:
+        y, cache = backend.linear(x, weight, bias)
+        return np.concatenate([y, x], axis=1), cache
+
+    def backward_into(dy: Array, cache: Any, dweight: GradientSum, dbias: GradientSum) -> Array:
+        dy, dx_elsewhere = dy[:, : sizes.outputs], dy[:, sizes.outputs :]
+        return backend.linear_backward(dy, cache, dweight, dbias, dx_elsewhere)
+
+    return Case(_linear_inputs(sizes, random), forward, backward_into, 2)
 
 
 def _embed(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
@@ -76,21 +127,22 @@ def _embed(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float
     inputs = [random.standard_normal((height, sizes.width)) for height in heights]
     ids = random.integers(0, sizes.outputs, (sizes.batch, sizes.length))
     types = random.integers(0, 2, (sizes.batch, sizes.length))
-    return Case(inputs, lambda w, p, s: backend.embed(w, p, s, ids, types), backend.embed_backward)
+    forward = lambda w, p, s: backend.embed(w, p, s, ids, types)  # noqa: E731
+    return Case(inputs, forward, backend.embed_backward, 3)
 
 
 def _layer_norm(backend: Backend, sizes: Sizes, random: np.random.Generator, eps: float) -> Case:
     shapes = (sizes.batch * sizes.length, sizes.width), (sizes.width,), (sizes.width,)
     inputs = [random.standard_normal(shape) for shape in shapes]
     forward = lambda x, gamma, beta: backend.layer_norm(x, gamma, beta, eps)  # noqa: E731
-    return Case(inputs, forward, backend.layer_norm_backward)
+    return Case(inputs, forward, backend.layer_norm_backward, 2)
 
 
 def _dropout(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
     x = random.standard_normal((sizes.batch * sizes.length, sizes.width))
-    bits = _bits(random, sizes.batch, x.size)
+    bits = _bits(backend, random, sizes.batch, x.size)
     forward = lambda x: backend.dropout(x, bits, sizes.rate)  # noqa: E731
-    return Case([x], forward, _one(backend.dropout_backward))
+    return Case([x], forward, backend.dropout_backward)
 
 
 def _dropout_add_layer_norm(
@@ -98,13 +150,14 @@ def _dropout_add_layer_norm(
 ) -> Case:
     rows = sizes.batch * sizes.length, sizes.width
     inputs = [random.standard_normal(s) for s in (rows, rows, (sizes.width,), (sizes.width,))]
-    bits = _bits(random, sizes.batch, inputs[0].size)
+    bits = _bits(backend, random, sizes.batch, inputs[0].size)
     return Case(
         inputs,
         lambda x, y, gamma, beta: backend.dropout_add_layer_norm(
             x, y, gamma, beta, bits, sizes.rate, eps
         ),
         backend.dropout_add_layer_norm_backward,
+        2,
     )
 
 
@@ -112,33 +165,21 @@ def _attention(backend: Backend, sizes: Sizes, random: np.random.Generator, _: f
     batch, length, heads = sizes.batch, sizes.length, sizes.heads
     x = random.standard_normal((batch * length, 3 * heads * sizes.head_width))
     mask = np.arange(length) < random.integers(1, length + 1, batch)[:, None]
-    bits = _bits(random, batch, batch * heads * length * length)
-    return Case(
-        [x],
-        lambda x: backend.attention(x, mask, heads, bits, sizes.rate),
-        _one(backend.attention_backward),
-    )
+    bits = _bits(backend, random, batch, batch * heads * length * length)
+    forward = lambda x: backend.attention(x, mask, heads, bits, sizes.rate)  # noqa: E731
+    return Case([x], forward, backend.attention_backward)
 
 
 def _gelu(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
     x = 2.0 * random.standard_normal((sizes.batch * sizes.length, sizes.width))
-    return Case([x], backend.gelu, _one(backend.gelu_backward))
+    return Case([x], backend.gelu, backend.gelu_backward)
 
 
 def _gather(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
     x = random.standard_normal((sizes.batch * sizes.length, sizes.width))
     positions = random.integers(0, sizes.length, (sizes.batch, sizes.slots))
-    return Case(
-        [x],
-        lambda x: backend.gather_positions(x, positions),
-        _one(backend.gather_positions_backward),
-    )
-
-
-def _vocabulary(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
-    shapes = (sizes.slots, sizes.width), (sizes.outputs, sizes.width), (sizes.outputs,)
-    inputs = [random.standard_normal(shape) for shape in shapes]
-    return Case(inputs, backend.vocabulary_logits, backend.vocabulary_logits_backward)
+    forward = lambda x: backend.gather_positions(x, positions)  # noqa: E731
+    return Case([x], forward, backend.gather_positions_backward)
 
 
 def _softmax(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
@@ -149,7 +190,7 @@ def _softmax(backend: Backend, sizes: Sizes, random: np.random.Generator, _: flo
     return Case(
         [3.0 * random.standard_normal((rows, sizes.outputs))],
         lambda logits: backend.softmax_cross_entropy(logits, labels, weights),
-        lambda dy, cache: (backend.softmax_cross_entropy_backward(float(dy), cache),),
+        lambda dy, cache: backend.softmax_cross_entropy_backward(float(dy), cache),
     )
 
 
@@ -160,12 +201,14 @@ def _binary(backend: Backend, sizes: Sizes, random: np.random.Generator, _: floa
     return Case(
         [3.0 * random.standard_normal(rows)],
         lambda logits: backend.binary_cross_entropy(logits, labels, weights),
-        lambda dy, cache: (backend.binary_cross_entropy_backward(float(dy), cache),),
+        lambda dy, cache: backend.binary_cross_entropy_backward(float(dy), cache),
     )
 
 
-CASES: dict[str, Draw] = {
+CASES: dict[str, Draw] = {  # by the name of the operation, and what is special
     "linear": _linear,
+    "linear of a table": _linear_of_a_table,
+    "linear beside x": _linear_beside_x,
     "embed": _embed,
     "layer_norm": _layer_norm,
     "dropout": _dropout,
@@ -173,7 +216,6 @@ CASES: dict[str, Draw] = {
     "attention": _attention,
     "gelu": _gelu,
     "gather_positions": _gather,
-    "vocabulary_logits": _vocabulary,
     "softmax_cross_entropy": _softmax,
     "binary_cross_entropy": _binary,
 }

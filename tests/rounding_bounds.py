@@ -17,7 +17,7 @@ The comments count the roundings. Products of errors are left out and covered by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -100,30 +100,33 @@ def _layer_norm_gradient(x: Float64, gamma: Float64, dy: Float64) -> Float64:
     return gradient
 
 
-def linear(inputs: list[Float64], dy: Float64, factor_error: float = 0.0) -> list[Float64]:
+def linear(
+    inputs: list[Float64],
+    dy: Float64,
+    factor_error: float = 0.0,
+    starts: Sequence[Float64 | float] = (0.0, 0.0, 0.0),
+) -> list[Float64]:
     """Bounds for y, dx, dweight, dbias.
 
-    ``factor_error`` is the relative error of each factor, BFLOAT16 where they are rounded to it.
+    ``factor_error`` is the relative error of each factor, BFLOAT16 where they are rounded to it;
+    ``starts`` are what the sums for dx, dweight and dbias start with.
     """
     x, weight, bias = (np.abs(array) for array in inputs)
-    dy = np.abs(dy)
-    product = factor_error * (2.0 + factor_error)
-    return [
+    dx_start, dweight_start, dbias_start = (np.abs(start) for start in starts)
+    dy, product = np.abs(dy), factor_error * (2.0 + factor_error)
+
+    def bound(left: Float64, right: Float64, start: Float64) -> Float64:
+        size: Float64 = left @ right
         # the start is one more addition
-        (x.shape[1] + 1) * U * (x @ weight + bias) + product * (x @ weight),
-        (weight.shape[1] * U + product) * (dy @ weight.T),
-        (x.shape[0] * U + product) * (x.T @ dy),
-        (x.shape[0] - 1) * U * dy.sum(axis=0),
+        allowed: Float64 = (left.shape[1] + 1) * U * (size + start) + product * size
+        return allowed
+
+    return [
+        bound(x, weight, bias),
+        bound(dy, weight.T, dx_start),
+        bound(x.T, dy, dweight_start),
+        x.shape[0] * U * (dy.sum(axis=0) + dbias_start),
     ]
-
-
-def vocabulary_logits(
-    inputs: list[Float64], dy: Float64, factor_error: float = 0.0
-) -> list[Float64]:
-    """Bounds for the logits, dhidden, dword_embeddings, dbias; see ``linear``."""
-    hidden, word, bias = inputs
-    logits, dhidden, dword, dbias = linear([hidden, word.T, bias], dy, factor_error)
-    return [logits, dhidden, dword.T, dbias]
 
 
 def gelu(inputs: list[Float64], dy: Float64) -> list[Float64]:

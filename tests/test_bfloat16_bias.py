@@ -14,18 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from electra_ref.backends import Backend
-from electra_ref.backends.cpu.bfloat16 import Bfloat16Backend
-from electra_ref.backends.reference import ReferenceBackend
+from electra_ref.backends import Backend, reference
+from electra_ref.backends.cpu import bfloat16
+from electra_ref.gradient import GradientSum
 from electra_ref.rng import Purpose, RandomStream
 from tests.test_cpu_backend_operations import draw
 
 ROWS = 512
 WRONG = 1e-3  # the size of a coefficient that is to be noticed
-BACKENDS: list[tuple[Backend, Any]] = [
-    (Bfloat16Backend(), np.float32),
-    (ReferenceBackend(), np.float64),
-]
+BACKENDS: list[tuple[Backend, Any]] = [(bfloat16, np.float32), (reference, np.float64)]
 
 
 def size_of(fast: npt.NDArray[Any], exact: npt.NDArray[Any]) -> float:
@@ -37,15 +34,21 @@ def assert_same_size(fast: list[npt.NDArray[Any]], exact: list[npt.NDArray[Any]]
         assert abs(size_of(got, wanted) - 1.0) <= WRONG / 2, number
 
 
-@pytest.mark.parametrize("name", ["linear", "vocabulary_logits"])
-def test_products_keep_their_size(name: str) -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_keep_their_size(transposed: bool) -> None:
     random = np.random.default_rng(0)
-    shape = (192, 320) if name == "linear" else (320, 192)
+    shape = (320, 192) if transposed else (192, 320)
     inputs, (dy,) = draw(random, (ROWS, 192), shape, (320,)), draw(random, (ROWS, 320))
     results = []
     for backend, dtype in BACKENDS:
-        y, cache = getattr(backend, name)(*(x.astype(dtype) for x in inputs))
-        results.append([y, *getattr(backend, name + "_backward")(dy.astype(dtype), cache)])
+        x, table, bias = (array.astype(dtype) for array in inputs)
+        y, cache = backend.linear(x, table.T if transposed else table, bias)
+        dtable, dbias = (
+            GradientSum(np.empty_like(array), is_empty=True) for array in (table, bias)
+        )
+        dweight = dtable.transpose() if transposed else dtable
+        dx = backend.linear_backward(dy.astype(dtype), cache, dweight, dbias)
+        results.append([y, dx, dtable.array, dbias.array])
     assert_same_size(*results)
 
 

@@ -16,16 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_ref import rng
-from electra_ref.backends import Backend
-from electra_ref.backends.cpu import CpuBackend
-from electra_ref.backends.cpu.bfloat16 import Bfloat16Backend
-from electra_ref.backends.reference import ReferenceBackend
+from electra_ref.backends import Backend, cpu, reference
+from electra_ref.backends.cpu import bfloat16
+from electra_ref.gradient import GradientSum
 from electra_ref.rng import Purpose, RandomStream
 from tests import rounding_bounds
-from tests.operation_cases import SEEDS, SMOOTH_EPS, Sizes
+from tests.operation_cases import SEEDS, SMOOTH_EPS, Case, Sizes
 from tests.rounding_bounds import BFLOAT16, SECOND_ORDER, TINY, Float64, U
 
-CPU, REFERENCE = CpuBackend(), ReferenceBackend()
+CPU: Backend = cpu
+BFLOAT16_CPU: Backend = bfloat16
+REFERENCE: Backend = reference
+PARAMETERS = {"linear": 2, "layer_norm": 2, "dropout_add_layer_norm": 2, "embed": 3}
 
 SIZES = st.builds(
     Sizes,
@@ -71,24 +73,6 @@ def scales_of(stream: RandomStream, examples: int, count: int, rate: float) -> F
     return np.where(rng.dropout_bits(stream, examples, count) >= threshold, scale, 0.0)
 
 
-def run(
-    forward: Callable[..., tuple[Any, Any]],
-    backward: Callable[[Any, Any], Any],
-    inputs: Sequence[Float64],
-    dy: Float64,
-    dtype: Any,
-) -> list[npt.NDArray[Any]]:
-    """Return the result and the gradients, computed in ``dtype``; no argument may change."""
-    arrays = [array.astype(dtype) for array in inputs]
-    cotangent = dy.astype(dtype)
-    y, cache = forward(*arrays)
-    y = np.array(y)
-    gradients = backward(cotangent if cotangent.ndim else float(cotangent), cache)
-    for after, before in zip((*arrays, cotangent), (*inputs, dy), strict=True):
-        np.testing.assert_array_equal(after, before)
-    return [y, *(gradients if isinstance(gradients, tuple) else (gradients,))]
-
-
 def assert_within(
     name: str,
     inputs: Sequence[Float64],
@@ -98,29 +82,51 @@ def assert_within(
     fast_backend: Backend | None = None,
 ) -> None:
     """Compare ``name`` of both backends; ``arguments`` gives what follows the float arrays."""
-    results = []
-    backends: list[tuple[Backend, Any]] = [
-        (fast_backend or CPU, np.float32),
-        (REFERENCE, np.float64),
-    ]
-    for backend, dtype in backends:
-        more = arguments(backend)
-        operation = getattr(backend, name)
-        results.append(
-            run(
-                lambda *arrays, f=operation, a=more: f(*arrays, *a),
-                getattr(backend, name + "_backward"),
-                inputs,
-                dy,
-                dtype,
-            )
+
+    def case_of(backend: Backend) -> Case:
+        operation, more = getattr(backend, name), arguments(backend)
+        return Case(
+            list(inputs),
+            lambda *arrays: operation(*arrays, *more),
+            getattr(backend, name + "_backward"),
+            PARAMETERS.get(name, 0),
         )
-    fast, exact = results
+
+    assert_case_within(case_of, dy, bounds, fast_backend or CPU)
+
+
+def assert_case_within(
+    case_of: Callable[[Backend], Case],
+    dy: Float64,
+    bounds: Sequence[Any],
+    fast_backend: Backend,
+    starts: Sequence[Float64] = (),
+) -> None:
+    """Compare the result and the gradients of a case, as both backends compute them.
+
+    ``starts`` is what the sums hold that the gradients of the parameters are added to; without
+    it they are empty.
+    """
+    fast = run(case_of(fast_backend), dy, starts, np.float32)
+    exact = run(case_of(REFERENCE), dy, starts, np.float64)
     assert [array.dtype for array in fast] == [np.dtype(np.float32)] * len(exact)
     for number, (got, wanted, bound) in enumerate(zip(fast, exact, bounds, strict=True)):
         assert got.shape == wanted.shape
         excess = np.abs(got - wanted) - (SECOND_ORDER * bound + TINY)
-        assert excess.max(initial=0.0) <= 0.0, f"{name}, result {number}: {excess.max()}"
+        assert excess.max(initial=0.0) <= 0.0, f"result {number}: {excess.max()}"
+
+
+def run(case: Case, dy: Float64, starts: Sequence[Float64], dtype: Any) -> list[npt.NDArray[Any]]:
+    """Return the result and the gradients, computed in ``dtype``; no argument may change."""
+    arrays = [array.astype(dtype) for array in case.inputs]
+    cotangent: Any = dy.astype(dtype) if dy.ndim else float(dy)
+    sums = [GradientSum(start.astype(dtype), is_empty=False) for start in starts]
+    y, cache = case.forward(*arrays)
+    y = np.array(y)
+    gradients = case.gradients(cotangent, cache, sums or case.empty_sums(dtype))
+    for after, before in zip((*arrays, cotangent), (*case.inputs, dy), strict=True):
+        np.testing.assert_array_equal(after, before)
+    return [y, *gradients]
 
 
 def border_rate(stream: RandomStream, examples: int, count: int, offset: int) -> float:
@@ -146,7 +152,7 @@ def test_linear_with_factors_in_bfloat16(sizes: Sizes, seed: int) -> None:
     inputs = draw(random, (rows, width), (width, outputs), (outputs,))
     (dy,) = draw(random, (rows, outputs))
     bounds = rounding_bounds.linear(inputs, dy, BFLOAT16)
-    assert_within("linear", inputs, dy, bounds, fast_backend=Bfloat16Backend())
+    assert_within("linear", inputs, dy, bounds, fast_backend=BFLOAT16_CPU)
 
 
 @given(sizes=SIZES, seed=SEEDS)
@@ -157,7 +163,7 @@ def test_linear_with_factors_that_bfloat16_holds(sizes: Sizes, seed: int) -> Non
     inputs = [as_bfloat16(x) for x in draw(random, (rows, width), (width, outputs), (outputs,))]
     dy = as_bfloat16(*draw(random, (rows, outputs)))
     bounds = rounding_bounds.linear(inputs, dy)
-    assert_within("linear", inputs, dy, bounds, fast_backend=Bfloat16Backend())
+    assert_within("linear", inputs, dy, bounds, fast_backend=BFLOAT16_CPU)
 
 
 @given(depth=st.sampled_from([255, 256, 257, 600]), seed=SEEDS)
@@ -172,18 +178,59 @@ def test_linear_over_several_blocks_of_rows(depth: int, seed: int) -> None:
 
 
 @given(sizes=SIZES, seed=SEEDS)
-def test_vocabulary_logits(sizes: Sizes, seed: int) -> None:
+def test_linear_of_a_transposed_table(sizes: Sizes, seed: int) -> None:
+    """The gradient of the table is written by the rows of the table."""
     random = np.random.default_rng(seed)
     slots, width, words = sizes.slots, sizes.width, sizes.outputs
     inputs = draw(random, (slots, width), (words, width), (words,))
     (dy,) = draw(random, (slots, words))
-    bounds = rounding_bounds.vocabulary_logits(inputs, dy)
-    assert_within("vocabulary_logits", inputs, dy, bounds)
-    backend, bounds = Bfloat16Backend(), rounding_bounds.vocabulary_logits(inputs, dy, BFLOAT16)
-    assert_within("vocabulary_logits", inputs, dy, bounds, fast_backend=backend)
-    inputs, dy = [as_bfloat16(x) for x in inputs], as_bfloat16(dy)
-    bounds = rounding_bounds.vocabulary_logits(inputs, dy)
-    assert_within("vocabulary_logits", inputs, dy, bounds, fast_backend=backend)
+    starts = draw(random, (words, width), (words,))
+    for backend, error in ((CPU, 0.0), (BFLOAT16_CPU, BFLOAT16)):
+        for start in ([], starts):
+            bounds = rounding_bounds.linear(
+                [inputs[0], inputs[1].T, inputs[2]],
+                dy,
+                error,
+                (0.0, start[0].T, start[1]) if start else (0.0, 0.0, 0.0),
+            )
+            bounds[2] = bounds[2].T
+            assert_case_within(
+                lambda backend: Case(
+                    inputs,
+                    lambda x, table, bias: backend.linear(x, table.T, bias),
+                    lambda dy, cache, dtable, dbias: backend.linear_backward(
+                        dy, cache, dtable.transpose(), dbias
+                    ),
+                    parameters=2,
+                ),
+                dy,
+                bounds,
+                backend,
+                start,
+            )
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_linear_that_adds_to_what_is_there(sizes: Sizes, seed: int) -> None:
+    """To the other part of dx, and to sums that are not empty."""
+    random = np.random.default_rng(seed)
+    rows, width, outputs = sizes.batch * sizes.length, sizes.width, sizes.outputs
+    inputs = draw(random, (rows, width), (width, outputs), (outputs,))
+    dy, elsewhere = draw(random, (rows, outputs), (rows, width))
+    starts = draw(random, (width, outputs), (outputs,))
+
+    def case_of(backend: Backend) -> Case:
+        def backward_into(dy: Any, cache: Any, dweight: GradientSum, dbias: GradientSum) -> Any:
+            other = elsewhere.astype(dy.dtype)
+            dx = backend.linear_backward(dy, cache, dweight, dbias, other)
+            np.testing.assert_array_equal(other, elsewhere)
+            return dx
+
+        return Case(inputs, backend.linear, backward_into, parameters=2)
+
+    for backend, error in ((CPU, 0.0), (BFLOAT16_CPU, BFLOAT16)):
+        bounds = rounding_bounds.linear(inputs, dy, error, (elsewhere, *starts))
+        assert_case_within(case_of, dy, bounds, backend, starts)
 
 
 @given(sizes=SIZES, seed=SEEDS)
@@ -326,10 +373,20 @@ def test_embed(sizes: Sizes, seed: int) -> None:
     inputs = draw(random, *((height, sizes.width) for height in heights))
     (dy,) = draw(random, (ids.size, sizes.width))
     word, position, segment = (np.abs(table) for table in inputs)
+    starts = draw(random, *(table.shape for table in inputs))
+
+    def case_of(backend: Backend) -> Case:
+        forward = lambda w, p, s: backend.embed(w, p, s, ids, types)  # noqa: E731
+        return Case(inputs, forward, backend.embed_backward, parameters=3)
+
     size, cache = REFERENCE.embed(word, position, segment, ids, types)
-    gradients = REFERENCE.embed_backward(np.abs(dy), cache)
-    bounds = [3 * U * size, *(ids.size * U * gradient for gradient in gradients)]
-    assert_within("embed", inputs, dy, bounds, lambda _: (ids, types))
+    for start in ([], starts):
+        sums = [GradientSum(np.abs(x), is_empty=False) for x in start]
+        sizes_of_sums = case_of(REFERENCE).gradients(
+            np.abs(dy), cache, sums or case_of(REFERENCE).empty_sums(np.float64)
+        )
+        bounds = [3 * U * size, *(ids.size * U * total for total in sizes_of_sums)]
+        assert_case_within(case_of, dy, bounds, CPU, start)
 
 
 @given(sizes=SIZES, seed=SEEDS)
@@ -366,19 +423,22 @@ def test_binary_cross_entropy(sizes: Sizes, seed: int) -> None:
 
 
 @given(count=st.integers(1, 20_000), seed=SEEDS)
-def test_global_norm_and_clipping(count: int, seed: int) -> None:
-    """The squares of a chunk within n u, halved by the root; limit over norm, and one product."""
+def test_global_norm(count: int, seed: int) -> None:
+    """The squares of a chunk within n u, halved by the root."""
     (gradients,) = draw(np.random.default_rng(seed), (count,))
-    fast, exact = gradients.astype(np.float32), gradients.copy()
-    norm, exact_norm = CPU.global_norm(fast), REFERENCE.global_norm(exact)
-    norm_error = (min(count, 4096) / 2 + 1) * U
-    assert abs(float(norm) - exact_norm) <= SECOND_ORDER * norm_error * exact_norm
-    before = exact.copy()
-    for limit in (2.0 * float(norm), 0.5 * float(norm)):
-        CPU.clip_by_global_norm(fast, norm, limit)
-        REFERENCE.clip_by_global_norm(exact, exact_norm, limit)
-        np.testing.assert_allclose(fast, exact, rtol=SECOND_ORDER * (norm_error + 2 * U))
-        assert (limit < norm) == (fast != before).any()
+    norm, exact = CPU.global_norm(gradients.astype(np.float32)), REFERENCE.global_norm(gradients)
+    assert norm.dtype == np.float32
+    bound = (min(count, 4096) / 2 + 1) * U * exact
+    assert abs(float(norm) - exact) <= SECOND_ORDER * bound
+
+
+@given(count=st.integers(1, 5000), seed=SEEDS)
+def test_add_gradients(count: int, seed: int) -> None:
+    """One rounding, as NumPy's."""
+    total, part = np.random.default_rng(seed).standard_normal((2, count), np.float32)
+    expected = total + part
+    CPU.add_gradients(total, part)
+    np.testing.assert_array_equal(total, expected)
 
 
 @given(
@@ -386,14 +446,18 @@ def test_global_norm_and_clipping(count: int, seed: int) -> None:
     decay=st.sampled_from([0.0, 0.01, 0.5]),
     learning_rate=st.sampled_from([5e-4, 0.5]),
     epsilon=st.sampled_from([1e-6, 0.03]),
+    gradient_scale=st.sampled_from([1.0, 0.3]),
     seed=SEEDS,
 )
-def test_adamw(count: int, decay: float, learning_rate: float, epsilon: float, seed: int) -> None:
+def test_adamw(
+    count: int, decay: float, learning_rate: float, epsilon: float, gradient_scale: float, seed: int
+) -> None:
     """One step: every term within a few u of its size, settings rounded to float32 included."""
     random = np.random.default_rng(seed)
     w, g, m, v = draw(random, *[(count,)] * 4)
     v = as_float32(v**2)
     settings: dict[str, Any] = {
+        "gradient_scale": gradient_scale,
         "learning_rate": learning_rate,
         "beta1": 0.9,
         "beta2": 0.999,
@@ -404,12 +468,15 @@ def test_adamw(count: int, decay: float, learning_rate: float, epsilon: float, s
     fast = [array.astype(np.float32) for array in (w, g, m, v)]
     CPU.adamw(*fast, **settings)
     REFERENCE.adamw(*exact, **settings)
-    moment = 3 * U * (0.9 * np.abs(m) + 0.1 * np.abs(g))  # beta, product, sum
-    square = 4 * U * exact[3]  # and the square
+    scaled = gradient_scale * g  # its scale and product: 2 u
+    # beta, product, sum; and what the gradient brings
+    moment = U * (3 * 0.9 * np.abs(m) + 5 * 0.1 * np.abs(scaled))
+    # and the square, which doubles it
+    square = U * (3 * 0.999 * v + 8 * 0.001 * scaled**2)
     root = np.sqrt(exact[3])
     ratio = np.abs(exact[2]) / (root + epsilon)
     # root (half of its argument's error, and its own), epsilon, their sum, the quotient
-    ratio_error = moment / (root + epsilon) + 6 * U * ratio
+    ratio_error = moment / (root + epsilon) + (0.5 * square / exact[3] + 4 * U) * ratio
     # decay and its product, the sum; rate and its product; the subtraction
     update_error = ratio_error + 2 * U * decay * np.abs(w) + 3 * U * (ratio + decay * np.abs(w))
     step = learning_rate * update_error + U * np.abs(exact[0])
@@ -423,7 +490,8 @@ def test_what_does_not_fit_is_refused() -> None:
     qkv, mask = np.ones((6, 12), np.float32), ids == 0
     word, position, segment = (np.ones((n, 4), np.float32) for n in (5, 3, 2))
     CPU.embed(word, position, segment, ids + 4, ids + 1)  # all that is in the tables is allowed
-    adam = dict.fromkeys(("learning_rate", "beta1", "beta2", "epsilon", "weight_decay"), 0.5)
+    rates = "gradient_scale", "learning_rate", "beta1", "beta2", "epsilon", "weight_decay"
+    adam = dict.fromkeys(rates, 0.5)
     refused: list[tuple[type[Exception], str, Callable[..., Any], tuple[Any, ...]]] = [
         (ValueError, "position", CPU.embed, (word, position[:2], segment, ids, ids)),
         (ValueError, "float32", CPU.embed, (word, position[:, :2], segment, ids, ids)),
@@ -435,7 +503,6 @@ def test_what_does_not_fit_is_refused() -> None:
         (ValueError, "not fit", CPU.linear, (x, x.T, x[0])),
         (ValueError, "float32", CPU.linear, (x.astype(float), x.T, x[:, 0])),
         (ValueError, "float32", CPU.linear, (x, x.T.astype(float), x[:, 0])),
-        (ValueError, "not fit", CPU.vocabulary_logits, (x, x.T, x[0])),
         (ValueError, "gamma", CPU.layer_norm, (x, x[0], x[0, :3], 1e-3)),
         (ValueError, "float32", CPU.layer_norm, (x.astype(float), x[0], x[0], 1e-3)),
         (
@@ -452,6 +519,10 @@ def test_what_does_not_fit_is_refused() -> None:
         (ValueError, "rate", CPU.dropout, (x, None, 1.0)),
         (ValueError, "rate", CPU.dropout, (x, None, -0.1)),
         (ValueError, "float32", lambda: CPU.adamw(x[0], x[0, :3], x[0], x[0], **adam), ()),
+        (ValueError, "float32", lambda: CPU.adamw(x, x, x, x, **adam), ()),
+        (ValueError, "float32", CPU.add_gradients, (x[0], x[0, :3])),
+        (ValueError, "float32", CPU.add_gradients, (x, x)),
+        (ValueError, "float32", CPU.global_norm, (x,)),
         (ValueError, "batch of 4", CPU.gather_positions, (x, np.zeros((4, 2), np.int32))),
         (IndexError, "out of bounds", CPU.gather_positions, (x, ids + 6)),
         (IndexError, "out of bounds", CPU.softmax_cross_entropy, (x, np.full(6, 4), x[:, 0])),
@@ -459,19 +530,63 @@ def test_what_does_not_fit_is_refused() -> None:
     for error, message, operation, arguments in refused:
         with pytest.raises(error, match=message):
             operation(*arguments)
-    caches = {
-        "linear": CPU.linear(x, x.T, x[:, 0])[1],
-        "layer_norm": CPU.layer_norm(x, x[0], x[0], 1e-3)[1],
-        "gelu": CPU.gelu(x)[1],
-        "attention": CPU.attention(qkv, mask, 2, None, 0.0)[1],
-        "embed": CPU.embed(word, position, segment, ids, ids)[1],
-        "gather_positions": CPU.gather_positions(x, ids)[1],
-        "dropout_add_layer_norm": CPU.dropout_add_layer_norm(x, x, x[0], x[0], None, 0.0, 1e-3)[1],
+    w, b = x.T, x[:, 0]
+    caches: dict[str, tuple[Any, tuple[Any, ...]]] = {  # and what fits the sums
+        "linear": (CPU.linear(x, w, b)[1], (w, b)),
+        "layer_norm": (CPU.layer_norm(x, x[0], x[0], 1e-3)[1], (x[0], x[0])),
+        "gelu": (CPU.gelu(x)[1], ()),
+        "attention": (CPU.attention(qkv, mask, 2, None, 0.0)[1], ()),
+        "embed": (CPU.embed(word, position, segment, ids, ids)[1], (word, position, segment)),
+        "gather_positions": (CPU.gather_positions(x, ids)[1], ()),
+        "dropout_add_layer_norm": (
+            CPU.dropout_add_layer_norm(x, x, x[0], x[0], None, 0.0, 1e-3)[1],
+            (x[0], x[0]),
+        ),
     }
-    for name, cache in caches.items():
-        for wrong in (np.zeros((5, 4), np.float32), np.zeros((6, 4))):
+    for name, (cache, arrays) in caches.items():
+        backward = getattr(CPU, name + "_backward")
+        sums = [GradientSum(array.copy(), is_empty=True) for array in arrays]
+        dy = np.zeros((6, 6 if name == "linear" else 4), np.float32)
+        backward(dy, cache, *sums)
+        for wrong in (dy[:5], dy.astype(float)):
             with pytest.raises(ValueError, match="expected float32"):
-                getattr(CPU, name + "_backward")(wrong, cache)
+                backward(wrong, cache, *sums)
+        for number, array in enumerate(arrays):
+            for wrong in (array[..., :3], array.astype(float), np.zeros((1, *array.shape), "f4")):
+                sums[number] = GradientSum(wrong, is_empty=True)
+                with pytest.raises(ValueError, match="expected float32"):
+                    backward(dy, cache, *sums)
+            sums[number] = GradientSum(array.copy(), is_empty=True)
+
+
+@pytest.mark.parametrize("backend", [CPU, BFLOAT16_CPU], ids=["cpu", "bfloat16"])
+def test_what_products_cannot_write_into_is_refused(backend: Backend) -> None:
+    x, weight, dy = np.ones((6, 4), "f4"), np.ones((4, 5), "f4"), np.ones((6, 5), "f4")
+    _, cache = backend.linear(x, weight, weight[0])
+    sealed = np.ones((4, 5), "f4")
+    sealed.flags.writeable = False
+    wrong: dict[str, tuple[Any, Any]] = {
+        "contiguous rows": (np.ones((4, 10), "f4")[:, ::2], None),
+        "read-only": (sealed, None),
+        r"float32 \(6, 4\)": (np.ones((4, 5), "f4"), dy),
+        r"float32 \(4,\)": (np.ones((4, 5), "f4"), dy[0]),
+        r"got float64": (np.ones((4, 5), "f4"), x.astype(float)),
+    }
+    for message, (array, dx_elsewhere) in wrong.items():
+        sums = GradientSum(array, is_empty=True), GradientSum(np.ones(5, "f4"), is_empty=True)
+        with pytest.raises(ValueError, match=message):
+            backend.linear_backward(dy, cache, *sums, dx_elsewhere)
+
+
+def test_sums_for_ids_that_are_not_in_their_table_are_refused() -> None:
+    """The table of the forward pass had more rows than the sums have."""
+    ids, table, dx = np.full((1, 3), 1, np.int32), np.ones((3, 4), "f4"), np.ones((3, 4), "f4")
+    _, cache = CPU.embed(table, table, table, ids, ids)
+    for short, error in ((0, IndexError), (1, ValueError), (2, IndexError)):
+        heights = [1 if n == short else 3 for n in range(3)]
+        sums = [GradientSum(np.ones((height, 4), "f4"), is_empty=True) for height in heights]
+        with pytest.raises(error, match=r"table of 1|only 1 sums"):
+            CPU.embed_backward(dx, cache, *sums)
 
 
 def test_sums_of_nothing_are_zero() -> None:
@@ -480,7 +595,8 @@ def test_sums_of_nothing_are_zero() -> None:
         x, weight, bias = np.ones((rows, width), "f4"), np.ones((width, 4), "f4"), np.ones(4, "f4")
         y, cache = CPU.linear(x, weight, bias)
         np.testing.assert_array_equal(y, np.ones((rows, 4)))
-        dx, dweight, dbias = CPU.linear_backward(np.ones((rows, 4), np.float32), cache)
+        dweight, dbias = (GradientSum(np.full_like(p, np.nan), True) for p in (weight, bias))
+        dx = CPU.linear_backward(np.ones((rows, 4), np.float32), cache, dweight, dbias)
         np.testing.assert_array_equal(dx, 4.0 * np.ones((rows, width)))
-        np.testing.assert_array_equal(dweight, np.zeros((width, 4)))
-        np.testing.assert_array_equal(dbias, rows * np.ones(4))
+        np.testing.assert_array_equal(dweight.array, np.zeros((width, 4)))
+        np.testing.assert_array_equal(dbias.array, rows * np.ones(4))

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from electra_ref.arrays import Array
-from electra_ref.backends.reference import ReferenceBackend
+from electra_ref.backends import Backend, reference
+from electra_ref.gradient import GradientSum
 from tests.oracle.huggingface_weights import relative_error
 
 torch = pytest.importorskip("torch", reason="needs the extra: oracle")
 pytestmark = pytest.mark.oracle
 
-BACKEND = ReferenceBackend()
+BACKEND: Backend = reference
 RELATIVE_ERROR = 1e-10
 
 
@@ -92,13 +93,14 @@ def test_layer_norm(scale: float, offset: float) -> None:
     gamma, beta = random.standard_normal((2, 9))
     dy = random.standard_normal((6, 9))
     y, cache = BACKEND.layer_norm(x, gamma, beta, 1e-12)
-    actual = BACKEND.layer_norm_backward(dy, cache)
+    dgamma, dbeta = (GradientSum(np.full(9, np.nan), is_empty=True) for _ in range(2))
+    dx = BACKEND.layer_norm_backward(dy, cache, dgamma, dbeta)
     expected, gradients = their_gradients(
         lambda x, gamma, beta: torch.nn.functional.layer_norm(x, (9,), gamma, beta, 1e-12),
         (x, gamma, beta),
         dy,
     )
-    assert_all_close([y, *actual], [expected, *gradients])
+    assert_all_close([y, dx, dgamma.array, dbeta.array], [expected, *gradients])
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0])
