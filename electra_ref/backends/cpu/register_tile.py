@@ -14,32 +14,33 @@ Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multipli
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 import numba
 from llvmlite import ir
-from numba.core import cgutils as _cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from electra_ref.arrays import Float32
+from electra_ref.backends.cpu.emitters import (
+    FLOAT,
+    INT64,
+    WORD,
+    broadcast,
+    call_apart,
+    call_llvm,
+    cgutils,
+    emitted,
+    load,
+    offset,
+    store,
+    unpack,
+)
+from electra_ref.backends.cpu.processor import has_feature
 
-cgutils: Any = _cgutils  # numba types it in part only
-FLOAT, INDEX, BYTES = ir.FloatType(), ir.IntType(64), ir.IntType(8).as_pointer()
 VECTORS = 2  # registers a row of the tile fills
-
-
-def _has_avx512() -> bool:
-    """Return whether the processor that numba compiles for has 32 registers of 16 floats."""
-    features = os.environ.get("NUMBA_CPU_FEATURES")
-    if features is not None:
-        return "+avx512f" in features.split(",")
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-
-
-LANES, ROWS = (16, 8) if _has_avx512() else (8, 6)  # AVX2 has 16 registers of 8 floats
+# With AVX-512 there are 32 registers of 16 floats, without it 16 of at most 8.
+LANES, ROWS = (16, 8) if has_feature("avx512f") else (8, 6)
 COLUMNS = LANES * VECTORS
 VECTOR = ir.VectorType(FLOAT, LANES)
 
@@ -61,7 +62,7 @@ def copy_panel(b: Float32, panel: Float32, sums: Float32) -> None:
 @overload(multiply_tile)
 def _compiled_multiply_tile(_a: Any, _b: Any, _start: Any, _out: Any) -> Any:
     def call(_a: Any, _b: Any, _start: Any, _out: Any) -> None:
-        _multiply_tile(_a, _b, _start, _out)  # type: ignore[call-arg]
+        _multiply_tile(_a, _b, _start, _out)
 
     return call
 
@@ -69,128 +70,102 @@ def _compiled_multiply_tile(_a: Any, _b: Any, _start: Any, _out: Any) -> Any:
 @overload(copy_panel)
 def _compiled_copy_panel(_b: Any, _panel: Any, _sums: Any) -> Any:
     def call(_b: Any, _panel: Any, _sums: Any) -> None:
-        _copy_panel(_b, _panel, _sums)  # type: ignore[call-arg]
+        _copy_panel(_b, _panel, _sums)
 
     return call
 
 
-@intrinsic
+@emitted
 def _multiply_tile(_typing: Any, a: Any, b: Any, start: Any, out: Any) -> Any:
     return numba.types.void(a, b, start, out), _caller("multiply_tile", _build_multiply_tile)
 
 
-@intrinsic
+@emitted
 def _copy_panel(_typing: Any, b: Any, panel: Any, sums: Any) -> Any:
     return numba.types.void(b, panel, sums), _caller("copy_panel", _build_copy_panel)
-
-
-def _caller(name: str, build: Callable[[Any, list[_Matrix]], None]) -> Any:
-    """Return what emits a call of the function ``name``.
-
-    The function is emitted with it, if it is not there yet, and never inlined: it is compiled
-    once, however many loops call it. ``build`` writes its body.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        passed = []
-        for kind, value in zip(signature.args, arguments, strict=True):
-            array = context.make_array(kind)(context, builder, value)
-            passed += [builder.bitcast(array.data, BYTES), *_unpack(builder, array.strides)]
-            passed += _unpack(builder, array.shape)
-        kinds = [argument.type for argument in passed]
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), kinds), f"electra_ref_{name}"
-        )
-        if function.is_declaration:
-            function.linkage = "linkonce_odr"
-            function.attributes.add("noinline")
-            body = ir.IRBuilder(function.append_basic_block())
-            build(body, [_Matrix(body, *function.args[n : n + 5]) for n in range(0, len(kinds), 5)])
-            body.ret_void()
-        builder.call(function, passed)
-        return context.get_dummy_value()
-
-    return codegen
 
 
 class _Matrix:
     """A two-dimensional array as LLVM sees it: address, strides in bytes, shape."""
 
-    def __init__(
-        self, builder: Any, data: Any, row: Any, column: Any, rows: Any, columns: Any
-    ) -> None:
-        self._builder, self._data, self._row, self._column = builder, data, row, column
-        self.rows, self.columns = rows, columns
+    def __init__(self, builder: ir.IRBuilder, numbers: list[ir.Value]) -> None:
+        self._builder = builder
+        self._data, self._row, self._column, self.rows, self.columns = numbers
 
-    def load(self, row: Any, column: Any) -> Any:
+    def load(self, row: ir.Value, column: ir.Value) -> ir.Value:
         """Return the number at a place."""
-        return self._builder.load(self._address(row, column, FLOAT))
+        place = offset(self._builder, self._address(row), column, self._column)
+        return load(self._builder, FLOAT, place)
 
-    def load_vectors(self, row: Any) -> list[Any]:
+    def load_vectors(self, row: ir.Value) -> list[ir.Value]:
         """Return the first ``COLUMNS`` numbers of a row."""
-        return [self._builder.load(place, align=4) for place in self._vectors(row)]
+        return [load(self._builder, VECTOR, place) for place in self._vectors(row)]
 
-    def store_vectors(self, row: Any, values: list[Any]) -> None:
+    def store_vectors(self, row: ir.Value, values: list[ir.Value]) -> None:
         """Write the first ``COLUMNS`` numbers of a row."""
         for value, place in zip(values, self._vectors(row), strict=True):
-            self._builder.store(value, place, align=4)
+            store(self._builder, value, place)
 
-    def _vectors(self, row: Any) -> list[Any]:
-        first = self._address(row, INDEX(0), VECTOR)
-        return [self._builder.gep(first, [INDEX(j)]) for j in range(VECTORS)]
+    def _vectors(self, row: ir.Value) -> list[ir.Value]:
+        first, size = self._address(row), INT64(LANES * WORD)
+        return [offset(self._builder, first, INT64(j), size) for j in range(VECTORS)]
 
-    def _address(self, row: Any, column: Any, kind: Any) -> Any:
-        build = self._builder
-        offset = build.add(build.mul(row, self._row), build.mul(column, self._column))
-        return build.bitcast(build.gep(self._data, [offset]), kind.as_pointer())
+    def _address(self, row: ir.Value) -> ir.Value:
+        return offset(self._builder, self._data, row, self._row)
 
 
-def _build_multiply_tile(builder: Any, arrays: list[_Matrix]) -> None:
+def _caller(name: str, build: Callable[[ir.IRBuilder, list[_Matrix]], None]) -> Any:
+    """Return what emits a call of the function ``name``, whose body ``build`` writes."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        numbers: list[ir.Value] = []
+        for kind, value in zip(signature.args, arguments, strict=True):
+            array = context.make_array(kind)(context, builder, value)
+            numbers.append(builder.ptrtoint(array.data, INT64))
+            numbers += [*unpack(builder, array.strides), *unpack(builder, array.shape)]
+
+        def body(builder: ir.IRBuilder, numbers: list[ir.Value]) -> None:
+            starts = range(0, len(numbers), 5)
+            build(builder, [_Matrix(builder, numbers[n : n + 5]) for n in starts])
+
+        call_apart(builder, name, numbers, body)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def _build_multiply_tile(builder: ir.IRBuilder, arrays: list[_Matrix]) -> None:
     """Load ``start``, loop over K, store to ``out``."""
     a, b, start, out = arrays
-    accumulators = [_variables(builder, start.load_vectors(INDEX(i))) for i in range(ROWS)]
+    accumulators = [_variables(builder, start.load_vectors(INT64(i))) for i in range(ROWS)]
     with cgutils.for_range(builder, a.columns) as loop:
         factors = b.load_vectors(loop.index)
         for i in range(ROWS):
-            number = _broadcast(builder, a.load(INDEX(i), loop.index))
+            number = broadcast(builder, a.load(INT64(i), loop.index), LANES)
             for slot, factor in zip(accumulators[i], factors, strict=True):
                 total = _multiply_add(builder, number, factor, builder.load(slot))
                 builder.store(total, slot)
     for i in range(ROWS):
-        out.store_vectors(INDEX(i), [builder.load(slot) for slot in accumulators[i]])
+        out.store_vectors(INT64(i), [builder.load(slot) for slot in accumulators[i]])
 
 
-def _build_copy_panel(builder: Any, arrays: list[_Matrix]) -> None:
+def _build_copy_panel(builder: ir.IRBuilder, arrays: list[_Matrix]) -> None:
     """Copy row by row, and add each row to the sums, which stay in registers."""
     b, panel, sums = arrays
-    totals = _variables(builder, sums.load_vectors(INDEX(0)))
+    totals = _variables(builder, sums.load_vectors(INT64(0)))
     with cgutils.for_range(builder, b.rows) as loop:
         vectors = b.load_vectors(loop.index)
         panel.store_vectors(loop.index, vectors)
         for slot, vector in zip(totals, vectors, strict=True):
             builder.store(builder.fadd(builder.load(slot), vector), slot)
-    sums.store_vectors(INDEX(0), [builder.load(slot) for slot in totals])
+    sums.store_vectors(INT64(0), [builder.load(slot) for slot in totals])
 
 
-def _variables(builder: Any, values: list[Any]) -> list[Any]:
+def _variables(builder: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
     """Return stack slots that hold ``values``; LLVM turns them into registers."""
     return [cgutils.alloca_once_value(builder, value) for value in values]
 
 
-def _unpack(builder: Any, values: Any) -> list[Any]:
-    return [builder.extract_value(values, i) for i in range(len(values.type))]
-
-
-def _broadcast(builder: Any, scalar: Any) -> Any:
-    nothing = ir.Constant(VECTOR, ir.Undefined)
-    first = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(first, nothing, lanes)
-
-
-def _multiply_add(builder: Any, x: Any, y: Any, z: Any) -> Any:
+def _multiply_add(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     """Emit x y + z, rounded once where the processor can."""
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
-    )
-    return builder.call(function, [x, y, z])
+    return call_llvm(builder, f"llvm.fmuladd.v{LANES}f32", VECTOR, [x, y, z])

@@ -21,22 +21,19 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.bfloat16.packing import CACHE_LINE, Bits, Index, Words, in_panels
 from electra_ref.backends.cpu.bfloat16.tile import (
-    INT32,
     LANES,
     PANEL_COLUMNS,
     TILE_ROWS,
-    WORD,
     address_of,
-    emitted,
     multiply_tile,
     round_number,
     transpose_square,
 )
+from electra_ref.backends.cpu.emitters import INT32, WORD, call_llvm, emitted
 from electra_ref.compilation import jit
 
 Place = tuple[Index, Index]  # row, column
@@ -48,12 +45,9 @@ def prefetch(_typing: Any, address: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
         place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        kinds = [place.type, INT32, INT32, INT32]
-        function = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
-            builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0"
-        )
-        read, into_second_level, data = (ir.Constant(INT32, number) for number in (0, 2, 1))
-        builder.call(function, [place, read, into_second_level, data])
+        read, into_second_level, data = (INT32(number) for number in (0, 2, 1))
+        arguments = [place, read, into_second_level, data]
+        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), arguments)
         return context.get_dummy_value()
 
     return types.void(address), generate

@@ -59,10 +59,10 @@ from electra_ref.backends.cpu.bfloat16.packing import (
 from electra_ref.backends.cpu.bfloat16.tile import (
     PANEL_COLUMNS,
     TILE_ROWS,
-    WORD,
     address_of,
     multiply_tile,
 )
+from electra_ref.backends.cpu.emitters import WORD
 from electra_ref.compilation import jit
 
 PAIRS_PER_BLOCK = 512

@@ -37,11 +37,11 @@ from electra_ref.backends.cpu.bfloat16.rounding import round_two_rows
 from electra_ref.backends.cpu.bfloat16.tile import (
     LANES,
     PANEL_COLUMNS,
-    WORD,
     address_of,
-    has_avx512_bf16,
     transpose_square,
 )
+from electra_ref.backends.cpu.emitters import WORD
+from electra_ref.backends.cpu.processor import has_feature
 from electra_ref.compilation import jit
 
 Bits = npt.NDArray[np.uint16]  # of bfloat16
@@ -66,7 +66,7 @@ class Panels(NamedTuple):
 def is_compiled() -> bool:
     """Tell whether the kernels run here; if not, their NumPy twins do."""
     interpreted = getattr(numba.config, "DISABLE_JIT")  # noqa: B009  (numba's types lack it)
-    return has_avx512_bf16() and not interpreted
+    return has_feature("avx512bf16") and not interpreted
 
 
 def round_to_bfloat16(x: Float32) -> Bits:

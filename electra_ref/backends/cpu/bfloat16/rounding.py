@@ -6,10 +6,8 @@
 
 Memory traffic: each float32 is read once, whichever of the three are wanted.
 
-The instruction, ``vcvtne2ps2bf16``, rounds to nearest even, takes denormals as zero and keeps NaN
-and inf. Columns beyond the matrix are masked out: they are never read and count as zero.
-
-Source: Intel, "Instruction Set Extensions Programming Reference", VCVTNE2PS2BF16.
+Columns beyond the matrix are masked out: they are never read and count as zero. See
+``instructions`` for how is rounded.
 """
 
 from __future__ import annotations
@@ -18,27 +16,31 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils as _cgutils
 
+from electra_ref.backends.cpu.bfloat16 import instructions
 from electra_ref.backends.cpu.bfloat16.tile import (
-    BFLOAT,
-    INT32,
-    INT64,
     LANES,
     PAIRS,
     PANEL_COLUMNS,
     SUMS,
+    VECTOR_BYTES,
     VECTORS,
+)
+from electra_ref.backends.cpu.emitters import (
+    INT32,
+    INT64,
     WORD,
+    broadcast,
+    call_llvm,
     emitted,
     load,
     offset,
+    store,
     unpack,
 )
 
-cgutils: Any = _cgutils  # numba types it in part only
-ROUNDED = ir.VectorType(BFLOAT, PANEL_COLUMNS)
 LANE_NUMBERS = ir.Constant(PAIRS, list(range(LANES)))
+EVEN = 2  # where bfloat16 may begin
 
 
 @emitted
@@ -59,17 +61,17 @@ def round_two_rows(_typing: Any, source: Any, rows: Any, pairs: Any, sums: Any) 
             load_columns(builder, address, columns[0]),
             load_columns(builder, builder.add(address, stride), columns[1]),
         ]
-        rounded = [round_vectors(builder, vectors) for vectors in numbers]
-        store(builder, rounded[0], row)
-        store(builder, rounded[1], builder.add(row, row_stride))
+        rounded = [instructions.round_vectors(builder, *vectors) for vectors in numbers]
+        store(builder, rounded[0], row, EVEN)
+        store(builder, rounded[1], builder.add(row, row_stride), EVEN)
         with builder.if_then(is_not_zero(builder, pairs)):
             for vector, words in enumerate(interleave(builder, *rounded)):
-                store(builder, words, vector_address(builder, pairs, vector))
+                store(builder, words, vector_address(builder, pairs, vector), EVEN)
         with builder.if_then(is_not_zero(builder, sums)):
             for vector, (first, second) in enumerate(zip(*numbers, strict=True)):
                 place = vector_address(builder, sums, vector)
                 total = builder.fadd(load(builder, SUMS, place), builder.fadd(first, second))
-                store(builder, total, place)
+                store(builder, total, place, EVEN)
         return context.get_dummy_value()
 
     return types.void(source, rows, pairs, sums), generate
@@ -77,42 +79,23 @@ def round_two_rows(_typing: Any, source: Any, rows: Any, pairs: Any, sums: Any) 
 
 def load_columns(builder: ir.IRBuilder, address: ir.Value, columns: ir.Value) -> list[ir.Value]:
     """Return 32 float32 as two vectors: those of the first ``columns``, then zeros."""
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(
-            SUMS, [SUMS.as_pointer(), INT32, ir.VectorType(ir.IntType(1), LANES), SUMS]
-        ),
-        "llvm.masked.load.v16f32.p0",
-    )
-    undefined = ir.Constant(PAIRS, ir.Undefined)
-    one = builder.insert_element(undefined, builder.trunc(columns, INT32), ir.Constant(INT32, 0))
-    count = builder.shuffle_vector(one, undefined, ir.Constant(PAIRS, [0] * LANES))
+    count = broadcast(builder, builder.trunc(columns, INT32), LANES)
     vectors = []
     for vector in range(VECTORS):
         lanes = builder.add(LANE_NUMBERS, ir.Constant(PAIRS, [vector * LANES] * LANES))
         pointer = builder.inttoptr(vector_address(builder, address, vector), SUMS.as_pointer())
         arguments = [
             pointer,
-            ir.Constant(INT32, WORD),
+            INT32(WORD),
             builder.icmp_signed("<", lanes, count),
             ir.Constant(SUMS, [0.0] * LANES),
         ]
-        vectors.append(builder.call(function, arguments))
+        vectors.append(call_llvm(builder, "llvm.masked.load.v16f32.p0", SUMS, arguments))
     return vectors
 
 
-def round_vectors(builder: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
-    """Return two vectors of float32 as one of bfloat16."""
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ROUNDED, [SUMS, SUMS]),
-        "llvm.x86.avx512bf16.cvtne2ps2bf16.512",
-    )
-    return builder.call(function, vectors[::-1])  # the second argument goes to the lower half
-
-
 def interleave(builder: ir.IRBuilder, first: ir.Value, second: ir.Value) -> list[ir.Value]:
-    """Return the pairs of two rows of 32 bfloat16, as two vectors."""
+    """Return the pairs of two rows of 32 bfloat16, as two vectors of 16 pairs."""
     mask = [row + column for column in range(PANEL_COLUMNS) for row in (0, PANEL_COLUMNS)]
     masks = mask[:PANEL_COLUMNS], mask[PANEL_COLUMNS:]
     kind = ir.VectorType(INT32, PANEL_COLUMNS)
@@ -121,14 +104,9 @@ def interleave(builder: ir.IRBuilder, first: ir.Value, second: ir.Value) -> list
 
 def vector_address(builder: ir.IRBuilder, address: ir.Value, vector: int) -> ir.Value:
     """Return the address of one of the vectors from ``address`` on."""
-    return offset(builder, address, ir.Constant(INT64, vector), LANES * WORD)
-
-
-def store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
-    """Write a vector to any address."""
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=2)
+    return offset(builder, address, INT64(vector), VECTOR_BYTES)
 
 
 def is_not_zero(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """Return whether there is an address."""
-    return builder.icmp_signed("!=", address, ir.Constant(INT64, 0))
+    return builder.icmp_signed("!=", address, INT64(0))

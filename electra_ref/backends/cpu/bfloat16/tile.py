@@ -17,67 +17,39 @@ sums, 2 right vectors and the broadcasts fit the 32 registers, and 16 independen
 instruction's latency. Any strides do for the left operand, so a row-major matrix needs no packing
 and a transposed one is a matter of two numbers.
 
-The instruction rounds to nearest even, treats denormal inputs as zero and writes zero for
-denormal results, whatever the processor's mode. It needs AVX512_BF16 (Zen 4, Cooper Lake, Sapphire
-Rapids and later).
-
-Source: Intel, "Instruction Set Extensions Programming Reference", VDPBF16PS; the loop around the
-tile follows Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
+Source: ``instructions`` for the instruction; the loop around the tile follows Goto and van de Geijn
+2008, "Anatomy of High-Performance Matrix Multiplication".
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+
+from electra_ref.backends.cpu.bfloat16 import instructions
+from electra_ref.backends.cpu.bfloat16.instructions import LANES
+from electra_ref.backends.cpu.emitters import (
+    FLOAT,
+    INT32,
+    INT64,
+    WORD,
+    broadcast,
+    call_apart,
+    emitted,
+    load,
+    offset,
+    store,
+    unpack,
+)
 
 TILE_ROWS = 8
-LANES = 16  # 32-bit words in a zmm register
 VECTORS = 2
 PANEL_COLUMNS = VECTORS * LANES
-WORD = 4  # bytes, of a float32 as of a pair
+VECTOR_BYTES = INT64(LANES * WORD)  # a word is a float32, or a pair
 
-
-class BFloatType(ir.Type):  # type: ignore[misc]
-    """LLVM's bfloat16, which llvmlite does not name."""
-
-    def __str__(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloatType)
-
-    def __hash__(self) -> int:
-        return hash(BFloatType)
-
-
-BFLOAT, FLOAT = BFloatType(), ir.FloatType()
-INT32, INT64 = ir.IntType(32), ir.IntType(64)
 SUMS, PAIRS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
-DOT_PRODUCT = "llvm.x86.avx512bf16.dpbf16ps.512"
-
-
-def emitted(build: Callable[..., Any]) -> Any:
-    """Decorate a function that emits LLVM instructions; numba's decorator has no types."""
-    return intrinsic(build)
-
-
-@functools.cache
-def has_avx512_bf16() -> bool:
-    """Tell whether numba compiles for a processor with AVX512_BF16.
-
-    It is numba's target that is asked, so NUMBA_CPU_NAME and NUMBA_CPU_FEATURES are respected;
-    the target is also part of the key of numba's disk cache, so a cache folder shared between
-    processors never hands this code to one that cannot run it.
-    """
-    _triple, _name, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512bf16" in features.split(",")
 
 
 @emitted
@@ -88,7 +60,7 @@ def round_number(_typing: Any, number: Any) -> Any:
     """
 
     def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
-        return builder.bitcast(builder.fptrunc(args[0], BFLOAT), ir.IntType(16))
+        return instructions.round_number(builder, args[0])
 
     return types.uint16(number), generate
 
@@ -100,7 +72,7 @@ def widen_number(_typing: Any, number: Any) -> Any:
     def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
         if args[0].type == FLOAT:
             return args[0]
-        bits = builder.shl(builder.zext(args[0], INT32), ir.Constant(INT32, 16))
+        bits = builder.shl(builder.zext(args[0], INT32), INT32(16))
         return builder.bitcast(bits, FLOAT)
 
     return types.float32(number), generate
@@ -115,25 +87,19 @@ def transpose_square(_typing: Any, source: Any, place: Any, target: Any, target_
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        def row_pointers(matrix: int) -> list[ir.Value]:
+        def row_addresses(matrix: int) -> list[ir.Value]:
             array = context.make_array(signature.args[matrix])(context, builder, args[matrix])
             row, column = unpack(builder, args[matrix + 1])
             stride, _ = unpack(builder, array.strides)
-            start = builder.add(builder.ptrtoint(array.data, INT64), builder.mul(row, stride))
-            start = offset(builder, start, column, WORD)
-            return [
-                builder.inttoptr(
-                    builder.add(start, builder.mul(stride, ir.Constant(INT64, i))),
-                    PAIRS.as_pointer(),
-                )
-                for i in range(LANES)
-            ]
+            start = offset(builder, builder.ptrtoint(array.data, INT64), row, stride)
+            start = offset(builder, start, column, INT64(WORD))
+            return [offset(builder, start, INT64(i), stride) for i in range(LANES)]
 
-        rows = [builder.load(pointer, align=WORD) for pointer in row_pointers(0)]
+        rows = [load(builder, PAIRS, address) for address in row_addresses(0)]
         for size in (1, 2, 4, 8):
             rows = swap_blocks(builder, rows, size)
-        for pointer, row in zip(row_pointers(2), rows, strict=True):
-            builder.store(row, pointer, align=WORD)
+        for address, row in zip(row_addresses(2), rows, strict=True):
+            store(builder, row, address)
         return context.get_dummy_value()
 
     return types.void(source, place, target, target_place), generate
@@ -174,22 +140,11 @@ def multiply_tile(_typing: Any, left: Any, right: Any, start: Any, out: Any) -> 
     ``right`` (address, pairs): 32 words a pair, contiguous, beginning at a multiple of 64;
     ``pairs`` is at least 1.
     ``start`` (address, row stride) and ``out`` (address, row stride) may be the same.
-
-    It is a function of its own, never inlined: loops around it are compiled faster, and LLVM finds
-    registers for all addresses of the inner loop.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
         integers = [integer for arg in args for integer in unpack(builder, arg)]
-        kind = ir.FunctionType(ir.VoidType(), [INT64] * len(integers))
-        function = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
-            builder.module, kind, f"electra_ref_multiply_bfloat16_{len(integers)}"
-        )
-        if function.is_declaration:
-            function.linkage = "linkonce_odr"
-            function.attributes.add("noinline")
-            build_tile(ir.IRBuilder(function.append_basic_block()), list(function.args))
-        builder.call(function, integers)
+        call_apart(builder, f"multiply_bfloat16_{len(integers)}", integers, build_tile)
         return context.get_dummy_value()
 
     return types.void(left, right, start, out), generate
@@ -217,8 +172,8 @@ def build_tile(builder: ir.IRBuilder, integers: list[ir.Value]) -> None:
     after = add_products(builder, sums, left_rows, right_pair)
     following = [
         builder.add(left_pair, pair_stride),
-        builder.add(right_pair, ir.Constant(INT64, PANEL_COLUMNS * WORD)),
-        builder.sub(pairs_left, ir.Constant(INT64, 1)),
+        builder.add(right_pair, INT64(PANEL_COLUMNS * WORD)),
+        builder.sub(pairs_left, INT64(1)),
     ]
     for variable, first, then in zip(
         [left_pair, right_pair, pairs_left, *sums],
@@ -228,35 +183,28 @@ def build_tile(builder: ir.IRBuilder, integers: list[ir.Value]) -> None:
     ):
         variable.add_incoming(first, entry)
         variable.add_incoming(then, loop)
-    builder.cbranch(builder.icmp_signed(">", following[-1], ir.Constant(INT64, 0)), loop, done)
+    builder.cbranch(builder.icmp_signed(">", following[-1], INT64(0)), loop, done)
 
     builder.position_at_end(done)
     for cell, total in zip(cells, after, strict=True):
-        address = cell_address(builder, out, out_stride, cell)
-        builder.store(total, builder.inttoptr(address, SUMS.as_pointer()), align=WORD)
-    builder.ret_void()
+        store(builder, total, cell_address(builder, out, out_stride, cell))
 
 
 def add_products(
     builder: ir.IRBuilder, sums: list[ir.Value], left_rows: list[ir.Value], right: ir.Value
 ) -> list[ir.Value]:
     """Return the 16 ``sums`` plus the products of one pair; arguments are addresses."""
-    dot_product = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
-        builder.module, ir.FunctionType(SUMS, [SUMS, PAIRS, PAIRS]), DOT_PRODUCT
-    )
     columns = [
-        load(builder, PAIRS, offset(builder, right, ir.Constant(INT64, vector), LANES * WORD), 64)
+        load(builder, PAIRS, offset(builder, right, INT64(vector), VECTOR_BYTES), 64)
         for vector in range(VECTORS)
     ]
-    undefined = ir.Constant(PAIRS, ir.Undefined)
     result = []
     for row, address in enumerate(left_rows):
         word = load(builder, INT32, address, 2)  # rows of bfloat16 may start at any even address
-        one = builder.insert_element(undefined, word, ir.Constant(INT32, 0))
-        everywhere = builder.shuffle_vector(one, undefined, ir.Constant(PAIRS, [0] * LANES))
+        everywhere = broadcast(builder, word, LANES)
         for vector in range(VECTORS):
             total = sums[row * VECTORS + vector]
-            result.append(builder.call(dot_product, [total, everywhere, columns[vector]]))
+            result.append(instructions.add_products(builder, total, everywhere, columns[vector]))
     return result
 
 
@@ -264,9 +212,9 @@ def row_offsets(
     builder: ir.IRBuilder, row_stride: ir.Value, rows: ir.Value | None = None
 ) -> list[ir.Value]:
     """Return where the tile's 8 rows begin, those from ``rows`` on where the last one does."""
-    numbers: list[ir.Value] = [ir.Constant(INT64, row) for row in range(TILE_ROWS)]
+    numbers: list[ir.Value] = [INT64(row) for row in range(TILE_ROWS)]
     if rows is not None:
-        last = builder.sub(rows, ir.Constant(INT64, 1))
+        last = builder.sub(rows, INT64(1))
         numbers = [
             builder.select(builder.icmp_signed("<", number, last), number, last)
             for number in numbers
@@ -279,22 +227,5 @@ def cell_address(
 ) -> ir.Value:
     """Return the address of vector ``cell[1]`` of row ``cell[0]`` of a tile of float32."""
     row, vector = cell
-    start = builder.add(base, builder.mul(ir.Constant(INT64, row), stride))
-    return offset(builder, start, ir.Constant(INT64, vector), LANES * WORD)
-
-
-def offset(builder: ir.IRBuilder, base: ir.Value, index: ir.Value, size: int) -> ir.Value:
-    """Return the address ``base + index * size``."""
-    return builder.add(base, builder.mul(index, ir.Constant(INT64, size)))
-
-
-def load(
-    builder: ir.IRBuilder, value_type: ir.Type, address: ir.Value, alignment: int = WORD
-) -> ir.Value:
-    """Load a value of ``value_type`` from ``address``."""
-    return builder.load(builder.inttoptr(address, value_type.as_pointer()), align=alignment)
-
-
-def unpack(builder: ir.IRBuilder, values: ir.Value) -> list[ir.Value]:
-    """Return the members of a tuple."""
-    return cgutils.unpack_tuple(builder, values)  # type: ignore[no-untyped-call, no-any-return]
+    start = offset(builder, base, INT64(row), stride)
+    return offset(builder, start, INT64(vector), VECTOR_BYTES)
