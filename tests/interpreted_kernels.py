@@ -19,6 +19,7 @@ import numpy as np
 
 from electra_ref import compilation
 from electra_ref.backends import cpu
+from tests import bfloat16_twins
 
 SMALL = {  # names of block sizes in any of the modules, and their size here
     "ROWS": 2,
@@ -28,9 +29,10 @@ SMALL = {  # names of block sizes in any of the modules, and their size here
     "CHUNK": 3,
 }
 PACKAGE = cpu.__name__
-INSTRUCTIONS = {  # modules around the bfloat16 tile: test_bfloat16_product, _attention
+INSTRUCTIONS = {  # around the bfloat16 tile: see test_bfloat16_product, _attention, test_processor
+    "processor",
+    "bfloat16",
     "bfloat16.attention",
-    "bfloat16.attention_reference",
     "bfloat16.dropout_runs",
     "bfloat16.head_products",
     "bfloat16.matrix_product",
@@ -59,11 +61,11 @@ def import_interpreted() -> dict[str, ModuleType]:
         for name, size in SMALL.items():
             if hasattr(module, name):
                 setattr(module, name, size)
-        if hasattr(module, "is_compiled"):
-            setattr(module, "is_compiled", lambda: False)  # noqa: B010  (mypy)
         for name in ("multiply_tile", "copy_panel"):
             if hasattr(module, name) and not hasattr(module, "ir"):
                 setattr(module, name, _strict(getattr(module, name)))
+    for name in ("multiply", "multiply_and_pack"):  # the kernels need compilation
+        setattr(modules[f"{PACKAGE}.bfloat16.linear"], name, getattr(bfloat16_twins, name))
     return modules
 
 

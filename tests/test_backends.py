@@ -8,6 +8,7 @@ import subprocess
 import sys
 from types import FunctionType
 
+import numba
 import numpy as np
 import pytest
 
@@ -44,7 +45,7 @@ def test_backends_have_the_operations_of_the_protocol_and_no_others(name: str) -
         for name, value in vars(BACKENDS[name]).items()
         if isinstance(value, FunctionType) and value.__module__.startswith("electra_ref.backends.")
     }
-    assert names - {"is_compiled"} == set(OPERATIONS)
+    assert names - {"is_compiled", "has_feature"} == set(OPERATIONS)
     for operation in OPERATIONS:
         if operation.endswith("_backward"):
             assert operation.removesuffix("_backward") in names
@@ -138,6 +139,23 @@ def test_every_device_and_precision_opens_its_backend_or_says_why_not(
         assert opened.device == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("has_instructions", "is_interpreted", "expected"),
+    [(True, 0, True), (True, 1, False), (False, 0, False)],
+)
+def test_bfloat16_needs_the_instructions_and_compilation(
+    has_instructions: bool,
+    is_interpreted: int,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        bfloat16, "has_feature", lambda name: has_instructions and name == "avx512bf16"
+    )
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", is_interpreted)
+    assert bfloat16.is_compiled() == expected
+
+
 PRODUCTS = """
 import numpy as np
 from electra_ref.backends.cpu.matrix_product import multiply
@@ -167,11 +185,12 @@ WITHOUT_AVX512 = {
 
 
 @pytest.mark.slow
-def test_products_on_a_processor_without_avx512() -> None:
-    """And bfloat16 is not to be had there: one line says so."""
+@pytest.mark.parametrize("environment", [WITHOUT_AVX512, {"NUMBA_CPU_NAME": "generic"}], ids=str)
+def test_products_on_a_processor_without_avx512(environment: dict[str, str]) -> None:
+    """And bfloat16 is not available there: one line says so."""
     subprocess.run(
         [sys.executable, "-c", PRODUCTS],
-        env={**os.environ, **WITHOUT_AVX512},
+        env={**os.environ, **environment},
         check=True,
         timeout=600,
     )

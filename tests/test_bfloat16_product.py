@@ -20,24 +20,15 @@ import numpy.typing as npt
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from numba.core.registry import cpu_target
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.bfloat16 import matrix_product, packing
 from electra_ref.backends.cpu.bfloat16.matrix_product import multiply, multiply_and_pack
-from electra_ref.backends.cpu.bfloat16.packing import (
-    is_compiled,
-    pack,
-    round_to_bfloat16,
-    unpack,
-    widen,
-)
+from electra_ref.backends.cpu.bfloat16.packing import pack
+from tests import bfloat16_twins
+from tests.bfloat16_twins import round_to_bfloat16, unpack, widen
 
 UNIT = 2.0**-24
 ROOT = Path(__file__).parents[1]
-compiled = pytest.mark.skipif(
-    not is_compiled(), reason="no AVX512_BF16 in numba's target, or NUMBA_DISABLE_JIT is set"
-)
 sizes = st.integers(1, 70)
 lengths = st.one_of(st.integers(0, 600), st.integers(1000, 1100))  # a block is 1024 long
 
@@ -89,9 +80,13 @@ def test_product_of_any_layout(
     assert_product(out, a, b)
     multiply(left, right, out, start=start)
     assert_product(out, a, b, start)
-    out[...] = old
-    multiply(left, right, out, start=out)
+    matrix = old.copy()
+    multiply(left, right, out, start=matrix)
     assert_product(out, a, b, old)
+    assert matrix.tobytes() == old.tobytes()
+    again = old.copy()
+    multiply(left, right, again, start=again)
+    assert again.tobytes() == out.tobytes()
 
 
 @given(sizes, lengths, sizes, st.booleans(), st.integers(0, 2**32 - 1))
@@ -116,15 +111,17 @@ def test_a_product_that_packs_its_left_operand(
     ("rows", "length", "columns"), [(2048, 256, 192), (192, 2100, 256), (40, 96, 4100), (300, 1, 9)]
 )
 def test_products_that_fill_several_tasks(rows: int, length: int, columns: int) -> None:
-    a, b = draw(0, rows, length), draw(1, length, columns)
+    a, b, start = draw(0, rows, length), draw(1, length, columns), draw(2, rows, columns)
     for left in (a, np.asfortranarray(a)):
         for right in (b, np.asfortranarray(b)):
             out = np.full((rows, columns), np.nan, np.float32)
             multiply(left, right, out)
             assert_product(out, a, b)
+            multiply(left, right, out, start=start)
+            assert_product(out, a, b, start)
     sums = np.full(length, np.nan, np.float32)
-    packed = multiply_and_pack(a, b, out, column_sums=sums)
-    assert_product(out, a, b)
+    packed = multiply_and_pack(a, b, out, start=start, column_sums=sums)
+    assert_product(out, a, b, start)
     assert packed.words.tobytes() == pack(a).words.tobytes()
     assert_column_sums(sums, a)
 
@@ -192,9 +189,8 @@ def test_packing_keeps_the_rounded_numbers(
     panels = pack(stored(matrix, transposed))
     assert unpack(panels).tobytes() == widen(round_to_bfloat16(matrix)).tobytes()
     assert panels.words.ctypes.data % 64 == 0
-    expected = np.empty_like(panels.words)
-    packing.pack_reference(matrix, expected)
-    assert panels.words.tobytes() == expected.tobytes()  # zeros beyond the matrix included
+    expected = bfloat16_twins.pack(matrix)
+    assert panels.words.tobytes() == expected.words.tobytes()  # zeros beyond the matrix included
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -221,7 +217,6 @@ def test_nan_and_inf_reach_their_row_and_column_only(bad: float) -> None:
     assert_product(out[:, rest], a, b[:, rest])
 
 
-@compiled
 def test_denormals_count_as_zero() -> None:
     """Operands and products below 2**-126 alike; NumPy's twin keeps such products."""
     small = np.full((1, 2), 2.0**-127, np.float32)
@@ -232,7 +227,6 @@ def test_denormals_count_as_zero() -> None:
     assert out[0, 0] == 0.0
 
 
-@compiled
 @pytest.mark.skipif(numba.get_num_threads() < 2, reason="numba has one thread here")
 def test_the_number_of_threads_changes_no_bit() -> None:
     x, weight, dy = draw(0, 1030, 300), draw(1, 300, 270), draw(2, 1030, 270)
@@ -253,12 +247,11 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert results[0] == results[1]
 
 
-@compiled
 @pytest.mark.skipif(sys.platform != "linux", reason="page protection is done as on Linux")
 def test_nothing_is_read_beyond_the_operands() -> None:
     """They end where a page begins that must not be touched; in a process that may die of it."""
     code = (
-        "import ctypes, mmap, numpy as np\n"
+        "import ctypes, mmap, numpy as np, tests\n"
         "from electra_ref.backends.cpu.bfloat16.matrix_product import multiply\n"
         "page = mmap.PAGESIZE\n"
         "pages = mmap.mmap(-1, 2 * page)\n"
@@ -277,11 +270,6 @@ def test_nothing_is_read_beyond_the_operands() -> None:
     assert run_python(code) == "False"
 
 
-def target_without_the_instruction() -> str:
-    _triple, _name, features = cpu_target.target_context.codegen().magic_tuple()
-    return str(features).replace("+avx512bf16", "-avx512bf16")
-
-
 def run_python(code: str, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -294,40 +282,18 @@ def run_python(code: str, **environment: str) -> str:
     return result.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("NUMBA_CPU_NAME", "generic"),
-        ("NUMBA_CPU_FEATURES", target_without_the_instruction()),
-        ("NUMBA_DISABLE_JIT", "1"),
-    ],
-)
-def test_the_twin_runs_where_the_kernels_cannot(name: str, value: str) -> None:
-    """A processor without the instruction, even with a cache full of kernels that use it."""
-    code = (
-        "import numpy as np\n"
-        "from electra_ref.backends.cpu.bfloat16 import matrix_product, tile\n"
-        "from electra_ref.backends.cpu.bfloat16.packing import is_compiled\n"
-        "a, out = np.full((5, 3), 1.01, np.float32), np.empty((5, 5), np.float32)\n"
-        "matrix_product.multiply(a, a.T, out)\n"
-        "print(is_compiled(), len(matrix_product._multiply.signatures)\n"
-        "      if hasattr(matrix_product._multiply, 'signatures') else 0, float(out[4, 4]))"
-    )
-    assert run_python(code, **{name: value}) == f"False 0 {3 * 1.0078125**2}"
-
-
-def test_the_twin_gives_the_same_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (matrix_product, packing):
-        monkeypatch.setattr(module, "is_compiled", lambda: False)
-    a, b, start = draw(0, 33, 301), draw(1, 301, 65), draw(2, 65)
-    out, sums = np.empty((33, 65), np.float32), np.empty(301, np.float32)
-    packed = multiply_and_pack(a, b, out, start=start, column_sums=sums)
+@given(sizes, lengths, sizes, st.integers(0, 2**32 - 1))
+def test_the_twin_gives_the_same_product(rows: int, length: int, columns: int, seed: int) -> None:
+    a, b, start = draw(seed, rows, length), draw(seed + 1, length, columns), draw(seed + 2, columns)
+    out, sums = np.empty((rows, columns), np.float32), np.empty(length, np.float32)
+    packed = bfloat16_twins.multiply_and_pack(a, b, out, start=start, column_sums=sums)
     assert_product(out, a, b, start)
     assert_column_sums(sums, a)
-    assert unpack(packed).tobytes() == widen(round_to_bfloat16(a)).tobytes()
-    multiply(a, pack(b), out, start=out)
-    multiply(pack(a.T), b, out)
-    assert_product(out, a, b)
+    assert packed.words.tobytes() == pack(a).words.tobytes()
+    again = np.empty_like(out)
+    for left, right in ((a, pack(b)), (pack(a.T), b)):
+        bfloat16_twins.multiply(left, right, again, start=start)
+        assert again.tobytes() == out.tobytes()
 
 
 @pytest.mark.parametrize(

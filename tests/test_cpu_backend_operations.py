@@ -6,6 +6,7 @@ are no multiple of a vector, rows that are all padding but one token.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -559,10 +560,8 @@ def test_what_does_not_fit_is_refused() -> None:
             sums[number] = GradientSum(array.copy(), is_empty=True)
 
 
-@pytest.mark.parametrize("backend", [CPU, BFLOAT16_CPU], ids=["cpu", "bfloat16"])
-def test_what_products_cannot_write_into_is_refused(backend: Backend) -> None:
+def test_what_products_cannot_write_into_is_refused() -> None:
     x, weight, dy = np.ones((6, 4), "f4"), np.ones((4, 5), "f4"), np.ones((6, 5), "f4")
-    _, cache = backend.linear(x, weight, weight[0])
     sealed = np.ones((4, 5), "f4")
     sealed.flags.writeable = False
     wrong: dict[str, tuple[Any, Any]] = {
@@ -572,10 +571,12 @@ def test_what_products_cannot_write_into_is_refused(backend: Backend) -> None:
         r"float32 \(4,\)": (np.ones((4, 5), "f4"), dy[0]),
         r"got float64": (np.ones((4, 5), "f4"), x.astype(float)),
     }
-    for message, (array, dx_elsewhere) in wrong.items():
-        sums = GradientSum(array, is_empty=True), GradientSum(np.ones(5, "f4"), is_empty=True)
-        with pytest.raises(ValueError, match=message):
-            backend.linear_backward(dy, cache, *sums, dx_elsewhere)
+    for backend in (CPU, BFLOAT16_CPU):
+        _, cache = backend.linear(x, weight, weight[0])
+        for message, (array, dx_elsewhere) in wrong.items():
+            sums = GradientSum(array, is_empty=True), GradientSum(np.ones(5, "f4"), is_empty=True)
+            with pytest.raises(ValueError, match=message):
+                backend.linear_backward(dy, cache, *sums, dx_elsewhere)
 
 
 def test_sums_for_ids_that_are_not_in_their_table_are_refused() -> None:
@@ -589,14 +590,21 @@ def test_sums_for_ids_that_are_not_in_their_table_are_refused() -> None:
             CPU.embed_backward(dx, cache, *sums)
 
 
+def test_arrays_stay_where_they_are() -> None:
+    x = np.ones(3, np.float32)
+    assert CPU.to_device(x) is x
+    assert CPU.to_host(x) is x
+
+
 def test_sums_of_nothing_are_zero() -> None:
     """A product over no rows or no columns leaves nothing in new memory as it was."""
-    for rows, width in ((0, 3), (5, 0)):
+    shapes = (0, 3), (5, 0)
+    for backend, (rows, width) in itertools.product((CPU, BFLOAT16_CPU), shapes):
         x, weight, bias = np.ones((rows, width), "f4"), np.ones((width, 4), "f4"), np.ones(4, "f4")
-        y, cache = CPU.linear(x, weight, bias)
+        y, cache = backend.linear(x, weight, bias)
         np.testing.assert_array_equal(y, np.ones((rows, 4)))
         dweight, dbias = (GradientSum(np.full_like(p, np.nan), True) for p in (weight, bias))
-        dx = CPU.linear_backward(np.ones((rows, 4), np.float32), cache, dweight, dbias)
+        dx = backend.linear_backward(np.ones((rows, 4), np.float32), cache, dweight, dbias)
         np.testing.assert_array_equal(dx, 4.0 * np.ones((rows, width)))
         np.testing.assert_array_equal(dweight.array, np.zeros((width, 4)))
         np.testing.assert_array_equal(dbias.array, rows * np.ones(4))

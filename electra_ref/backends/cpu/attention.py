@@ -62,7 +62,7 @@ def attention(
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
-    Raises ValueError if the heads do not divide C.
+    Raises ValueError if the heads do not divide C, or if other shapes or types do not fit.
     """
     batch, length = attention_mask.shape
     width = query_key_value.shape[1] // 3
@@ -78,7 +78,10 @@ def attention(
 
 
 def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
-    """Return dquery_key_value (N, 3C) for ``dcontext`` (N, C)."""
+    """Return dquery_key_value (N, 3C) for ``dcontext`` (N, C).
+
+    Raises ValueError if shapes or types do not fit.
+    """
     rows, width = cache.query_key_value.shape
     expect((rows, width // 3), dcontext)
     dquery_key_value = np.empty(cache.query_key_value.shape, np.float32)

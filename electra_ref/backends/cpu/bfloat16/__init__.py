@@ -1,12 +1,20 @@
 """The operations whose products take factors rounded to bfloat16; all others are those of ``cpu``.
 
-This module is the backend that has them. Parameters, activations and sums stay float32. The
-instructions need a processor with AVX512_BF16.
+This module is the backend that has them, on processors with AVX512_BF16. Parameters, activations
+and sums stay float32.
 """
 
 from __future__ import annotations
 
+import numba
+
 from electra_ref.backends.cpu.bfloat16.attention import attention, attention_backward
 from electra_ref.backends.cpu.bfloat16.linear import linear, linear_backward
-from electra_ref.backends.cpu.bfloat16.packing import is_compiled
+from electra_ref.backends.cpu.processor import has_feature
 from electra_ref.backends.cpu.shared_operations import *
+
+
+def is_compiled() -> bool:
+    """Tell whether the kernels can run here; plain Python, with NUMBA_DISABLE_JIT, cannot."""
+    interpreted = getattr(numba.config, "DISABLE_JIT")  # noqa: B009  (numba's types lack it)
+    return has_feature("avx512bf16") and not interpreted

@@ -35,10 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.bfloat16.attention_reference import (
-    attention_backward_reference,
-    attention_reference,
-)
+from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.bfloat16.dropout_runs import draw_run, locate, words_of_run
 from electra_ref.backends.cpu.bfloat16.head_products import (
     fetch_row,
@@ -50,7 +47,7 @@ from electra_ref.backends.cpu.bfloat16.head_products import (
     round_rows,
     write_rows,
 )
-from electra_ref.backends.cpu.bfloat16.packing import Bits, Index, Words, in_panels, is_compiled
+from electra_ref.backends.cpu.bfloat16.packing import Bits, Index, Words, in_panels
 from electra_ref.backends.cpu.bfloat16.tile import LANES, round_number, widen_number
 from electra_ref.backends.cpu.dropout import Dropout, DropoutBits
 from electra_ref.backends.cpu.exponential import exp_of_negative
@@ -86,12 +83,13 @@ def attention(
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
-    Raises ValueError if the heads do not divide C.
+    Raises ValueError if the heads do not divide C, or if other shapes or types do not fit.
     """
     batch, length = attention_mask.shape
     width = query_key_value.shape[1] // 3
     if width % num_attention_heads:
         raise ValueError(f"{num_attention_heads} heads do not divide the width {width}")
+    expect((batch * length, 3 * width), query_key_value)
     heads = batch, num_attention_heads, length
     site = locate(Dropout(bits, rate), (*heads, length))
     cache = AttentionCache(
@@ -101,18 +99,19 @@ def attention(
         site.scale,
     )
     context = np.empty((query_key_value.shape[0], width), np.float32)
-    if is_compiled():
-        _attention(*cache, attention_mask, site.stream, site.threshold, context)
-    else:
-        attention_reference(*cache, attention_mask, Dropout(bits, rate), context)
+    _attention(*cache, attention_mask, site.stream, site.threshold, context)
     return context, cache
 
 
 def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
-    """Return dquery_key_value (N, 3C) for ``dcontext`` (N, C)."""
+    """Return dquery_key_value (N, 3C) for ``dcontext`` (N, C).
+
+    Raises ValueError if shapes or types do not fit.
+    """
+    rows, width = cache.query_key_value.shape
+    expect((rows, width // 3), dcontext)
     dquery_key_value = np.empty(cache.query_key_value.shape, np.float32)
-    run = _attention_backward if is_compiled() else attention_backward_reference
-    run(np.ascontiguousarray(dcontext), *cache, dquery_key_value)
+    _attention_backward(np.ascontiguousarray(dcontext), *cache, dquery_key_value)
     return dquery_key_value
 
 

@@ -27,8 +27,6 @@ Each number of out is summed along K in order, by one thread, in float32: the bi
 the tasks nor on the number of threads. Products are exact, so the error is that of K additions,
 at most about K 2**-24 sum |a b|. Denormal operands and sums count as zero, NaN and inf go through.
 
-Where the kernels cannot run (``is_compiled``), NumPy multiplies the rounded operands in float64.
-
 Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
 """
 
@@ -48,13 +46,8 @@ from electra_ref.backends.cpu.bfloat16.packing import (
     Words,
     empty_panels,
     in_panels,
-    is_compiled,
     pack,
-    pack_reference,
     round_strip,
-    round_to_bfloat16,
-    unpack,
-    widen,
 )
 from electra_ref.backends.cpu.bfloat16.tile import (
     PANEL_COLUMNS,
@@ -139,13 +132,6 @@ def _multiply_any(
     if length != right.shape[0] or out.shape != (rows, right.shape[1]):
         raise ValueError(f"A {(rows, length)}, B {right.shape} and out {out.shape} do not fit")
     first_sums = starting_sums(start, out.shape)
-    if not is_compiled():
-        _multiply_in_numpy(a, right, first_sums[0], out)
-        if packed is not None and not isinstance(a, Panels):
-            pack_reference(a, packed.words)
-        if column_sums is not None and not isinstance(a, Panels):
-            column_sums[...] = a.sum(axis=0, dtype=np.float64)
-        return
     blocks = _choose_blocks(rows, right.words)
     width = 0 if column_sums is None else in_panels(length)
     sums = np.zeros((-(-rows // blocks.rows), width), np.float32)
@@ -156,12 +142,6 @@ def _multiply_any(
     _multiply(left, right.words, first_sums, out, blocks)
     if column_sums is not None:
         np.sum(sums[:, :length], axis=0, out=column_sums)
-
-
-def _multiply_in_numpy(a: Float32 | Panels, right: Panels, start: Float32, out: Float32) -> None:
-    exact = unpack(a).T if isinstance(a, Panels) else widen(round_to_bfloat16(a))
-    with np.errstate(invalid="ignore", over="ignore"):  # the kernels do not warn either
-        out[...] = exact.astype(np.float64) @ unpack(right) + start
 
 
 def _choose_blocks(rows: int, words: Words) -> Blocks:
@@ -179,7 +159,7 @@ def _multiply(left: Left, right: Words, start: Float32, out: Float32, blocks: Bl
     """Write all of ``out`` (N, M), block by block."""
     first_sums = start[0]
     row_blocks = -(-out.shape[0] // blocks.rows)
-    column_blocks = -(-right.shape[0] // blocks.panels)
+    column_blocks = max(1, -(-right.shape[0] // blocks.panels))  # the rows are packed in any case
     for task in numba.prange(row_blocks * column_blocks):
         # numba counts in uint64, whose minimum with an int64 would be a float64.
         column_block, row_block = divmod(np.intp(task), row_blocks)

@@ -41,7 +41,6 @@ from electra_ref.backends.cpu.bfloat16.tile import (
     transpose_square,
 )
 from electra_ref.backends.cpu.emitters import WORD
-from electra_ref.backends.cpu.processor import has_feature
 from electra_ref.compilation import jit
 
 Bits = npt.NDArray[np.uint16]  # of bfloat16
@@ -53,7 +52,6 @@ PAIRS_AT_A_TIME = 64  # of a transposed panel: 8 KB that stay in L1 while its co
 CACHE_LINE = 64
 HALF = 2  # bytes of a bfloat16
 PANEL_BYTES = PANEL_COLUMNS * WORD  # of one pair of rows
-SMALLEST_NORMAL = 2.0**-126
 
 
 class Panels(NamedTuple):
@@ -61,33 +59,6 @@ class Panels(NamedTuple):
 
     words: Words  # (ceil(M / 32), ceil(K / 2), 32)
     shape: tuple[int, int]  # (K, M)
-
-
-def is_compiled() -> bool:
-    """Tell whether the kernels run here; if not, their NumPy twins do."""
-    interpreted = getattr(numba.config, "DISABLE_JIT")  # noqa: B009  (numba's types lack it)
-    return has_feature("avx512bf16") and not interpreted
-
-
-def round_to_bfloat16(x: Float32) -> Bits:
-    """Return the bits of the bfloat16 nearest to each number of ``x``, any shape, in NumPy.
-
-    Raises ValueError for other types than float32.
-    """
-    if x.dtype != np.float32:
-        raise ValueError(f"expected float32, got {x.dtype}")
-    bits = np.ascontiguousarray(x).view(np.uint32).reshape(x.shape)
-    upper = bits >> 16
-    # In 64 bits: the carry out of a NaN's mantissa and sign would be lost, with a warning.
-    nearest = (bits.astype(np.uint64) + 0x7FFF + (upper & 1)) >> 16
-    denormal = np.abs(x) < SMALLEST_NORMAL
-    rounded = np.select([np.isnan(x), denormal], [upper | 0x40, upper & 0x8000], nearest)
-    return rounded.astype(np.uint16)
-
-
-def widen(bits: Bits) -> Float32:
-    """Return the float32 equal to the bfloat16 ``bits``, any shape."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def pack(matrix: Float32) -> Panels:
@@ -98,30 +69,11 @@ def pack(matrix: Float32) -> Panels:
     if matrix.ndim != 2 or matrix.dtype != np.float32:
         raise ValueError(f"expected a float32 matrix, got {matrix.dtype} {matrix.shape}")
     panels = empty_panels(*matrix.shape)
-    if not is_compiled():
-        pack_reference(matrix, panels.words)
-    elif is_transpose(matrix):
+    if is_transpose(matrix):
         _pack_columns(matrix.T, panels.words)
     else:
         _pack_rows(np.ascontiguousarray(matrix), panels.words)
     return panels
-
-
-def pack_reference(matrix: Float32, words: Words) -> None:
-    """Write ``matrix`` (K, M) to ``words``, panel by panel, in NumPy."""
-    panels, pairs, _ = words.shape
-    padded = np.zeros((2 * pairs, panels * PANEL_COLUMNS), np.uint32)
-    padded[: matrix.shape[0], : matrix.shape[1]] = round_to_bfloat16(matrix)
-    in_panels = padded.reshape(pairs, 2, panels, PANEL_COLUMNS)
-    words[...] = (in_panels[:, 0] | in_panels[:, 1] << 16).swapaxes(0, 1)
-
-
-def unpack(panels: Panels) -> Float32:
-    """Return the rounded matrix (K, M) that ``panels`` hold."""
-    count, pairs, _ = panels.words.shape
-    halves = np.stack([panels.words & 0xFFFF, panels.words >> 16], axis=2).astype(np.uint16)
-    matrix = halves.transpose(1, 2, 0, 3).reshape(2 * pairs, count * PANEL_COLUMNS)
-    return widen(matrix[: panels.shape[0], : panels.shape[1]])
 
 
 def empty_panels(length: int, columns: int) -> Panels:
@@ -129,6 +81,8 @@ def empty_panels(length: int, columns: int) -> Panels:
     # At least one pair, so that the tile need not know products of length 0.
     pairs = max(1, -(-length // 2))
     words = aligned_empty((-(-columns // PANEL_COLUMNS), pairs, PANEL_COLUMNS), np.uint32)
+    if length == 0:  # no row of a matrix will be rounded into it
+        words.fill(0)
     return Panels(words, (length, columns))
 
 
