@@ -1,7 +1,7 @@
 """Timings, each a command: ``python -m benchmarks.<name>``. None of them is a test.
 
-``electra_ref`` sets environment variables for its own kernels. Rivals must not inherit them. So the
-names of the variables from outside are kept here, before ``electra_ref`` is imported.
+``electra_ref.process`` sets environment variables that suit this project's kernels. Rivals must not
+inherit them, so the names of those that came from outside are kept here, before it is called.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.harness import origin, print_summary
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.masking import mask_tokens, mask_tokens_reference, masked_slots
+from electra_ref.process import prepare_process
 from electra_ref.rng import RandomStream, random_words, random_words_reference
 from electra_ref.sampling import sample_tokens, sample_tokens_reference
 
@@ -135,4 +136,5 @@ def report(sizes: dict[str, int], results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     main()

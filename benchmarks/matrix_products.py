@@ -55,7 +55,7 @@ def step_products(config: Config, masked_slots: int) -> list[Product]:
     return [
         *_encoder("generator", generator, batch, length, embedding),
         *_linear("generator.head.dense", 1, masked, generator.hidden_size, embedding),
-        *_vocabulary_logits(masked, embedding, config.vocab_size),
+        *_linear_of_a_table("generator.head.output", masked, embedding, config.vocab_size),
         *_encoder("discriminator", discriminator, batch, length, embedding),
         *_linear("discriminator.head.dense", 1, tokens, width, width),
         *_linear("discriminator.head.output", 1, tokens, width, 1),
@@ -125,15 +125,12 @@ def _attention(
     yield Product(f"{name} dST q", backward, *sums, left_transposed=True)
 
 
-def _vocabulary_logits(masked: int, embedding_size: int, vocab_size: int) -> Iterator[Product]:
-    """Yield the products of a linear map whose weight is stored transposed: word embeddings."""
-    forward = "vocabulary_logits"
-    backward = f"{forward}_backward"
-    sizes = (1, 1, masked, embedding_size, vocab_size)
-    yield Product(f"{forward} y", forward, *sizes, right_transposed=True)
-    yield Product(f"{forward} dx", backward, 1, 1, masked, vocab_size, embedding_size)
-    sizes = (1, 1, vocab_size, masked, embedding_size)
-    yield Product(f"{forward} dE", backward, *sizes, left_transposed=True)
+def _linear_of_a_table(name: str, rows: int, inputs: int, outputs: int) -> Iterator[Product]:
+    """Yield those of a linear map whose weight lies transposed, as the word embeddings do."""
+    forward, backward = "linear", "linear_backward"
+    yield Product(f"{name} y", forward, 1, 1, rows, inputs, outputs, right_transposed=True)
+    yield Product(f"{name} dx", backward, 1, 1, rows, outputs, inputs)
+    yield Product(f"{name} dE", backward, 1, 1, outputs, rows, inputs, left_transposed=True)
 
 
 def _operands(

@@ -99,7 +99,7 @@ def program_of(rival: Rival, config: Config, threads: int) -> Program:
         "compiled": rival.compiled,
         "threads": threads,
     }
-    return Program("benchmarks.pytorch_electra", "prepare_pytorch", arguments)
+    return Program("benchmarks.pytorch_electra", "prepare_pytorch", arguments, is_ours=False)
 
 
 def products_of(config: Config) -> list[Product]:

@@ -29,7 +29,8 @@ from electra_ref.errors import UserError
 
 Step = Callable[[Any], dict[str, float]]  # takes the input of a round, returns its figures
 SETTLE_SECONDS = 0.1  # after a step, BLAS and OpenMP threads spin for a while before they sleep
-START = "from benchmarks.turns import main; main()"  # with -m its classes would belong to __main__
+START = "from benchmarks.turns import main; main()"  # -m would make its classes __main__'s
+PREPARE = "from electra_ref.process import prepare_process; prepare_process(); "
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -44,6 +45,7 @@ class Program(NamedTuple):
     module: str
     function: str
     arguments: Mapping[str, Any]
+    is_ours: bool = True  # its process is prepared as the commands of this project prepare theirs
 
 
 class Turn(NamedTuple):
@@ -63,7 +65,7 @@ class Worker:
         self._connection, theirs = multiprocessing.Pipe()
         outside = {name: value for name, value in os.environ.items() if name in FROM_OUTSIDE}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, str(theirs.fileno())],
+            [sys.executable, "-c", PREPARE * program.is_ours + START, str(theirs.fileno())],
             cwd=CHECKOUT,
             env={**outside, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
             stdin=subprocess.DEVNULL,

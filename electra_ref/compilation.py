@@ -1,31 +1,21 @@
 """How every compiled kernel of this project is compiled: one decorator over numba's ``njit``.
 
-Three decisions are taken here, once:
+Two decisions are taken here, once:
 
 * Kernels are cached on disk, so that only the first run on a machine pays for compilation (see
   ``kernel_cache``). Where no cache folder can be written (a read-only installation, a container
   without a home), the kernel is compiled in memory instead.
-* Threads come from numba's ``omp`` layer where it can be loaded, from ``workqueue`` elsewhere. A
-  step is a thousand short parallel loops, and to wake a sleeping worker takes 0.05 to 0.2 ms,
-  longer than most of them. The workers of GNU OpenMP spin for a while before they sleep, and the
-  next loop starts in 0.002 ms. Spinning takes the processor from everyone else, OpenBLAS's workers
-  among them, so it must end: with GNU's 300,000 turns the step of a tiny model beside four busy
-  processes took up to ten times as long. ``SPIN_TURNS`` take about half a millisecond, a few
-  times the waking they save: of 100 to 400 wakings a step of ELECTRA-small 5 to 80 are left, and
-  the step is 2 to 8 % shorter than with a fifth of the turns, also beside two busy processes.
 * Only fast-math flags that keep NaN and infinity meaningful are accepted. ``nnan`` and ``ninf``
   let the compiler assume that neither occurs; masks of -inf and checks for NaN then stop working.
 
 Kernels must give the same integers with NUMBA_DISABLE_JIT=1, where they run as plain Python on
 NumPy scalars: unsigned arithmetic must not wrap around, since NumPy warns about it.
 
-Source: numba's reference manual, "Notes on Caching" and "The Threading Layers"; Karlin, Li, Manasse
-and Owicki 1991, "Empirical Studies of Competitive Spinning for a Shared-Memory Multiprocessor".
+Source: numba's reference manual, "Notes on Caching"; see ``process`` for the threads.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -38,17 +28,6 @@ from numba.extending import is_jitted
 from electra_ref.kernel_cache import KernelCache
 
 event: Any = _event  # numba types it in part only
-
-LAYERS = "omp workqueue tbb"  # the first that can be loaded is taken; workqueue always can
-SPIN_TURNS = "25000"
-
-# All this matters until the first parallel loop runs. The priority is set in both places, since
-# something else may have imported numba before, and since numba reads the environment again when
-# a NUMBA_ variable changes.
-priority = os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", LAYERS)
-setattr(numba.config, "THREADING_LAYER_PRIORITY", priority.split())  # noqa: B010  (untyped)
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_TURNS)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

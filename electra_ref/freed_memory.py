@@ -5,8 +5,8 @@ much of it lies at the end of the heap, or at once if it was large enough to be 
 the system then has to clear each page again at its next first use. On a virtual machine that
 takes 0.2 to 0.5 ms a megabyte, as long as the matrix product that fills it.
 
-Source: the GNU C Library manual, "Malloc Tunable Parameters"; the same is to be had with the
-environment variables MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ from the start.
+Source: the GNU C Library manual, "Malloc Tunable Parameters"; the environment
+variables MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ do the same from the start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tests of electra_ref.
+"""The tests of electra_ref, in a process that is prepared as a command prepares its own.
 
 Kernels of bfloat16 are tested on every processor: where numba's target lacks the instructions they
 are built from, ``plain_instructions`` is imported in place of the module that emits them.
@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+
+from electra_ref.process import prepare_process
 
 INSTRUCTIONS = "electra_ref.backends.cpu.bfloat16.instructions"
 PLAIN = Path(__file__).with_name("plain_instructions.py")
@@ -37,4 +39,5 @@ class PlainInstructions(MetaPathFinder):
         return None if has_feature("avx512bf16") else spec_from_file_location(fullname, PLAIN)
 
 
+prepare_process()
 sys.meta_path.insert(0, PlainInstructions())

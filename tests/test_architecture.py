@@ -15,8 +15,10 @@ import electra_ref
 PACKAGE = Path(electra_ref.__file__).parent
 FLOORS = {
     0: (
+        "process",
         "errors",
         "arrays",
+        "gradient",
         "compilation",
         "config",
         "rng",

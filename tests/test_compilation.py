@@ -15,7 +15,7 @@ import pytest
 from numba.extending import is_jitted
 
 import electra_ref
-from electra_ref.compilation import ACCURATE_FAST_MATH, SPIN_TURNS, jit
+from electra_ref.compilation import ACCURATE_FAST_MATH, jit
 
 KERNEL = "from electra_ref.compilation import jit\n@jit()\ndef triple(x):\n    return 3 * x\n"
 SUM_OF_PRODUCTS = """
@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_python(code: str, **environment: str) -> str:
-    """Run ``code`` in a new interpreter, with no variable for numba or OpenMP but those given."""
-    ours = "NUMBA_", "OMP_", "GOMP_"
+    """Run ``code`` in a new interpreter, with no variable for numba or threads but those given."""
+    ours = "NUMBA_", "OMP_", "GOMP_", "OPENBLAS_"
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     result = subprocess.run(
         [sys.executable, "-P", "-W", "error", "-c", code],
@@ -48,53 +48,12 @@ def test_importing_the_package_does_not_import_numba() -> None:
     assert run_python("import sys, electra_ref; print('numba' in sys.modules)") == "False"
 
 
-LOOP = (
-    "import numpy, numba\n"
-    "from electra_ref.rng import RandomStream, random_words\n"
-    "random_words(RandomStream(0, 1, 0), 2, 4)\n"
-    "print(numba.threading_layer())"
-)
-NO_OPENMP = "import sys\nsys.modules['numba.np.ufunc.omppool'] = None\n"
-
-
-@pytest.mark.parametrize("first", ["", "import numba\n"])
-def test_threads_come_from_openmp_even_if_numba_was_imported_before(first: str) -> None:
-    pytest.importorskip("numba.np.ufunc.omppool")
-    assert run_python(first + LOOP) == "omp"
-
-
-def test_threads_come_from_workqueue_where_openmp_cannot_be_loaded() -> None:
-    assert run_python(NO_OPENMP + LOOP) == "workqueue"
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        {"NUMBA_THREADING_LAYER": "workqueue"},
-        {"NUMBA_THREADING_LAYER_PRIORITY": "workqueue omp tbb"},
-    ],
-    ids=lambda chosen: next(iter(chosen)),
-)
-def test_the_threading_layer_of_the_environment_is_kept(chosen: dict[str, str]) -> None:
-    assert run_python(LOOP, **chosen) == "workqueue"
-
-
-@pytest.mark.parametrize(
-    ("chosen", "turns"),
-    [({}, SPIN_TURNS), ({"OMP_WAIT_POLICY": "passive"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],
-    ids=str,
-)
-def test_waiting_workers_sleep_soon_unless_told_otherwise(
-    chosen: dict[str, str], turns: str | None
-) -> None:
-    code = "import electra_ref.compilation, os; print(os.environ.get('GOMP_SPINCOUNT'))"
-    assert run_python(code, **chosen) == str(turns)
-
-
 def test_two_threads_may_run_parallel_kernels_at_once() -> None:
     pytest.importorskip("numba.np.ufunc.omppool")
     code = """
 import concurrent.futures
+from electra_ref.process import prepare_process
+prepare_process()  # OpenMP's threads: numba's own layer cannot be shared
 from electra_ref.rng import RandomStream, random_words
 def draw(seed):
     return [random_words(RandomStream(seed, 1, step), 5, 5000) for step in range(50)]
