@@ -83,7 +83,7 @@ class _Once(event.Listener):  # type: ignore[misc]
         self._tell: Callable[[], None] | None = tell
 
     def on_start(self, _event: Any) -> None:
-        """Tell, then have nothing left to tell: numba compiles from within a compilation."""
+        """Tell the first time only: numba compiles a kernel within the compilation of another."""
         tell, self._tell = self._tell, None
         if tell is not None:
             tell()

@@ -1,17 +1,17 @@
 """Where compiled kernels are kept between runs: numba's cache, safe to edit under and to share.
 
 numba keeps a kernel beside the source file it stands in, in a cache folder of the user or in
-NUMBA_CACHE_DIR, and compiles it anew when that file changes. Three things are different here:
+NUMBA_CACHE_DIR, and compiles it again when that file changes. Three things are different here:
 
 * A kernel also depends on what it calls and on the constants it reads, in other files. Its stamp is
-  a hash of its file and of all files of this package that are imported there, directly or not: an
-  edit anywhere among them compiles it anew.
+  a hash of its file and of all files of this package that are imported there, directly or not.
+  After an edit of any of them, it is compiled again.
 * An entry is one file, named after the kernel, the types of its arguments and the processor.
-  numba's entries have running numbers and an index to look them up: of two processes that save at
-  the same time, one can be left with a number that names the other's machine code. Here files are
-  only ever replaced as a whole, by others for the same purpose, so that old ones do not pile up.
-* A folder that fills up, or cannot be read or written any more, costs the time to compile, and so
-  does an entry that was damaged. Neither ends the run.
+  numba's entries have running numbers and an index to look them up: if two processes save at the
+  same time, the index of one can name the machine code of the other. Here a file is only replaced
+  as a whole, by one for the same purpose, so that old ones do not pile up.
+* A folder that is full, or cannot be read or written, costs the time to compile, and so does a
+  damaged entry. Neither ends the run.
 
 Source: numba's reference manual, "Notes on Caching".
 """
@@ -57,7 +57,7 @@ class Entries(caching.IndexDataCacheFile):  # type: ignore[misc]
         """Return what was saved under ``key``, or None if that is missing, outdated or damaged."""
         try:
             stamp, saved_key, data = self._load_data(self._file_name(key))
-        except Exception:  # damaged bytes lead to many kinds
+        except Exception:  # damaged bytes lead to errors of many kinds
             return None
         return data if (stamp, saved_key) == (self._source_stamp, key) else None
 

@@ -1,6 +1,6 @@
 """The checks that stand before a kernel: compiled code reads and writes wherever a shape says.
 
-The formulas need none, since NumPy looks at every array itself.
+The formulas need none, since NumPy checks every array itself.
 """
 
 from __future__ import annotations

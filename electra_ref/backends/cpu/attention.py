@@ -6,9 +6,9 @@ The formulas are those of ``backends.reference.attention``; for one head of widt
     dv = Aᵀ dcontext,   dP = dropout'(dcontext vᵀ),   dS = P * (dP - row sum of P * dP) / sqrt D
     dq = dS k,   dk = dSᵀ q
 
-Fused: a thread takes one head of one example and ``ROWS`` queries at a time, from their scores to
-their context. P alone is kept for the backward pass, with a minus sign where dropout struck: a
-probability has no use for its sign.
+Fused: a thread computes one head of one example, ``ROWS`` queries at a time, from their scores to
+their context. Only P is kept for the backward pass. Its sign, which a probability does not need, is
+minus where dropout dropped it.
 
 Memory traffic: forward q, k, v and the bits are read, P (T x T a head) and context are written;
 backward q, k, v, P and dcontext are read, dq, dk, dv are written. Two T x T matrices a thread stay

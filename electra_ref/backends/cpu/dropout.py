@@ -4,9 +4,9 @@ The formula is that of ``backends.reference.dropout``:
 
     y = x * keep / (1 - p),   keep = bits >= 65536 p
 
-The integers are those of ``rng.dropout_bits``. Instead of an array of them, an operation passes
-on where they are to be found; the operation that drops draws them, and the backward pass draws
-them again. That costs 0.3 ns an element, and no memory between the two.
+The integers are those of ``rng.dropout_bits``. What is passed on is not an array of them, but the
+place where they are found. The operation that drops draws them, and its backward pass draws them
+again: this costs 0.3 ns an element, and takes no memory between the two.
 
 Memory traffic: x and the bits (2 bytes) are read and y is written, forward and backward.
 """
@@ -37,7 +37,7 @@ class DropoutBits(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """What to drop, for the backward pass to do it again."""
+    """What was dropped, so that the backward pass can drop the same."""
 
     bits: DropoutBits | None  # None drops nothing
     rate: float
@@ -68,13 +68,19 @@ def draw(dropout: Dropout, shape: tuple[int, ...]) -> Drop:
 
 
 def dropout(x: Float32, bits: DropoutBits | None, rate: float) -> tuple[Float32, Dropout]:
-    """Zero a share ``rate`` of ``x`` (any shape) and scale up the rest; ``bits`` has x's size."""
+    """Zero a share ``rate`` of ``x`` (any shape) and scale up the rest; ``bits`` has x's size.
+
+    Raises ValueError if the rate is not in [0, 1), or if sizes or types do not fit.
+    """
     cache = Dropout(bits, rate)
     return dropout_backward(x, cache), cache
 
 
 def dropout_backward(dy: Float32, cache: Dropout) -> Float32:
-    """Return dx for ``dy``: dropout is linear, so its gradient is the same map again."""
+    """Return dx for ``dy``: dropout is linear, so its gradient is the same map again.
+
+    Raises ValueError if shapes or types do not fit.
+    """
     expect(dy.shape, dy)
     drop = draw(cache, dy.shape)
     if drop.threshold == 0:

@@ -6,18 +6,17 @@ branch. Both take float32 and return float32; a NaN stays a NaN.
     exp(x) = 2^n e^r,   n = round(x / log 2),   r = x - n log 2 in [-0.35, 0.35]
 
 e^r is its Taylor series up to r^7 / 7!, whose error is below 6e-9 of the result. 2^n is made by
-writing n into the exponent of a float; n is rounded by adding 1.5 * 2^23, after which the last
-bits of the float are those of the integer. log 2 is subtracted in two parts, the first of them so
-short that its product with n is exact (Cody and Waite 1980, "Software Manual for the Elementary
-Functions").
+writing n into the exponent of a float. n is rounded by adding 1.5 * 2^23: the last bits of the sum
+are those of the integer. log 2 is subtracted in two parts, of which the first has few bits, so that
+its product with n is exact (Cody and Waite 1980, "Software Manual for the Elementary Functions").
 
     Phi(x) = (1 + erf(x / sqrt 2)) / 2,   1 - Phi(|x|) = t (a1 + t (a2 + ...)) exp(-x^2 / 2) / 2,
     t = 1 / (1 + p |x| / sqrt 2)
 
 is formula 7.1.26 of Abramowitz and Stegun 1964, "Handbook of Mathematical Functions": the error
 of Phi is at most 7.5e-8, 1.3 units of float32's rounding at 1. The tail is not a difference of
-larger numbers, so it keeps its digits; and the exponential in it is that of the density, so a
-backward pass gets both from one.
+larger numbers, so it keeps its digits. Its exponential is also that of the density, so a backward
+pass computes only one.
 """
 
 from __future__ import annotations

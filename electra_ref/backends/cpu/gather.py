@@ -16,11 +16,14 @@ from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.reference.gather import GatherCache, gather_positions
 from electra_ref.compilation import jit
 
-__all__ = ["gather_positions", "gather_positions_backward"]  # forward, the formula is the copy
+__all__ = ["gather_positions", "gather_positions_backward"]  # forward, the formula only copies
 
 
 def gather_positions_backward(dy: Float32, cache: GatherCache) -> Float32:
-    """Return dx (N, C) for ``dy`` (B M, C)."""
+    """Return dx (N, C) for ``dy`` (B M, C).
+
+    Raises ValueError if shapes or types do not fit.
+    """
     expect((cache.rows.size, dy.shape[1]), dy)
     dx = np.zeros((cache.height, dy.shape[1]), np.float32)
     _add_rows(dy, cache.rows, dx)

@@ -27,7 +27,10 @@ class GeluCache(NamedTuple):
 
 
 def gelu(x: Float32) -> tuple[Float32, GeluCache]:
-    """Apply the unit to every element of ``x`` (N, F)."""
+    """Apply the unit to every element of ``x`` (N, F).
+
+    Raises ValueError if ``x`` is not float32.
+    """
     expect(x.shape, x)
     y = np.empty_like(x)
     _gelu(x, y)
@@ -35,7 +38,10 @@ def gelu(x: Float32) -> tuple[Float32, GeluCache]:
 
 
 def gelu_backward(dy: Float32, cache: GeluCache) -> Float32:
-    """Return dx (N, F) for ``dy`` (N, F)."""
+    """Return dx (N, F) for ``dy`` (N, F).
+
+    Raises ValueError if shapes or types do not fit.
+    """
     expect(cache.x.shape, dy)
     dx = np.empty_like(dy)
     _gelu_backward(dy, cache.x, dx)

@@ -7,8 +7,8 @@ tile reads it in order; a is read in place where it is stored by rows, and copie
 where it is a transpose. Every number of the result is summed by one thread in the order of K: the
 bits do not depend on the number of threads.
 
-Why not NumPy's: its BLAS has threads of its own, and two pools of threads on the same processors
-wait for each other at every change of hands (see ``compilation``).
+NumPy's product is not used: its BLAS has threads of its own, and two pools of threads on the same
+processors wait for each other whenever one takes over from the other (see ``process``).
 
 Memory traffic: a and b are read once, b is written once, out is read and written K / DEPTH times.
 Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
@@ -179,7 +179,7 @@ def _multiply_tiles(a: Float32, panels: Float32, start: Float32, out: Float32) -
     for j in range(whole):
         columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
         multiply_tile(a, panels[j], start[:, columns], out[:, columns])
-    for j in range(whole, panels.shape[0]):  # tiles that stand out over the edge
+    for j in range(whole, panels.shape[0]):  # tiles that reach beyond the edge
         columns = slice(j * COLUMNS, min((j + 1) * COLUMNS, width))
         tile = np.zeros((ROWS, COLUMNS), np.float32)
         _copy(start[:count, columns], tile)
@@ -191,7 +191,7 @@ def _multiply_tiles(a: Float32, panels: Float32, start: Float32, out: Float32) -
 def _copy(source: Float32, target: Float32) -> None:
     """Copy ``source`` to the first rows and columns of ``target``.
 
-    Loops take 0.1 s to compile; numba's assignment of a slice takes 4 s, for its error message.
+    A loop takes 0.1 s to compile; numba's assignment of a slice takes 4 s, for its error message.
     """
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):

@@ -7,8 +7,8 @@ the loop over K runs. Each turn of the loop loads one row of b and R numbers of 
 broadcast over a register, and makes 2 R fused multiply-adds: the adders never wait for memory.
 NumPy's BLAS does the same in assembly; here LLVM's vector types do it on any processor.
 
-numba compiles no vector types, so the tile is built from LLVM instructions by an ``intrinsic``.
-``multiply_tile`` itself is what they mean: its body runs where compilation is switched off.
+numba compiles no vector types, so the tile is built from LLVM's instructions: see ``emitters``. The
+Python body of ``multiply_tile`` says what they compute, and runs where compilation is switched off.
 Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication", section 5.
 """
 

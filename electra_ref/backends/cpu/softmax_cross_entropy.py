@@ -4,7 +4,7 @@
     dlogits[m, v] = dloss w_m (softmax(logits[m])_v - [v = label_m])
 
 Fused: a row of logits stays in the cache from its maximum to its loss. The probabilities are not
-kept: the logits and one number a row give them again.
+kept: the logits and two numbers a row are enough to compute them again.
 
 Memory traffic: forward the logits are read; backward they are read and dlogits is written.
 """
@@ -40,8 +40,9 @@ def softmax_cross_entropy(
 ) -> tuple[Float32, SoftmaxCrossEntropyCache]:
     """Return the sum () of the losses of ``logits`` (M, V) against ``labels`` (M,).
 
-    ``weights`` (M,) are 1 for used slots and 0 for unused ones; who divides by their sum is the
-    caller, once, so that micro-batches add up.
+    ``weights`` (M,) are 1 for used slots and 0 for unused ones. The caller divides by their sum,
+    once, so that micro-batches add up. Raises ValueError if ``logits`` is not float32, and
+    IndexError if a label is not below V.
     """
     count = logits.shape[0]
     expect(logits.shape, logits)

@@ -13,16 +13,17 @@ The formulas are those of ``backends.reference.attention``. For one head of widt
 q / sqrt D, k, v, E, g and dS are rounded to bfloat16 where a product takes them; softmax and every
 sum are float32. E is rounded before it is summed, so that the rounded P sums to 1 and dS to 0.
 
-Fused: a thread takes one head of one example and ``QUERIES`` of its rows at a time, from their
-scores to their context; the mask is where the sums of q kᵀ start, the random bits are drawn on the
-spot. E alone and r are kept for the backward pass, E in bfloat16 with a minus sign where dropout
-struck: an exponential has no use for its sign.
+Fused: a thread computes one head of one example, ``QUERIES`` of its rows at a time, from their
+scores to their context. The sums of q kᵀ start at the mask, and random bits are drawn where they
+are used. Only E and r are kept for the backward pass. E is bfloat16; its sign, which an exponential
+does not need, is minus where dropout dropped it.
 
 Memory traffic: forward q, k, v are read, E (T x T a head, 2 bytes each) and context are written;
 backward q, k, v, E and dcontext are read, dq, dk, dv are written.
 
-Source: one factor a row in the place of a normalised P as in Dao 2023, "FlashAttention-2", section
-3.1; there E is computed again in the backward pass, here that takes longer than to read it.
+Source: one factor a row in place of a normalised P, as in section 3.1 of Dao 2023,
+"FlashAttention-2". That paper computes E again in the backward pass; here, this takes longer than
+reading it.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _attention(
 
 @jit()
 def _padding_scores(tokens: npt.NDArray[np.bool_], count: Index) -> Float32:
-    """Return what is added to the scores of ``count`` keys; those beyond the row count for 0."""
+    """Return what is added to the scores of ``count`` keys: -inf for those beyond the row."""
     scores = np.full(count, np.float32(-np.inf))
     for t in range(tokens.size):
         scores[t] = np.float32(0.0) if tokens[t] else PADDING
@@ -227,9 +228,9 @@ def _exponentiate(
 def _largest(x: Float32) -> np.float32:
     """Return the largest number of ``x`` (n,), which is contiguous.
 
-    It is compared as integers, in whose maximum no order matters, so that registers are filled:
-    a float32 without its sign is ordered as its bits are; of the negative ones, all but the sign
-    is turned around. A NaN may be returned or left out.
+    Numbers are compared as integers: their maximum does not depend on an order, so LLVM fills
+    vector registers. Positive float32 are ordered as their bits are; of negative ones, all bits but
+    the sign are inverted. A NaN may be returned or left out.
     """
     bits = x.view(np.int32)
     largest = LOWEST
@@ -292,7 +293,7 @@ def _attend_backward(
     gradients = np.empty((turn, width_in_panels // 2), np.uint32)
     dweights = np.empty((turn, keys_in_panels), np.float32)
     dscores = np.empty((turn, keys_in_panels // 2), np.uint32)
-    # Some words more in a row, so that rows do not begin in the same few sets of the cache.
+    # Rows are some words longer, so that they do not begin in the same few sets of the cache.
     dscore_pairs = np.empty((turn // 2, keys_in_panels + LANES), np.uint32)
     kept_pairs = np.empty((turn // 2, keys_in_panels + LANES), np.uint32)
     dquery = np.empty((turn, width_in_panels), np.float32)

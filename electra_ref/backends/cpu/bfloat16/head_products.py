@@ -2,11 +2,12 @@
 
     out = start + A B      A (n, K), B (K, m) rounded to bfloat16; start, out float32
 
-A head's matrices are cut out of arrays that hold all heads, (T, D) with D often 64: too little work
-to share out, and read several times. So each is rounded once, into rows of bits that are padded
-with zeros to whole panels, and from these bits packed as the product wants them:
+The matrices of a head are parts of arrays that hold all heads: (T, D), with D often 64. That is too
+little work for several threads, and each matrix is read several times. So each is rounded once,
+into rows of bits that are padded with zeros to whole panels, and packed from there in the layout
+that the product reads:
 
-    rows             A stored by rows: nothing is left to do
+    rows             A stored by rows: nothing more to do
     pairs of rows    B, or the transpose of A: row 2k and row 2k + 1 interleaved
     transpose        B = matrixᵀ: pairs of neighbours in a row, squares of them turned in registers
 
@@ -41,7 +42,7 @@ Place = tuple[Index, Index]  # row, column
 
 @emitted
 def prefetch(_typing: Any, address: Any) -> Any:
-    """Ask for the cache line at ``address``, which may be any: nothing is read by the program."""
+    """Ask for the cache line at ``address``: any will do, since the program reads nothing."""
 
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: Any) -> ir.Value:
         place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
@@ -71,9 +72,10 @@ def room_for_panels(length: Index, columns: Index) -> Words:
 
 @jit()
 def round_rows(source: Float32, corner: Place, factors: Float32, width: int, bits: Bits) -> None:
-    """Write rows of ``source`` (N, C), each times its factor, to ``bits``, rounded; else zeros.
+    """Write rows of ``source`` (N, C), each times its factor and rounded, to ``bits``.
 
-    From ``corner`` on, as many rows as there are ``factors``, and ``width`` columns.
+    They begin at ``corner``; there are as many as ``factors``, of ``width`` columns. The rest of
+    ``bits`` becomes zero.
     """
     row, column = corner
     for t in range(factors.size):
@@ -96,7 +98,7 @@ def write_rows(sums: Float32, factors: Float32, width: int, target: Float32, cor
 
 @jit()
 def fetch_row(matrix: Float32, corner: Place, width: int) -> None:
-    """Ask for ``width`` numbers of ``matrix`` (N, C) at ``corner`` to be brought to the cache."""
+    """Ask that ``width`` numbers of ``matrix`` (N, C), from ``corner`` on, come to the cache."""
     row, column = corner
     first = address_of(matrix) + row * matrix.strides[0] + column * WORD
     for line in range(first, first + width * WORD, CACHE_LINE):

@@ -3,7 +3,7 @@
     out = start + A B      A (N, K), B (K, M) rounded to bfloat16; start, out (N, M) float32
 
 B is packed into panels of 32 columns (packing.py). A is read by strips of 8 rows that are rounded
-just before they are multiplied; if A is a transposed view, it is packed too and taken as it lies.
+just before they are multiplied; if A is a transposed view, it is packed too and read from there.
 The loops around the register tile (tile.py) keep each operand in the cache that is fast enough:
 
     for each block of columns x block of rows of out       a task; tasks run on all threads
@@ -12,13 +12,13 @@ The loops around the register tile (tile.py) keep each operand in the cache that
                 for each panel of 32 columns
                     tile (8, 32) of out = (start, or out after the first block) + A B
 
-The strips may be kept, packed into panels of A along N (``multiply_and_pack``): what a product with
-Aᵀ takes on its left, and one with A on its right. So a linear layer y = x W + b and its gradients
-round every activation once, and read it in float32 once:
+The strips may be kept, packed into panels of A along N (``multiply_and_pack``). They are what a
+product takes that has Aᵀ on its left or A on its right. So a linear layer y = x W + b and its
+gradients round every activation once, and read it in float32 once:
 
     packed_x = multiply_and_pack(x, W, y, start=b)
-    packed_dy = multiply_and_pack(dy, W.T, dx, column_sums=db)
-    multiply(packed_x, packed_dy, dW)
+    packed_dy = multiply_and_pack(dy, W.T, dx, start=dx', column_sums=db)
+    multiply(packed_x, packed_dy, dW, start=dW)
 
 Memory traffic: A is read once a block of columns, packed B once a block of rows, out is written
 once for 512 pairs; packing reads its matrix and writes half as much.
@@ -187,7 +187,7 @@ def _multiply_block(
     kept = left.words if keeps else left.words[:0]
     sums = left.sums[row_block if keeps else 0, : left.sums.shape[1] if keeps else 0]
     strip = np.empty((STRIP_ROWS, in_panels(2 * min(pairs, PAIRS_PER_BLOCK))), np.uint16)
-    edge = np.zeros((TILE_ROWS, PANEL_COLUMNS), np.float32)  # stands in where out ends in a tile
+    edge = np.zeros((TILE_ROWS, PANEL_COLUMNS), np.float32)  # for tiles that out does not fill
     for first_pair in range(0, pairs, PAIRS_PER_BLOCK):
         count = min(PAIRS_PER_BLOCK, pairs - first_pair)
         begin = start if first_pair == 0 else out

@@ -11,12 +11,12 @@ A matrix (K, M) is cut into panels of 32 columns, each contiguous, its columns s
       :           panel 0                  panel 1               zeros beyond K and M
 
 Packing rounds float32 to nearest, ties to even; NaN stays NaN, inf stays inf, what lies above the
-largest bfloat16 by half a unit or more becomes inf, and denormals become zero, as which the
-products would take them anyway.
+largest bfloat16 by half a unit or more becomes inf, and denormals become zero, which is what the
+products take them for.
 
-Either way of packing goes by strips, pieces of the matrix that are rounded along its rows to memory
-that stays in L1, and from there to the panels. Memory traffic: the matrix is read once, the panels
-(half the size of float32) are written once.
+Both ways of packing go strip by strip. A strip is a piece of the matrix; it is rounded along its
+rows into memory that stays in L1, and copied from there to the panels. Memory traffic: the matrix
+is read once, the panels (half the size of float32) are written once.
 
 Source: the layout follows Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix
 Multiplication"; rounding IEEE 754-2019, section 4.3.1.
@@ -78,7 +78,7 @@ def pack(matrix: Float32) -> Panels:
 
 def empty_panels(length: int, columns: int) -> Panels:
     """Return room for a matrix (K, M)."""
-    # At least one pair, so that the tile need not know products of length 0.
+    # At least one pair: the tile has no products of length 0.
     pairs = max(1, -(-length // 2))
     words = aligned_empty((-(-columns // PANEL_COLUMNS), pairs, PANEL_COLUMNS), np.uint32)
     if length == 0:  # no row of a matrix will be rounded into it

@@ -7,7 +7,7 @@
 Memory traffic: each float32 is read once, whichever of the three are wanted.
 
 Columns beyond the matrix are masked out: they are never read and count as zero. See
-``instructions`` for how is rounded.
+``instructions`` for how numbers are rounded.
 """
 
 from __future__ import annotations
