@@ -42,7 +42,7 @@ INSTRUCTIONS = {  # around the bfloat16 tile: see test_bfloat16_product, _attent
 
 
 def import_interpreted() -> dict[str, ModuleType]:
-    """Return all modules of the CPU backend by name, imported anew as plain Python."""
+    """Return all modules of the CPU backend by name, imported again as plain Python."""
     compiled = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
     plain: Callable[..., Any] = lambda **_: lambda function: function  # noqa: E731
     try:

@@ -247,7 +247,7 @@ def test_layer_norm(sizes: Sizes, seed: int) -> None:
 
 @given(sizes=SIZES, seed=SEEDS)
 def test_dropout(sizes: Sizes, seed: int) -> None:
-    """Product by product: the bits are those of ``rng.dropout_bits``, no matter who draws them."""
+    """Number by number: the bits are those of ``rng.dropout_bits``, whatever draws them."""
     random = np.random.default_rng(seed)
     stream, count = draw_stream(random), sizes.length * sizes.width
     x, dy = draw(random, *[(sizes.batch * sizes.length, sizes.width)] * 2)

@@ -92,7 +92,7 @@ def test_each_processor_has_an_entry(package: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", b"\x80\x05]."])
-def test_a_damaged_entry_is_compiled_anew(package: Path, damage: bytes) -> None:
+def test_a_damaged_entry_is_compiled_again(package: Path, damage: bytes) -> None:
     assert run(package) == (6, True)
     for path in package.rglob("*.nbc"):
         path.write_bytes(damage)

@@ -143,7 +143,7 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "exp_of_negative(scores[i] - largest) [sign, x 2, x 0.5, x 1.001]"
         ],
     },
-    "softmax does not see a shift, be it a thousandth of a score that does not overflow": {
+    "softmax does not see a shift, also by a thousandth of a score that does not overflow": {
         "cpu.attention._softmax_row": [
             "max(largest, scores[i]) [x 1.001]",
             "largest [x 1.001]",
@@ -266,7 +266,7 @@ def judges_of_terms(instrument: Instrument, judges: dict[str, Judge]) -> dict[in
 
 
 def outcome(judges: dict[str, Judge], names: list[str]) -> str:
-    """Return by what the mutant was noticed first; that judge then is first for its term."""
+    """Return what noticed the mutant; the judge that did comes first for its term from then on."""
     for name in names:
         try:
             judges[name]()
