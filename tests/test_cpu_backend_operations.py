@@ -579,6 +579,20 @@ def test_what_products_cannot_write_into_is_refused() -> None:
                 backend.linear_backward(dy, cache, *sums, dx_elsewhere)
 
 
+def test_products_write_into_rows_that_lie_apart() -> None:
+    """The gradient of a weight may be a part of a wider matrix."""
+    arrays = draw(np.random.default_rng(0), (6, 4), (4, 5), (6, 5))
+    x, weight, dy = (array.astype(np.float32) for array in arrays)
+    for backend in (CPU, BFLOAT16_CPU):
+        _, cache = backend.linear(x, weight, weight[0])
+        wide, alone, dbias = (np.ones(shape, "f4") for shape in ((4, 9), (4, 5), 5))
+        for array in (wide[:, 2:7], alone):
+            sums = GradientSum(array, is_empty=False), GradientSum(dbias, is_empty=True)
+            backend.linear_backward(dy, cache, *sums)
+        np.testing.assert_array_equal(wide[:, 2:7], alone)
+        np.testing.assert_array_equal(wide[:, [0, 1, 7, 8]], 1.0)
+
+
 def test_sums_for_ids_that_are_not_in_their_table_are_refused() -> None:
     """The table of the forward pass had more rows than the sums have."""
     ids, table, dx = np.full((1, 3), 1, np.int32), np.ones((3, 4), "f4"), np.ones((3, 4), "f4")

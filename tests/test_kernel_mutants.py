@@ -93,12 +93,7 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         "cpu.attention._attend_backward": ["last #2 [+ 1]", "last #4 [+ 1]"],
     },
     "the way around the edge is taken more often, to the same end": {
-        "cpu.matrix_product._as_stored": [
-            "matrix.flags.f_contiguous [not]",
-            "matrix.flags.c_contiguous [not]",
-            "not matrix.flags.c_contiguous [not]",
-            "matrix.flags.f_contiguous and (not matrix.flags.c_contiguous) [not]",
-        ],
+        "cpu.matrix_product._as_stored": ["is_transpose(matrix) [not]"],
         "cpu.matrix_product.multiply_rows": ["a.shape[0] [- 1]", "ROWS [+ 1]"],
         "cpu.matrix_product.multiply_columns": ["a.shape[1] [- 1]", "ROWS [+ 1]"],
         "cpu.matrix_product._multiply_tiles": [
@@ -157,6 +152,9 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "np.float32(largest) [x 1.001]",
         ],
         "cpu.softmax_cross_entropy._reduce_rows": ["_row_maximum(logits[m]) [x 1.001]"],
+    },
+    "kernels read the first of any number of equal starts": {
+        "cpu.arguments.starting_sums": ["2 [+ 1, - 1]"],
     },
     "exp of -5000, of -10000 and of -20000 is 0": {
         "cpu.attention.attention": [
