@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from electra_ref.config import (
-    PRESETS,
-    Config,
-    EncoderSize,
-    discriminator_size,
-    generator_size,
-    resolve_config,
-    to_toml,
-)
+from electra_ref.config.model import EncoderSize, ModelConfig, discriminator_size, generator_size
+from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
+from electra_ref.config.settings import part_of, resolve, setting, share, to_toml
+from electra_ref.config.training import OptimizerConfig
 from electra_ref.errors import UserError
 
-KEYS = [field.name for field in dataclasses.fields(Config)]
+KEYS = [field.name for field in dataclasses.fields(PretrainingConfig)]
 
 
 def refusal(*settings: str) -> str:
@@ -37,7 +34,7 @@ def test_presets_are_complete_and_small_is_the_default_of_the_original() -> None
     for preset in PRESETS:
         assert resolve_config(preset=preset).preset == preset
     small = resolve_config(preset="small")
-    assert small == Config(preset="small")
+    assert small == PretrainingConfig(preset="small")
     assert (small.learning_rate, small.batch_size, small.max_length) == (5e-4, 128, 128)
     assert resolve_config() == resolve_config(preset="tiny")
 
@@ -85,7 +82,7 @@ def test_toml_round_trip(
 
 
 def test_every_key_is_described_on_a_line_of_its_own() -> None:
-    lines = to_toml(Config()).splitlines()
+    lines = to_toml(PretrainingConfig()).splitlines()
     assert [line.partition(" = ")[0] for line in lines] == KEYS
     assert all(len(line.partition(" # ")[2]) > 10 for line in lines)
 
@@ -108,7 +105,7 @@ def test_an_unknown_key_names_the_nearest_one(key: str, nearest: str, tmp_path: 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_refuses_a_wrong_type(key: str) -> None:
-    value = "[1]" if isinstance(getattr(Config(), key), str) else "word"
+    value = "[1]" if isinstance(getattr(PretrainingConfig(), key), str) else "word"
     assert key in refusal(f"{key}={value}")
 
 
@@ -126,8 +123,9 @@ def test_every_key_refuses_a_wrong_type(key: str) -> None:
         "mask_probability=0",
         "seed=-1",
         "seed=9223372036854775808",
-        "vocab_size=5",
-        "vocab_size=2147483648",
+        "vocab_size=-1",
+        "max_vocab_size=5",
+        "max_vocab_size=2147483648",
         "generator_hidden_size=1e308",
         "generator_layers=1e308",
         "device=tpu",
@@ -172,21 +170,9 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("preset", "size"),
-    [
-        ("small", EncoderSize(64, 12, 1, 256)),
-        ("base", EncoderSize(256, 12, 4, 1024)),
-        ("large", EncoderSize(256, 24, 4, 1024)),
-    ],
-)
-def test_generator_sizes_are_those_of_the_original(preset: str, size: EncoderSize) -> None:
-    assert generator_size(resolve_config(preset=preset)) == size
-
-
 @given(width=st.integers(1, 40), share=st.floats(0.01, 4.0))
 def test_the_generator_is_never_empty(width: int, share: float) -> None:
-    config = dataclasses.replace(Config(), hidden_size=8 * width, num_attention_heads=8)
+    config = dataclasses.replace(PretrainingConfig(), hidden_size=8 * width, num_attention_heads=8)
     size = generator_size(dataclasses.replace(config, generator_layers=share))
     assert size.num_hidden_layers == max(1, round(12 * share))
     assert size.hidden_size == max(1, round(8 * width * 0.25))
@@ -197,5 +183,45 @@ def test_the_generator_is_never_empty(width: int, share: float) -> None:
 
 def test_the_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(Config(), "steps", 3)  # noqa: B010
-    assert math.isclose(Config().layer_norm_eps, 1e-12)
+        setattr(PretrainingConfig(), "steps", 3)  # noqa: B010
+    assert math.isclose(PretrainingConfig().layer_norm_eps, 1e-12)
+
+
+def test_a_model_is_described_apart_from_its_run() -> None:
+    """Of a run's configuration, ``part_of`` takes what describes the model."""
+    config = resolve_config(preset="base", settings=["vocab_size=100", "learning_rate=0.5"])
+    model = part_of(ModelConfig, config)
+    assert type(model) is ModelConfig
+    assert not hasattr(model, "learning_rate")
+    assert (model.hidden_size, model.vocab_size) == (768, 100)
+    assert generator_size(model) == generator_size(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cooking(OptimizerConfig):
+    """A second kind of run, which has a table of its own and no presets."""
+
+    salt: float = share(0.5, "share of the salt that goes in first")
+    pot: str = setting("large", "large or small", choices=("large", "small"))
+
+    def _misfits(self) -> Iterator[str]:
+        if self.pot == "small" and self.steps > 10:
+            yield f"steps = {self.steps} do not fit a small pot"
+
+
+def test_one_machinery_serves_other_tables(tmp_path: Path) -> None:
+    """Ranges, nearest keys, misfits of every table, TOML: what a new kind of run gets for free."""
+    cooking = resolve(Cooking, {}, settings=["salt=1", "steps=5", "pot=small"])
+    assert cooking == Cooking(salt=1.0, steps=5, pot="small")
+    path = tmp_path / "run.toml"
+    path.write_text(to_toml(cooking), encoding="utf-8")
+    assert resolve(Cooking, {}, path=path) == cooking
+    for setting_, message in {
+        "salt=1.5": "salt = 1.5 is out of its range [0, 1]",
+        "pot=tiny": "pot = 'tiny' is none of large, small",
+        "pott=large": "unknown key 'pott'; the nearest one is 'pot'",
+        "pot=small": "steps = 1000000 do not fit a small pot",
+        "accumulate=3": "batch_size = 128 is no multiple of accumulate = 3",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            resolve(Cooking, {}, settings=[setting_])

@@ -1,0 +1,86 @@
+"""What describes a model: the sizes of the discriminator, and of the generator as a share of it.
+
+Source of the defaults, which are ELECTRA-small's: google-research/electra
+configure_pretraining.py; Clark et al. 2020, arXiv:2003.10555, table 6.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from electra_ref.config.settings import Settings, count, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Settings):
+    """Generator and discriminator. Sizes are counts, rates and shares are in [0, 1]."""
+
+    vocab_size: int = count(
+        0, "entries of the vocabulary; 0: as many as the data yield", at_least=0
+    )
+    embedding_size: int = count(128, "width of the embeddings that both networks share")
+    hidden_size: int = count(256, "width of the discriminator")
+    num_hidden_layers: int = count(12, "layers of the discriminator")
+    num_attention_heads: int = count(4, "attention heads of the discriminator")
+    intermediate_size: int = count(1024, "width of the discriminator's feed-forward layers")
+    max_position_embeddings: int = count(512, "longest row the model can read")
+    type_vocab_size: int = count(2, "segments that can be told apart", at_least=2)
+    generator_hidden_size: float = setting(
+        0.25, "generator width, share of the discriminator's", above=0.0, at_most=16.0
+    )
+    generator_layers: float = setting(
+        1.0, "generator depth, share of the discriminator's", above=0.0, at_most=16.0
+    )
+    hidden_dropout: float = setting(
+        0.1, "dropout after embeddings and sublayers", at_least=0.0, at_most=0.999
+    )
+    attention_dropout: float = setting(
+        0.1, "dropout of attention probabilities", at_least=0.0, at_most=0.999
+    )
+    layer_norm_eps: float = setting(1e-12, "added to the variance in layer norm", above=0.0)
+    initializer_range: float = setting(
+        0.02, "standard deviation of the truncated normal", above=0.0
+    )
+
+    def _misfits(self) -> Iterator[str]:
+        for network, size, key in (
+            ("discriminator", discriminator_size(self), "num_attention_heads"),
+            ("generator", generator_size(self), "generator_hidden_size"),
+        ):
+            if size.hidden_size % size.num_attention_heads:
+                yield (
+                    f"the {network}'s {size.num_attention_heads} attention heads do not divide its "
+                    f"width {size.hidden_size}; change hidden_size or {key}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSize:
+    """Sizes of one of the two encoders."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
+def discriminator_size(config: ModelConfig) -> EncoderSize:
+    """Return the sizes of the discriminator, as configured."""
+    return EncoderSize(
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
+    )
+
+
+def generator_size(config: ModelConfig) -> EncoderSize:
+    """Return the sizes of the generator, derived from the discriminator's.
+
+    Heads are 64 wide and at least one, the feed-forward layer is four times as wide as the rest:
+    google-research/electra pretrain/run_pretraining.py (``get_generator_config``).
+    """
+    hidden_size = max(1, round(config.hidden_size * config.generator_hidden_size))
+    layers = max(1, round(config.num_hidden_layers * config.generator_layers))
+    return EncoderSize(hidden_size, layers, max(1, hidden_size // 64), 4 * hidden_size)

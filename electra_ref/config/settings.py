@@ -1,0 +1,165 @@
+"""Tables of settings: frozen, checked, described, filled from four layers, written as flat TOML.
+
+A table is a frozen dataclass that inherits from ``Settings``. Each of its fields is made by
+``setting``, which holds all that is known of it: default, description, range or choices. A kind of
+run inherits from the tables it needs; its fields are those of all of them.
+
+The layers, each overriding the one before: the defaults, a preset, a TOML file, single
+``key=value`` settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from electra_ref.errors import UserError
+
+Value = bool | int | float | str
+Presets = Mapping[str, Mapping[str, Value]]
+LARGEST_COUNT = 2**31 - 1
+
+
+def setting(
+    default: Value,
+    description: str,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    choices: Sequence[str] = (),
+) -> Any:
+    """Return a field of a table: a number within its limits, or one of ``choices``."""
+    limits = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
+    return dataclasses.field(default=default, metadata={"description": description, **limits})
+
+
+def count(default: int, description: str, *, at_least: int = 1) -> Any:
+    """Return a field that holds a number of things."""
+    return setting(default, description, at_least=at_least, at_most=LARGEST_COUNT)
+
+
+def share(default: float, description: str) -> Any:
+    """Return a field that holds a number from 0 to 1."""
+    return setting(default, description, at_least=0.0, at_most=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A table. Raises UserError if a value is out of its range or two values do not fit."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        for table in type(self).__mro__:
+            for misfit in vars(table).get("_misfits", _none)(self):
+                raise UserError(misfit)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _none(_: Settings) -> Iterator[str]:
+    """Return what values of a table do not fit together, if it does not say: nothing."""
+    return iter(())
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise UserError if ``value`` is not among the choices or not in the range of ``field``."""
+    low, above, high, choices = (
+        field.metadata[key] for key in ("at_least", "above", "at_most", "choices")
+    )
+    if choices and value not in choices:
+        raise UserError(f"{field.name} = {value!r} is none of {', '.join(choices)}")
+    if not isinstance(value, str) and not (above < value and low <= value <= high):
+        border = f"({above:g}" if above > low else f"[{low:g}"
+        raise UserError(f"{field.name} = {value} is out of its range {border}, {high:g}]")
+
+
+def resolve(
+    table: type[S],
+    presets: Presets,
+    *,
+    preset: str | None = None,
+    path: Path | None = None,
+    settings: Iterable[str] = (),
+) -> S:
+    """Fill ``table`` from a preset, a TOML file and ``key=value`` settings, in that order.
+
+    The preset is the argument, or what a setting or the file names, or the table's default. A table
+    without a field ``preset`` has none. Raises UserError for an unknown key (naming the nearest
+    one), a value of the wrong type, or a file that cannot be read.
+    """
+    chosen = {} if path is None else _checked(table, _read_toml(path), where=str(path))
+    chosen.update(_checked(table, dict(map(_parse_setting, settings)), where="--set"))
+    if preset is not None:
+        chosen["preset"] = preset
+    if not presets:
+        return table(**chosen)
+    name = chosen.setdefault("preset", _defaults(table)["preset"])
+    if name not in presets:
+        raise UserError(f"preset = {name!r} is none of {', '.join(presets)}")
+    values: dict[str, Any] = {**presets[str(name)], **chosen}
+    return table(**values)
+
+
+def part_of(table: type[S], config: Settings) -> S:
+    """Return the fields of ``config`` that belong to ``table``, one of those it inherits from."""
+    return table(**{field.name: getattr(config, field.name) for field in dataclasses.fields(table)})
+
+
+def to_toml(config: Settings) -> str:
+    """Return the configuration as TOML, one commented ``key = value`` a line."""
+    lines = []
+    for field in dataclasses.fields(config):
+        value = json.dumps(getattr(config, field.name))  # these literals are TOML's as well
+        lines.append(f"{field.name} = {value}".ljust(40) + f" # {field.metadata['description']}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise UserError(f"--set {setting}: write it as key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text  # a bare word is a string
+
+
+def _defaults(table: type[Settings]) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(table)}
+
+
+def _checked(table: type[Settings], chosen: Mapping[str, Any], where: str) -> dict[str, Value]:
+    """Return ``chosen`` with values of the types that ``table`` wants."""
+    defaults = _defaults(table)
+    checked: dict[str, Value] = {}
+    for key, value in chosen.items():
+        if key not in defaults:
+            nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0.0)[0]
+            raise UserError(f"{where}: unknown key {key!r}; the nearest one is {nearest!r}")
+        wanted = type(defaults[key])
+        if wanted is float and type(value) is int:
+            value = float(value)  # noqa: PLW2901  (1 stands for 1.0)
+        if type(value) is not wanted:
+            raise UserError(f"{where}: {key} = {value!r} is not of type {wanted.__name__}")
+        if wanted is float and not math.isfinite(value):
+            raise UserError(f"{where}: {key} = {value} is no finite number")
+        checked[key] = value
+    return checked

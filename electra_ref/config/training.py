@@ -1,0 +1,61 @@
+"""What any run needs, whatever it trains: steps and optimizer, device, intervals.
+
+Source of the optimizer's defaults: google-research/electra configure_pretraining.py and
+model/optimization.py; Clark et al. 2020, arXiv:2003.10555, table 6.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from electra_ref.config.settings import Settings, count, setting
+
+DEVICES = ("auto", "cpu", "gpu", "reference")
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Settings):
+    """How often, and by how much, the parameters move."""
+
+    steps: int = count(1_000_000, "optimizer steps of the whole run")
+    batch_size: int = count(128, "sequences an optimizer step")
+    accumulate: int = count(1, "micro-batches a step is split into; same result, less memory")
+    learning_rate: float = setting(5e-4, "peak of the schedule", above=0.0)
+    warmup_steps: int = count(10_000, "steps of linear warm-up", at_least=0)
+    lr_decay_power: float = setting(1.0, "power of the decay to zero; 1 is linear", at_least=0.0)
+    weight_decay: float = setting(
+        0.01, "decoupled decay of all but biases and layer norms", at_least=0.0
+    )
+    adam_beta1: float = setting(
+        0.9, "decay of Adam's first moment", at_least=0.0, at_most=0.9999999
+    )
+    adam_beta2: float = setting(
+        0.999, "decay of Adam's second moment", at_least=0.0, at_most=0.9999999
+    )
+    adam_epsilon: float = setting(1e-6, "added to the root of Adam's second moment", above=0.0)
+    gradient_clip: float = setting(1.0, "largest norm of all gradients taken together", above=0.0)
+
+    def _misfits(self) -> Iterator[str]:
+        if self.batch_size % self.accumulate:
+            yield f"batch_size = {self.batch_size} is no multiple of accumulate = {self.accumulate}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Settings):
+    """Where a run computes, and how often it reports."""
+
+    seed: int = setting(0, "names every random number of the run", at_least=0, at_most=2**63 - 1)
+    device: str = setting("auto", "auto, cpu, gpu or reference", choices=DEVICES)
+    precision: str = setting("auto", "auto, float32, bfloat16 or float64", choices=PRECISIONS)
+    log_every: int = count(100, "steps between two lines of metrics.jsonl")
+    evaluate_every: int = count(10_000, "steps between two evaluations on held-out rows")
+    evaluation_batches: int = count(100, "batches an evaluation reads at most")
+    checkpoint_every: int = count(1_000, "steps between two checkpoints")
+    keep_checkpoints: int = count(3, "newest checkpoints that are kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(RunConfig, OptimizerConfig):
+    """What the training loop reads."""
