@@ -1,4 +1,4 @@
-"""The only module that knows NumPy and CuPy are two libraries."""
+"""NumPy and CuPy behind one name: the only module that tells them apart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]  # a NumPy or CuPy array; shapes stand in comments beside each name
+Array = npt.NDArray[Any]  # a NumPy or CuPy array; a comment beside each name gives its shape
 
 
 def get_xp(*arrays: Array) -> ModuleType:
@@ -26,7 +26,7 @@ def get_xp(*arrays: Array) -> ModuleType:
 
 
 def import_cupy() -> ModuleType:
-    """Import CuPy; only a run on a GPU ever pays for it. Raises ImportError where it is absent."""
+    """Import CuPy; only a run on a GPU needs it. Raises ImportError if it is not installed."""
     import cupy  # noqa: PLC0415  (optional, and slow to import)
 
     return cupy  # type: ignore[no-any-return]  # CuPy has no types
@@ -49,10 +49,10 @@ def erf(x: Array) -> Array:
 def sum_rows_by_index(rows: Array, indices: Array, count: int) -> Array:
     """Return the (count, C) array whose row i is the sum of all ``rows`` (N, C) with index i.
 
-    The rows are sorted by index (stably) and each run is summed by itself, so that the same
-    input gives the same bits every time, which atomic additions on a GPU would not. Rows of zeros
-    are left out: within a run they would change how its other rows are grouped, and with that the
-    last bits of the sum, so that what padding holds would show. ``indices`` (N,) are in [0, count).
+    The rows are sorted by index (stably), and the rows of one index are summed together. The same
+    input gives the same bits every time; atomic additions on a GPU would not. Rows of zeros are
+    left out: they would change how the other rows are grouped, and so the last bits of the sum, and
+    what padding holds would show. ``indices`` (N,) are in [0, count).
     """
     xp = get_xp(rows, indices)
     sums: Array = xp.zeros((count, rows.shape[1]), rows.dtype)

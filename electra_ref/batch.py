@@ -1,4 +1,4 @@
-"""What every floor passes around: one micro-batch of packed token ids."""
+"""One micro-batch of packed token ids, and the special tokens in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
 
 
 class SpecialTokens(NamedTuple):
-    """Ids of the five tokens that BERT's input format is built from."""
+    """Ids of the five special tokens of BERT's input format."""
 
     pad: int
     unknown: int

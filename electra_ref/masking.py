@@ -62,6 +62,18 @@ def masked_slots(max_length: int, mask_probability: float) -> int:
     return slots
 
 
+def count_masked(
+    batch: Batch, special_tokens: SpecialTokens, mask_probability: float
+) -> npt.NDArray[np.int64]:
+    """Return n for each row, (B,): no random number decides it. Raises UserError."""
+    slots = masked_slots(batch.input_ids.shape[1], mask_probability)
+    tokens = batch.attention_mask.sum(axis=1)
+    counts = np.clip(np.rint(mask_probability * tokens).astype(np.int64), 1, slots)  # half to even
+    candidates = _candidates(batch, special_tokens).sum(axis=1)
+    possible: npt.NDArray[np.int64] = np.minimum(counts, candidates)
+    return possible
+
+
 def mask_tokens(
     batch: Batch, special_tokens: SpecialTokens, mask_probability: float, stream: RandomStream
 ) -> MaskedBatch:
@@ -73,7 +85,7 @@ def mask_tokens(
     """
     examples, length = batch.input_ids.shape
     candidates = _candidates(batch, special_tokens)
-    counts = _masked_counts(batch, candidates, mask_probability)
+    counts = count_masked(batch, special_tokens, mask_probability)
     keys = _keys(random_words(stream.of(Purpose.MASK), examples, 2 * length))
     positions = np.zeros((examples, masked_slots(length, mask_probability)), np.int32)
     _choose_positions(keys, candidates, counts, positions)
@@ -87,7 +99,7 @@ def mask_tokens_reference(
     """Return what ``mask_tokens`` returns; choose positions by sorting the keys of each row."""
     examples, length = batch.input_ids.shape
     candidates = _candidates(batch, special_tokens)
-    counts = _masked_counts(batch, candidates, mask_probability)
+    counts = count_masked(batch, special_tokens, mask_probability)
     keys = _keys(random_words_reference(stream.of(Purpose.MASK), examples, 2 * length))
     positions = np.zeros((examples, masked_slots(length, mask_probability)), np.int32)
     order = np.lexsort((keys, ~candidates), axis=-1)  # candidates first, smallest keys first
@@ -104,17 +116,6 @@ def _candidates(batch: Batch, special_tokens: SpecialTokens) -> npt.NDArray[np.b
     special = (ids == cls) | (ids == sep) | (ids == mask) | (ids == pad)
     candidates: npt.NDArray[np.bool_] = batch.attention_mask & ~special
     return candidates
-
-
-def _masked_counts(
-    batch: Batch, candidates: npt.NDArray[np.bool_], mask_probability: float
-) -> npt.NDArray[np.int64]:
-    """Return n for each row, (B,); ``np.rint`` rounds halves to even."""
-    slots = masked_slots(batch.input_ids.shape[1], mask_probability)
-    tokens = batch.attention_mask.sum(axis=1)
-    counts = np.clip(np.rint(mask_probability * tokens).astype(np.int64), 1, slots)
-    possible: npt.NDArray[np.int64] = np.minimum(counts, candidates.sum(axis=1))
-    return possible
 
 
 def _keys(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:

@@ -130,20 +130,20 @@ class Backend(Protocol):
 
 
 class OpenedBackend(NamedTuple):
-    """A backend, where and in which float type it computes, and why it was the one taken."""
+    """A backend, its device and float type, and why it was chosen."""
 
     backend: Backend
     name: str  # "cpu", "cpu, bfloat16 products", "gpu" or "reference"
     dtype: str  # NumPy's name of the float type of parameters and activations
     device: str  # "cpu" or "gpu"
-    reason: str  # one line for the person at the terminal
+    reason: str  # one line for people
 
 
 def open_backend(device: str, precision: str) -> OpenedBackend:
     """Choose the backend for ``device`` (auto, cpu, gpu, reference) and ``precision``.
 
-    ``auto`` takes the GPU where there is one; as a precision it is bfloat16 products on a CPU that
-    has instructions for them, float32 elsewhere. Raises UserError if the device or the precision
+    ``auto`` takes the GPU if there is one. The precision ``auto`` is bfloat16 products on a CPU
+    with instructions for them, otherwise float32. Raises UserError if the device or the precision
     is not available, with the reason.
     """
     if device == "cpu":

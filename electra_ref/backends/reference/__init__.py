@@ -1,11 +1,9 @@
 """The formulas: every operation and its derivative, written to be read and to be trusted.
 
 Each file holds one operation as a pair of pure functions over NumPy or CuPy arrays of any float
-type; complex128 passes through unchanged, which is what the complex-step proof rests on. Nothing
-here casts on its own.
-
-This module is the backend ``reference``: the operations of the protocol for NumPy arrays.
-``backends.gpu`` has the same for CuPy arrays.
+type; complex128 passes through unchanged, as the complex-step proof needs it. Nothing here casts
+on its own. This module is the backend ``reference``, for NumPy arrays; ``backends.gpu`` has the
+same operations for CuPy arrays.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     v <- beta2 v + (1 - beta2) g^2
     w <- w - lr (m / (sqrt v + eps) + decay w)
 
-s clips: see ``global_norm``. Three things differ from AdamW as most libraries have it: the moments
-are not corrected for their start at zero, eps stands outside the root and is 1e-6, and biases and
-layer norms do not decay (embeddings do). Source: google-research/electra model/optimization.py
+s is the clipping factor: see ``global_norm``. Three things differ from AdamW in most libraries: the
+moments have no bias correction, eps is 1e-6 and outside the root, and biases and layer norms do not
+decay (embeddings do). Source: google-research/electra model/optimization.py
 (``AdamWeightDecayOptimizer``); Kingma and Ba 2015, arXiv:1412.6980; Loshchilov and Hutter 2019,
 arXiv:1711.05101.
 """

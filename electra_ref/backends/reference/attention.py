@@ -43,7 +43,7 @@ def attention(
     bits: Array | None,
     rate: float,
 ) -> tuple[Array, AttentionCache]:
-    """Let every token of a row of the batch gather from all tokens of its row: (N, C).
+    """Return the context (N, C) of every token: a mean over the values of its sequence.
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.

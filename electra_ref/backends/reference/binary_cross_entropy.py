@@ -28,7 +28,7 @@ def binary_cross_entropy(
 ) -> tuple[Array, BinaryCrossEntropyCache]:
     """Return the sum () of the losses of ``logits`` (N,) against ``labels`` (N,) of 0 and 1.
 
-    ``weights`` (N,) are 1 for tokens and 0 for padding; who divides by their sum is the caller.
+    ``weights`` (N,) are 1 for tokens and 0 for padding; the caller divides by their sum.
     """
     xp = get_xp(logits)
     dtype = logits.real.dtype

@@ -3,9 +3,8 @@
     y = x * keep / (1 - p),   keep = bits >= 65536 p
     dx = dy * keep / (1 - p)
 
-``bits`` are uniform 16-bit integers, so p is a multiple of 1/65536: the nearest to the rate asked
-for, and the one that is divided by, so that the mean of y is exactly x. ``None`` in the place of
-the bits means evaluation: x passes unchanged.
+``bits`` are uniform 16-bit integers, so p is the multiple of 1/65536 nearest to the rate. The scale
+uses this p, so the mean of y is exactly x. Without bits (None: evaluation) x is unchanged.
 Source: Srivastava et al. 2014, JMLR 15, section 10 (the scaling at training time).
 """
 

@@ -2,8 +2,8 @@
 
     y = layer_norm(residual + dropout(x))
 
-One operation because a fast backend reads and writes the row once for all three. The sum sends
-its gradient to both of its terms.
+It is one operation because a fast backend reads and writes the row once for all three. The
+gradient of the sum is that of both of its terms.
 Source: Vaswani et al. 2017, arXiv:1706.03762, sections 3.1 and 5.4 (post-LN: the norm follows
 the sum); google-research/electra model/modeling.py (``transformer_model``).
 """

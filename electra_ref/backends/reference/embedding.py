@@ -49,8 +49,8 @@ def embed_backward(
     """Add to ``dword`` (V, E), ``dposition`` (P, E) and ``dsegment`` (2, E) for ``dx`` (N, E)."""
     input_ids, token_type_ids = cache
     length, width = input_ids.shape[1], dx.shape[1]
-    dword.add(sum_rows_by_index(dx, input_ids.reshape(-1), len(dword.array)))
-    dsegment.add(sum_rows_by_index(dx, token_type_ids.reshape(-1), len(dsegment.array)))
-    at_positions = get_xp(dx).zeros((len(dposition.array), width), dx.dtype)
+    dword.add(sum_rows_by_index(dx, input_ids.reshape(-1), dword.array.shape[0]))
+    dsegment.add(sum_rows_by_index(dx, token_type_ids.reshape(-1), dsegment.array.shape[0]))
+    at_positions = get_xp(dx).zeros((dposition.array.shape[0], width), dx.dtype)
     at_positions[:length] = dx.reshape(-1, length, width).sum(axis=0)
     dposition.add(at_positions)

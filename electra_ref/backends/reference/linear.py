@@ -3,7 +3,7 @@
     y = x W + b
     dx = dy Wᵀ + dx',   dW = xᵀ dy,   db = sum of dy over the rows
 
-dx' is what arrives at x from elsewhere: in a residual block, x is read twice. Weights are stored
+dx' is the gradient from another use of x: a residual block reads x twice. Weights are stored
 (inputs, outputs); PyTorch and Hugging Face store the transpose. The generator's output layer is
 this map with W = Eᵀ, the table that also embeds its input (Press and Wolf 2017, arXiv:1608.05859).
 Source: chain rule; google-research/electra model/modeling.py uses ``tf.layers.dense`` throughout.

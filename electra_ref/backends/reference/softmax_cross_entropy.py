@@ -28,8 +28,7 @@ def softmax_cross_entropy(
 ) -> tuple[Array, SoftmaxCrossEntropyCache]:
     """Return the sum () of the losses of ``logits`` (M, V) against ``labels`` (M,).
 
-    ``weights`` (M,) are 1 for used slots and 0 for unused ones; who divides by their sum is the
-    caller, once, so that micro-batches add up.
+    ``weights`` (M,) are 1 for used slots, 0 for unused ones. The caller divides by their sum, once.
     """
     xp = get_xp(logits)
     rows = xp.arange(logits.shape[0])

@@ -1,0 +1,79 @@
+"""What an encoder reads: the embeddings of a network, and their gradient.
+
+    x = dropout(layer_norm(word + position + segment)) [W_project + b]        (N, C)
+
+The projection is there only where the embeddings are not as wide as the network.
+Source: google-research/electra model/modeling.py (``BertModel``, ``embedding_postprocessor``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from electra_ref.arrays import Array
+from electra_ref.backends import Cache
+from electra_ref.batch import Batch
+from electra_ref.model.networks import Network
+from electra_ref.model.parameters import ParameterSpec
+from electra_ref.model.passes import BackwardPass, ForwardPass, layer_norm_specs, linear_specs
+
+TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+EMBEDDING_SITE = 0  # of dropout
+
+
+def word_embeddings(network: Network) -> str:
+    """Return the name of the table (V, E) that embeds words and is the vocabulary head's matrix."""
+    return f"{network.embeddings}.word_embeddings.weight"
+
+
+def embeddings_specs(network: Network) -> Iterator[ParameterSpec]:
+    """Yield the specs of the tables, their layer norm, and the projection if there is one."""
+    config, width = network.config, network.config.embedding_size
+    heights = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
+    for table, height in zip(TABLES, heights, strict=True):
+        name = f"{network.embeddings}.{table}.weight"
+        yield ParameterSpec(name, (height, width), "truncated_normal", decays=True)
+    yield from layer_norm_specs(f"{network.embeddings}.layer_norm", width)
+    if width != network.size.hidden_size:
+        name = f"{network.layers}.embeddings_project"
+        yield from linear_specs(name, width, network.size.hidden_size, "glorot_uniform")
+
+
+class EmbeddingsCache(NamedTuple):
+    """One cache for each operation, in the order they run."""
+
+    embed: Cache
+    layer_norm: Cache
+    dropout: Cache
+    project: Cache  # None where there is no projection
+
+
+def embeddings(run: ForwardPass, network: Network, batch: Batch) -> tuple[Array, EmbeddingsCache]:
+    """Return what the first layer reads, (N, C), for ``batch`` on the device."""
+    word, position, segment = (
+        run.parameters[f"{network.embeddings}.{table}.weight"] for table in TABLES
+    )
+    x, embed = run.backend.embed(word, position, segment, batch.input_ids, batch.token_type_ids)
+    x, norm = run.layer_norm(f"{network.embeddings}.layer_norm", x, network.config.layer_norm_eps)
+    examples, rate = batch.input_ids.shape[0], network.config.hidden_dropout
+    bits = run.dropout_bits(network, EMBEDDING_SITE, examples, x.size // examples, rate)
+    x, dropout = run.backend.dropout(x, bits, rate)
+    project = None
+    if x.shape[1] != network.size.hidden_size:
+        x, project = run.linear(f"{network.layers}.embeddings_project", x)
+    return x, EmbeddingsCache(embed, norm, dropout, project)
+
+
+def embeddings_backward(
+    run: BackwardPass, network: Network, dx: Array, cache: EmbeddingsCache
+) -> None:
+    """Add to the gradients what ``dx`` (N, C) implies."""
+    if cache.project is not None:
+        dx = run.linear(f"{network.layers}.embeddings_project", dx, cache.project)
+    dx = run.backend.dropout_backward(dx, cache.dropout)
+    dx = run.layer_norm(f"{network.embeddings}.layer_norm", dx, cache.layer_norm)
+    word, position, segment = (
+        run.gradients.sum_of(f"{network.embeddings}.{table}.weight") for table in TABLES
+    )
+    run.backend.embed_backward(dx, cache.embed, word, position, segment)
