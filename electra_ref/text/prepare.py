@@ -1,7 +1,7 @@
 """From what the user names to batches: read, train a vocabulary, tokenize, hold out, pack.
 
-Every stage leaves its result in the cache folder under a key that is a hash of what went in, so a
-second run on the same text skips all but hashing the files.
+Every stage saves its result in the cache folder, under a hash of its input. A second run on the
+same text only hashes the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors
 from electra_ref.text import embedded_corpus
@@ -70,7 +70,7 @@ class PreparedData(NamedTuple):
 
 
 def prepare(
-    config: Config,
+    config: PretrainingConfig,
     cache_dir: Path,
     *,
     corpus: Sequence[str] = (),
@@ -83,9 +83,8 @@ def prepare(
 
     ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. Without a
     ``vocabulary`` one is trained. A resumed run gives the vocabulary and the ``known_key`` of its
-    first start: while that cache is intact the corpus is not read at all, and otherwise it must
-    still be the same. Of ``config``: vocab_size, lowercase, held_out_fraction, max_length,
-    single_segment_probability, short_probability, seed.
+    first start. If that cache is intact, the corpus is not read; otherwise it must be the same.
+    Of ``config``: DataConfig's fields, vocab_size and seed.
 
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
@@ -121,7 +120,7 @@ def prepare(
 def _named_files(
     corpus: Sequence[str], cache_dir: Path, progress: Progress
 ) -> Iterator[list[CorpusFile]]:
-    """The files to read, in the order they were named, while standard input is kept on disk."""
+    """Yield the files to read, in the order they were named; standard input is kept on disk."""
     if not corpus:
         yield [_embedded_file(cache_dir, progress)]
     elif STANDARD_INPUT not in corpus:
@@ -178,7 +177,7 @@ def _embedded_file(cache_dir: Path, progress: Progress) -> CorpusFile:
 
 def _cache_text(
     files: Sequence[CorpusFile],
-    config: Config,
+    config: PretrainingConfig,
     vocabulary: Sequence[str] | None,
     cache_dir: Path,
     progress: Progress,
@@ -207,23 +206,26 @@ def _cache_text(
 
 
 def _cached_vocabulary(
-    files: Sequence[CorpusFile], content: str, config: Config, cache_dir: Path, progress: Progress
+    files: Sequence[CorpusFile],
+    content: str,
+    config: PretrainingConfig,
+    cache_dir: Path,
+    progress: Progress,
 ) -> list[str]:
     """Train a vocabulary on all documents, the held-out ones too, or on every n-th of many."""
     on_disk = sum(file.size for file in files)
     every = 1 + on_disk // VOCABULARY_BYTES
+    size = config.vocab_size or config.max_vocab_size
 
     def build(folder: Path) -> dict[str, Any]:
         advance = _counter(progress, "training the vocabulary", on_disk)
         documents = read_documents(files, CorpusReport(), advance)
         texts = chain.from_iterable(islice(documents, 0, None, every))
-        vocabulary = train_vocabulary(texts, config.vocab_size, lowercase=config.lowercase)
+        vocabulary = train_vocabulary(texts, size, lowercase=config.lowercase)
         save_vocabulary(folder / "vocab.txt", vocabulary)
         return {}
 
-    key = cache_key(
-        "vocabulary", corpus=content, size=config.vocab_size, lowercase=config.lowercase
-    )
+    key = cache_key("vocabulary", corpus=content, size=size, lowercase=config.lowercase)
     folder = open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
     return load_vocabulary(folder.path / "vocab.txt")
 

@@ -1,4 +1,4 @@
-"""What a run ran on: versions for the reader, and the fingerprint that its exact bits depend on.
+"""What a run ran on: versions for the reader, and the fingerprint that decides its exact bits.
 
 A float32 matrix product changes its last bits with the BLAS build, the kernels it picks for the
 processor and the number of threads (one thread and two differ in OpenBLAS). A resumed run therefore
@@ -35,7 +35,7 @@ _KERNEL_VARIABLES = (
 
 
 def describe_environment(*, device: str, precision: str, backend: str) -> dict[str, Any]:
-    """Plain JSON for ``environment.json``; ``fingerprint`` is the part that decides the bits."""
+    """Return plain JSON for ``environment.json``; its ``fingerprint`` is what decides the bits."""
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -59,7 +59,7 @@ def describe_environment(*, device: str, precision: str, backend: str) -> dict[s
 
 
 def fingerprint_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each entry of the two fingerprints that differs: "cores: 2 then, 4 now"."""
+    """Return one line for each entry that differs, such as "cores: 2 then, 4 now"."""
     before, after = then.get("fingerprint") or {}, now.get("fingerprint") or {}
     return [
         f"{key}: {before.get(key)} then, {after.get(key)} now"
@@ -69,7 +69,7 @@ def fingerprint_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 
 def _package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Installed versions by name, read from the packages' metadata: nothing is imported."""
+    """Return installed versions by name, from the packages' metadata; import nothing."""
     versions = {}
     for name in names:
         try:
@@ -87,7 +87,7 @@ def _blas() -> dict[str, str]:
 
 
 def _simd_extensions() -> list[str]:
-    """The extensions that NumPy found in this processor, of those it was built to use."""
+    """Return the extensions of this processor that NumPy was built to use."""
     configuration: Any = np.show_config(mode="dicts")  # type: ignore[call-overload, unused-ignore]
     extensions = configuration.get("SIMD Extensions", {})
     return [*extensions.get("baseline", []), *extensions.get("found", [])]
@@ -103,12 +103,12 @@ def _cpu_model() -> str:
 
 
 def _usable_cores() -> int:
-    """Cores this process may run on: BLAS and numba start as many threads unless told otherwise."""
+    """Return how many cores this process may use; BLAS and numba start as many threads."""
     return len(os.sched_getaffinity(0))
 
 
 def _git_commit(checkout: Path) -> str | None:
-    """The commit that ``checkout`` is on, read from its files; None for an installed package."""
+    """Return the commit of ``checkout``, read from its files; None for an installed package."""
     git = checkout / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()

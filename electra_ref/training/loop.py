@@ -1,25 +1,25 @@
 """The training loop: steps, and between them logging, evaluation and checkpoints.
 
 All that a run depends on is its configuration, its data and the step, so a run that is stopped
-anywhere and resumed from its newest checkpoint ends with the same bits as one that is not.
+anywhere and resumed from its newest checkpoint ends with the same bits as one that is not. The loop
+knows nothing of what is trained: a ``Task`` does.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from electra_ref.backends import Backend
 from electra_ref.batch import Batch
-from electra_ref.config import Config
+from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.model.electra import ElectraOutput, electra_of
-from electra_ref.text.prepare import PreparedData
+from electra_ref.model.objectives import Model, Objective
+from electra_ref.model.parameters import FlatParameters
 from electra_ref.training.checkpoint import (
     CheckpointError,
     Groups,
@@ -27,38 +27,59 @@ from electra_ref.training.checkpoint import (
     load_newest_checkpoint,
     save_checkpoint,
 )
-from electra_ref.training.metrics import Metrics, evaluate
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Bar, Progress
 from electra_ref.training.records import RecordFile, truncate_records
 from electra_ref.training.run_directory import RunDirectory
-from electra_ref.training.samples import describe_samples
-from electra_ref.training.step import StepResult, evaluation_step, train_step
+from electra_ref.training.step import StepResult, train_step
 from electra_ref.training.stop_signals import StopSignals
+
+
+class Evaluation(NamedTuple):
+    """What a task says of itself at one step."""
+
+    metrics: dict[str, float | None]  # for metrics.jsonl; None where a figure is undefined
+    samples: list[dict[str, Any]]  # for samples.jsonl
+    summary: str  # the figures as one line for people
+
+
+class Task(Protocol):
+    """What a kind of run tells the loop."""
+
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def model(self) -> Model: ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON, what must be the same for a checkpoint to be one of this run."""
+
+    def batches(self, step: int) -> Sequence[Batch]:
+        """Return the micro-batches of the step number ``step``, counted from 0."""
+
+    def evaluate(self, parameters: FlatParameters) -> Evaluation:
+        """Return the figures of the held-out data."""
 
 
 class Trainer:
     """One run: where it stands, and what it needs to go on.
 
-    ``samples`` and ``metrics`` are those of the last evaluation, made at ``evaluated_step``.
+    ``evaluation`` is the last one, made at ``evaluated_step``.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: TrainingConfig,
         backend: Backend,
-        dtype: str,
-        data: PreparedData,
+        state: TrainingState,
+        task: Task,
         run: RunDirectory,
         progress: Progress,
     ) -> None:
-        self.config, self.backend, self.data, self.run = config, backend, data, run
-        self.progress = progress
-        self.electra = electra_of(config)
-        self.state = TrainingState(config, backend, dtype)
+        self.config, self.backend, self.state, self.task = config, backend, state, task
+        self.run, self.progress = run, progress
         self.evaluated_step: int | None = None
-        self.metrics: Metrics = {}
-        self.samples: list[dict[str, Any]] = []
+        self.evaluation: Evaluation | None = None
 
     def restore(self) -> None:
         """Go back to the newest sound checkpoint, or to step 0 if the run has saved none.
@@ -71,7 +92,7 @@ class Trainer:
             checkpoint = load_newest_checkpoint(
                 self.run.checkpoints, warn=self.progress.say, like=groups
             )
-            if checkpoint.state != self._checkpoint_state():
+            if checkpoint.state != self.task.identity():
                 raise CheckpointError(
                     f"{checkpoint.path} belongs to a run with another configuration or other data; "
                     "remove it"
@@ -100,30 +121,32 @@ class Trainer:
                 if self._is_due(self.config.log_every):
                     metrics.append(self._training_record(result, rate))
                 if self._is_due(self.config.evaluate_every):
-                    self._evaluate(metrics, samples)
+                    self._record_evaluation(metrics, samples)
                 if self._is_due(self.config.checkpoint_every):
                     self._save(metrics, samples)
             if not self._is_due(self.config.checkpoint_every):
                 self._save(metrics, samples)
         self.progress.close()
 
-    def evaluate(self) -> None:
-        """Set ``metrics`` and ``samples`` from the held-out rows, at the present parameters."""
-        outputs = self._held_out_outputs()
-        self.metrics = evaluate(self.config, self.backend, outputs)
-        self.evaluated_step = self.state.step
+    def evaluate(self) -> Evaluation:
+        """Return the evaluation at the present parameters; it is made once a step."""
+        if self.evaluation is None or self.evaluated_step != self.state.step:
+            self.evaluation = self.task.evaluate(self.state.parameters)
+            self.evaluated_step = self.state.step
+        return self.evaluation
 
     def _step(self) -> StepResult:
-        numbers = self.data.training.training_examples(
-            self.state.step, self.config.batch_size, self.config.seed
-        )
-        batches = [self._batch(part) for part in np.split(numbers, self.config.accumulate)]
-        special_tokens = self.data.tokenizer.special_tokens
         step = self.state.step + 1
+        batches = self.task.batches(self.state.step)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # looked for below
                 result = train_step(
-                    self.config, self.backend, self.electra, self.state, batches, special_tokens
+                    self.config,
+                    self.backend,
+                    self.task.objective,
+                    self.task.model,
+                    self.state,
+                    batches,
                 )
         except FloatingPointError as error:
             raise _diverged(step, str(error)) from error
@@ -131,50 +154,26 @@ class Trainer:
             raise _diverged(step, f"loss {result.loss}, gradient norm {result.gradient_norm}")
         return result
 
-    def _batch(self, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> Batch:
-        special_tokens = self.data.tokenizer.special_tokens
-        return self.data.training.batch(numbers, self.config.max_length, special_tokens)
-
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.steps
 
     def _training_record(self, result: StepResult, rate: float) -> dict[str, Any]:
-        losses = {k: v for k, v in result._asdict().items() if k != "tokens"}
         return {
             "step": self.state.step,
             "split": "training",
-            **losses,
+            "loss": result.loss,
+            **result.losses,
+            "gradient_norm": result.gradient_norm,
+            "learning_rate": result.learning_rate,
             "tokens_per_second": round(rate, 1),
         }
 
-    def _evaluate(self, metrics: RecordFile, samples: RecordFile) -> None:
-        self.evaluate()
-        metrics.append({"step": self.state.step, "split": "held_out", **self.metrics})
-        for sample in self.samples:
+    def _record_evaluation(self, metrics: RecordFile, samples: RecordFile) -> None:
+        evaluation = self.evaluate()
+        metrics.append({"step": self.state.step, "split": "held_out", **evaluation.metrics})
+        for sample in evaluation.samples:
             samples.append({"step": self.state.step, **sample})
-        self.progress.say(f"step {self.state.step}: {summary(self.metrics)}")
-
-    def _held_out_outputs(self) -> Iterator[ElectraOutput]:
-        config, source = self.config, self.data.held_out
-        rows = config.batch_size // config.accumulate
-        most = config.evaluation_batches * config.batch_size
-        numbers = source.evaluation_examples(most, config.seed)
-        special_tokens = self.data.tokenizer.special_tokens
-        for first in range(0, numbers.size, rows):
-            part = numbers[first : first + rows]
-            batch = source.batch(part, config.max_length, special_tokens)
-            output = evaluation_step(
-                config,
-                self.backend,
-                self.electra,
-                self.state.parameters,
-                batch,
-                special_tokens,
-                first,
-            )
-            if first == 0:
-                self.samples = describe_samples(self.backend, output, self.data.tokenizer.vocab)
-            yield output
+        self.progress.say(f"step {self.state.step}: {evaluation.summary}")
 
     def _save(self, metrics: RecordFile, samples: RecordFile) -> None:
         for records in (metrics, samples):
@@ -183,13 +182,9 @@ class Trainer:
             self.run.checkpoints,
             self.state.step,
             self._groups(),
-            self._checkpoint_state(),
+            self.task.identity(),
             keep=self.config.keep_checkpoints,
         )
-
-    def _checkpoint_state(self) -> dict[str, Any]:
-        """Return what must be the same for a checkpoint to be one of this run."""
-        return {"data": self.data.key, "config": dataclasses.asdict(self.config)}
 
     def _views(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the model's parameters and the optimizer's moments by their names in a file."""
@@ -210,16 +205,6 @@ class Trainer:
             for views in self._views()
         )
         return {"model": model, "optimizer": optimizer}
-
-
-def summary(metrics: Metrics) -> str:
-    """Return the figures of an evaluation as one line for people."""
-    figures = {name: math.nan if value is None else value for name, value in metrics.items()}
-    return (
-        "held-out loss {loss:.2f} (MLM {mlm_loss:.3f}, RTD {rtd_loss:.4f}), "
-        "MLM accuracy {mlm_accuracy:.3f} (most frequent token {mlm_baseline_accuracy:.3f}), "
-        "RTD AUC {rtd_auc:.3f}, accuracy {rtd_accuracy:.3f} (all original {all_original:.3f})"
-    ).format(**figures, all_original=1.0 - figures["replaced_share"])
 
 
 def _diverged(step: int, what: str) -> UserError:

@@ -1,7 +1,7 @@
 """Everything that one optimizer step changes, and the step itself.
 
-    g <- g * clip / max(|g|, clip)          jointly over both networks and the embeddings
-    AdamW on the parameters that decay, AdamW without decay on biases and layer norms
+    g <- g * clip / max(|g|, clip)          jointly over all parameters
+    AdamW by groups: each has a rate, a multiple of the schedule's, and decays or does not
 
 Source: google-research/electra model/optimization.py.
 """
@@ -10,52 +10,51 @@ from __future__ import annotations
 
 from electra_ref.arrays import Array, get_xp
 from electra_ref.backends import Backend
-from electra_ref.config import Config
-from electra_ref.model.parameters import (
-    FlatGradients,
-    FlatParameters,
-    initial_values,
-    parameter_specs,
-)
+from electra_ref.config.training import OptimizerConfig
+from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.training.schedule import learning_rate
+from electra_ref.training.summation import GradientTree
 
 
 class TrainingState:
     """Parameters, gradients and Adam's moments, and the number of updates they have seen."""
 
-    def __init__(self, config: Config, backend: Backend, dtype: str) -> None:
-        specs = parameter_specs(config)
-        vector = backend.to_device(initial_values(specs, config, dtype))
+    def __init__(self, backend: Backend, specs: list[ParameterSpec], values: Array) -> None:
+        """Begin with the initial ``values`` (P,), on the host."""
+        vector = backend.to_device(values)
         zeros_like = get_xp(vector).zeros_like
         self.step = 0
         self.parameters = FlatParameters(specs, vector)
-        self.gradients = FlatGradients(specs, zeros_like(vector))
+        self.gradients = GradientTree(backend, Gradients(specs, zeros_like(vector)))
         self.first_moment = FlatParameters(specs, zeros_like(vector))
         self.second_moment = FlatParameters(specs, zeros_like(vector))
 
 
-def optimizer_step(config: Config, backend: Backend, state: TrainingState) -> Array:
-    """Update ``state`` by its gradients and count the step; return their norm () unclipped.
+def optimizer_step(
+    config: OptimizerConfig, backend: Backend, state: TrainingState, gradients: Gradients
+) -> float:
+    """Update ``state`` by ``gradients`` and count the step; return their norm, unclipped.
 
-    A norm that is not finite leaves parameters and moments as they are: the caller looks at it
-    and stops.
+    A norm that is not finite leaves ``state`` as it is: the caller looks at it and stops. Raises
+    ValueError if no gradient was computed for a parameter.
     """
-    norm = backend.global_norm(state.gradients.vector)
-    if not float(norm) < float("inf"):
+    gradients.require_complete()
+    norm = float(backend.global_norm(gradients.vector))
+    if not norm < float("inf"):
         return norm
-    backend.clip_by_global_norm(state.gradients.vector, norm, config.gradient_clip)
-    border = state.parameters.decayed
-    for part, decay in ((slice(border), config.weight_decay), (slice(border, None), 0.0)):
+    rate = learning_rate(config, state.step)
+    for group in state.parameters.groups():
         backend.adamw(
-            state.parameters.vector[part],
-            state.gradients.vector[part],
-            state.first_moment.vector[part],
-            state.second_moment.vector[part],
-            learning_rate=learning_rate(config, state.step),
+            state.parameters.vector[group.part],
+            gradients.vector[group.part],
+            state.first_moment.vector[group.part],
+            state.second_moment.vector[group.part],
+            gradient_scale=config.gradient_clip / max(norm, config.gradient_clip),
+            learning_rate=rate * group.rate_scale,
             beta1=config.adam_beta1,
             beta2=config.adam_beta2,
             epsilon=config.adam_epsilon,
-            weight_decay=decay,
+            weight_decay=config.weight_decay if group.decays else 0.0,
         )
     state.step += 1
     return norm

@@ -1,4 +1,4 @@
-"""How a run talks to the person who started it: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run for the person who started it: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def wants_colour(stream: TextIO) -> bool:
 
 
 def show(text: str) -> None:
-    """Write a result to standard output. Raises UserError where nobody takes it."""
+    """Write a result to standard output. Raises UserError if it cannot be written."""
     with disk_errors("write to standard output"):
         try:
             print(text, end="", flush=True)
         except OSError:
-            # Python writes what is left once more at its exit, and would complain again.
+            # At exit, Python writes the rest again, which would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise
 
 
 class Progress:
-    """Lines on a stream, standard error by default, and on a terminal one bar under them."""
+    """Writes lines to a stream, standard error by default, and on a terminal one bar below them."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
@@ -43,7 +43,7 @@ class Progress:
         if self.bar is not None and self.bar.tqdm is not None:
             self.bar.tqdm.write(line, file=self.stream)
         else:
-            with suppress(BrokenPipeError):  # nobody reads any more: no reason to lose the run
+            with suppress(BrokenPipeError):  # nobody reads it: that must not end the run
                 print(line, file=self.stream, flush=True)
 
     def stage(self, description: str, done: int, total: int) -> None:
@@ -54,14 +54,14 @@ class Progress:
         self.bar.move_to(done)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
 
 class Bar:
-    """How far one stage is: redrawn in place on a terminal, a line every ten seconds elsewhere."""
+    """Progress of one stage: redrawn in place on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Bar:
         self.description = description
         self._progress, self._total, self._done = progress, total, start
         self._last_line = time.monotonic()
-        self._since, self._first = 0.0, -1  # when time is counted from, and what was done then
+        self._since, self._first = 0.0, -1  # start of the estimate, and what was done then
         self.tqdm: Any = None
         if progress.stream.isatty():
             self.tqdm = tqdm(
@@ -93,8 +93,8 @@ class Bar:
     def move_to(self, done: int, note: str = "") -> None:
         """Show ``done`` of the total, and ``note``, such as a rate, behind it.
 
-        The time left is reckoned from the first call on: what came before it, such as the
-        compilation of kernels, does not come again.
+        Remaining time is estimated from the first call: what came before it, such as the
+        compilation of kernels, does not happen again.
         """
         advanced, self._done = done - self._done, done
         if self._first < 0:

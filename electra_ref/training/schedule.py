@@ -9,10 +9,10 @@ Source: google-research/electra model/optimization.py (``create_optimizer``).
 
 from __future__ import annotations
 
-from electra_ref.config import Config
+from electra_ref.config.training import OptimizerConfig
 
 
-def learning_rate(config: Config, step: int) -> float:
+def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Return the learning rate of the update number ``step``, counted from 0."""
     decay: float = (1.0 - min(step, config.steps) / config.steps) ** config.lr_decay_power
     warmup = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0

@@ -1,10 +1,9 @@
-"""SIGINT and SIGTERM as a question the loop asks between steps, and never an exception.
+"""SIGINT and SIGTERM set a flag, which the loop reads between steps; they raise no exception.
 
-The first signal only sets a flag: the step in progress ends, a checkpoint is saved, and the process
-exits with 128 + the signal's number, as a shell reports a process that died by it. A second signal
-ends the process where it stands. That is safe: checkpoints and text files become visible by a
-rename of something complete, and a torn line of metrics is dropped on resume, as it is
-after kill -9.
+After the first signal the current step ends, a checkpoint is saved, and the process exits with
+128 + the signal's number, as a shell reports a process that a signal ended. A second signal ends
+the process at once. That is safe: checkpoints and text files appear complete or not at all, and a
+resumed run drops an incomplete line of metrics, as after kill -9.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """A context manager. ``requested`` is the number of the signal that came, or None.
 
-    Outside the main thread, where Python delivers no signals, it does nothing. SIGINT is caught
-    even if it was ignored, as a shell does for a job in the background: whoever sends it means it.
+    Outside the main thread Python delivers no signals; there it does nothing. SIGINT is caught even
+    if it was ignored, as it is in a background job of a shell.
     """
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            # None stands for a handler that C code installed, which Python cannot put back
+            # None is a handler that C code installed; Python cannot restore it
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 
@@ -50,11 +49,11 @@ class StopSignals:
 
 
 def exit_code(number: int) -> int:
-    """130 for SIGINT, 143 for SIGTERM."""
+    """Return 130 for SIGINT, 143 for SIGTERM."""
     return 128 + number
 
 
 def _say(text: str) -> None:
-    """Write a line to standard error; print() may not be entered twice, as a handler could."""
-    with suppress(OSError):  # the terminal may be gone: no reason to lose the run as well
+    """Write a line to standard error; print() may be running already when the signal comes."""
+    with suppress(OSError):  # the terminal may be gone: that must not end the run
         os.write(2, f"\n{text}\n".encode())

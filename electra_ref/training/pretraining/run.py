@@ -10,22 +10,24 @@ import sys
 from pathlib import Path
 
 from electra_ref.backends import OpenedBackend, open_backend
-from electra_ref.config import Config, resolve_config, to_toml
+from electra_ref.config.pretraining import PretrainingConfig, resolve_config
+from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
-from electra_ref.files import write_json_atomically, write_text_atomically
+from electra_ref.files import write_json_atomically
 from electra_ref.masking import masked_slots
 from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.environment import describe_environment, fingerprint_changes
-from electra_ref.training.loop import Trainer, summary
+from electra_ref.training.loop import Trainer
+from electra_ref.training.pretraining.samples import LEGEND, format_sample
+from electra_ref.training.pretraining.source import Source
+from electra_ref.training.pretraining.task import PretrainingTask, initial_state
 from electra_ref.training.progress import Progress, show, wants_colour
 from electra_ref.training.run_directory import RunDirectory, new_run_path
-from electra_ref.training.samples import LEGEND, format_sample
-from electra_ref.training.source import Source
 from electra_ref.training.stop_signals import StopSignals
 
-RUNS = Path("runs")  # where a run goes that was given no folder
+RUNS = Path("runs")  # of the runs without --output-dir
 
 
 class StoppedError(Exception):
@@ -33,14 +35,18 @@ class StoppedError(Exception):
 
 
 def begin(
-    path: Path | None, config: Config, source: Source, progress: Progress, stop: StopSignals
+    path: Path | None,
+    config: PretrainingConfig,
+    source: Source,
+    progress: Progress,
+    stop: StopSignals,
 ) -> Trainer:
     """Create the run's folder, prepare the data, return the trainer at step 0.
 
     The folder is ``path``, or a new one in RUNS. Raises UserError for data or a disk that cannot
-    be used, and then leaves nothing behind: there is nothing to resume.
+    be used; then nothing is left behind.
     """
-    masked_slots(config.max_length, config.mask_probability)  # refuses what cannot be masked
+    masked_slots(config.max_length, config.mask_probability)  # raises if nothing can be masked
     opened = open_backend(config.device, config.precision)
     progress.say(opened.reason)
     environment = describe_environment(
@@ -60,7 +66,7 @@ def begin(
 
 
 def resume(path: Path, device: str | None, progress: Progress, stop: StopSignals) -> Trainer:
-    """Take up the run at ``path`` where its newest checkpoint left it, on ``device`` if given."""
+    """Continue the run at ``path`` from its newest checkpoint, on ``device`` if given."""
     run = RunDirectory.resume(path)
     try:
         config = resolve_config(path=run.config)
@@ -83,7 +89,7 @@ def resume(path: Path, device: str | None, progress: Progress, stop: StopSignals
 
 
 def complete(trainer: Trainer, stop: StopSignals, max_steps: int | None) -> None:
-    """Train to the end, or to ``max_steps``, or until a signal; then say how the run stands.
+    """Train to the end, or to ``max_steps``, or until a signal; then report the state of the run.
 
     Samples and figures of the held-out rows go to standard output.
     """
@@ -93,30 +99,39 @@ def complete(trainer: Trainer, stop: StopSignals, max_steps: int | None) -> None
     if stop.requested is not None:
         trainer.progress.say(f"saved at step {trainer.state.step}; --resume continues {path}")
         return
-    if trainer.evaluated_step != trainer.state.step:
-        trainer.evaluate()
+    evaluation = trainer.evaluate()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
-    samples = [format_sample(s, colour=colour, columns=columns) for s in trainer.samples]
-    figures = f"step {trainer.state.step}: {summary(trainer.metrics)}\nthe run is in {path}\n"
+    samples = [format_sample(s, colour=colour, columns=columns) for s in evaluation.samples]
+    figures = f"step {trainer.state.step}: {evaluation.summary}\nthe run is in {path}\n"
     show("\n\n".join([f"held-out samples: {LEGEND}", *samples, figures]))
 
 
 def _trainer(
     run: RunDirectory,
-    config: Config,
+    config: PretrainingConfig,
     opened: OpenedBackend,
     source: Source,
     progress: Progress,
     stop: StopSignals,
 ) -> Trainer:
-    """Prepare the data, keep in the run's folder what came out, return the trainer at step 0."""
+    """Prepare the data, save vocabulary and report in the run's folder, return the trainer.
+
+    Raises UserError if the vocabulary of the data has not as many entries as ``config`` asks for.
+    """
     data = _prepare(run, config, source, progress, stop)
-    config = dataclasses.replace(config, vocab_size=len(data.tokenizer.vocab))
-    if not run.data.exists():  # also in a run that is resumed, if it was stopped before this
+    entries = len(data.tokenizer.vocab)
+    if config.vocab_size not in (0, entries):
+        raise UserError(
+            f"the data yield a vocabulary of {entries} entries, not of vocab_size = "
+            f"{config.vocab_size}; leave vocab_size out (max_vocab_size limits it)"
+        )
+    config = dataclasses.replace(config, vocab_size=entries)
+    if not run.data.exists():  # a resumed run may have been stopped before this
         save_vocabulary(run.vocabulary, data.tokenizer.vocab)
-        write_text_atomically(run.config, to_toml(config))
         write_json_atomically(run.data, {"key": data.key, **data.report})
-    return Trainer(config, opened.backend, opened.dtype, data, run, progress)
+    task = PretrainingTask(config, opened.backend, data)
+    state = initial_state(config, opened.backend, task.model, opened.dtype)
+    return Trainer(config, opened.backend, state, task, run, progress)
 
 
 def _source_of(run: RunDirectory) -> Source:
@@ -136,9 +151,13 @@ def _known_key(run: RunDirectory) -> str:
 
 
 def _prepare(
-    run: RunDirectory, config: Config, source: Source, progress: Progress, stop: StopSignals
+    run: RunDirectory,
+    config: PretrainingConfig,
+    source: Source,
+    progress: Progress,
+    stop: StopSignals,
 ) -> PreparedData:
-    """Prepare the data, those of the run's first start if it had come so far."""
+    """Prepare the data; a resumed run takes those of its first start."""
 
     def report(stage: str, done: int, total: int) -> None:
         if stop.requested is not None:

@@ -1,11 +1,11 @@
 """What is measured on held-out rows: both losses, and how well each network does its task.
 
 MLM: ``mlm_accuracy`` is the share of masked positions where the generator's best word is the
-original one, ``sampled_accuracy`` the share where its sample is; ``mlm_baseline_accuracy`` is
-what always answering the most frequent original word would reach. RTD, over all tokens but
-padding (the original lets padding into its AUC, which inflates it): ``rtd_accuracy``,
-``rtd_precision`` and ``rtd_recall`` at a logit of 0, ``rtd_auc``, and ``replaced_share``, which
-is what answering "original" everywhere would miss.
+original one; ``sampled_accuracy`` is the share where its sample is. ``mlm_baseline_accuracy`` is
+the accuracy of always answering the most frequent original word. RTD, over all tokens but padding
+(the original counts padding in its AUC, which makes it too high): ``rtd_accuracy``,
+``rtd_precision`` and ``rtd_recall`` at a logit of 0, ``rtd_auc``, and ``replaced_share``, the error
+of answering "original" everywhere.
 Source: google-research/electra pretrain/run_pretraining.py (``metric_fn``).
 """
 
@@ -18,49 +18,56 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.backends import Backend
-from electra_ref.config import Config
-from electra_ref.model.electra import ElectraOutput
+from electra_ref.model.losses import add_terms, mean_losses, total_loss
+from electra_ref.model.objectives.electra import ElectraOutput
 
 Metrics = dict[str, float | None]
 
 
-def evaluate(config: Config, backend: Backend, outputs: Iterable[ElectraOutput]) -> Metrics:
+def metrics_of(backend: Backend, outputs: Iterable[ElectraOutput]) -> Metrics:
     """Return the metrics of all ``outputs`` taken together; None where one is undefined.
 
     Precision is undefined where nothing was flagged, recall where nothing was replaced, AUC
     where all tokens have one label. Raises ValueError if there is no output.
     """
-    sums: dict[str, float] = dict.fromkeys(("mlm_loss", "rtd_loss", "best", "sampled"), 0.0)
-    originals, replaced, logits = [], [], []
+    terms, originals, replaced, logits = [], [], [], []
+    best_hits = sampled_hits = 0
     for output in outputs:
         masked = output.corrupted.masked
         used, labels = masked.weights, masked.labels
         best = backend.to_host(output.generator_logits.argmax(axis=-1)).reshape(labels.shape)
-        sums["mlm_loss"] += float(output.mlm_loss)
-        sums["rtd_loss"] += float(output.rtd_loss)
-        sums["best"] += int(((best == labels) & used).sum())
-        sums["sampled"] += int(((output.corrupted.sampled_ids == labels) & used).sum())
-        is_token = masked.batch.attention_mask
+        best_hits += int(((best == labels) & used).sum())
+        sampled_hits += int(((output.corrupted.sampled_ids == labels) & used).sum())
+        terms.append(output.terms)
         originals.append(labels[used])
+        is_token = masked.batch.attention_mask
         replaced.append(output.corrupted.replaced[is_token])
         logits.append(
             backend.to_host(output.discriminator_logits).reshape(is_token.shape)[is_token]
         )
-    if not originals:
+    if not terms:
         raise ValueError("there is nothing to evaluate")
+    total = add_terms(terms)
     words = np.concatenate(originals)
     masked_count = max(words.size, 1)
-    is_replaced, all_logits = np.concatenate(replaced), np.concatenate(logits)
-    mlm, rtd = sums["mlm_loss"] / masked_count, sums["rtd_loss"] / max(is_replaced.size, 1)
     return {
-        "loss": config.generator_weight * mlm + config.discriminator_weight * rtd,
-        "mlm_loss": mlm,
-        "rtd_loss": rtd,
-        "mlm_accuracy": sums["best"] / masked_count,
+        "loss": float(total_loss(total)),
+        **mean_losses(total),
+        "mlm_accuracy": best_hits / masked_count,
         "mlm_baseline_accuracy": np.bincount(words).max(initial=0) / masked_count,
-        "sampled_accuracy": sums["sampled"] / masked_count,
-        **_detection_metrics(is_replaced, all_logits),
+        "sampled_accuracy": sampled_hits / masked_count,
+        **_detection_metrics(np.concatenate(replaced), np.concatenate(logits)),
     }
+
+
+def summary(metrics: Metrics) -> str:
+    """Return the figures of an evaluation as one line for people."""
+    figures = {name: math.nan if value is None else value for name, value in metrics.items()}
+    return (
+        "held-out loss {loss:.2f} (MLM {mlm_loss:.3f}, RTD {rtd_loss:.4f}), "
+        "MLM accuracy {mlm_accuracy:.3f} (most frequent token {mlm_baseline_accuracy:.3f}), "
+        "RTD AUC {rtd_auc:.3f}, accuracy {rtd_accuracy:.3f} (all original {all_original:.3f})"
+    ).format(**figures, all_original=1.0 - figures["replaced_share"])
 
 
 def _detection_metrics(

@@ -1,4 +1,4 @@
-"""Samples that show what both networks do: original, masked, generated, and what was flagged."""
+"""Samples of what both networks do: original, masked, generated and flagged tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from electra_ref.backends import Backend
-from electra_ref.model.electra import ElectraOutput
+from electra_ref.model.objectives.electra import ElectraOutput
 
 SAMPLES = 4  # rows that an evaluation keeps
 _RED, _GREEN, _YELLOW, _DIM, _PLAIN = "\33[31m", "\33[32m", "\33[33m", "\33[2m", "\33[0m"
@@ -19,8 +19,8 @@ def describe_samples(
 ) -> list[dict[str, Any]]:
     """Return the first rows of ``output`` as one JSON object each, a list entry a token.
 
-    ``original``, ``masked`` and ``generated`` are tokens, ``replaced`` and ``probability`` what
-    is true and what the discriminator believes of each generated token.
+    ``original``, ``masked`` and ``generated`` are tokens. ``replaced`` says whether a generated
+    token differs from the original; ``probability`` is what the discriminator says of it.
     """
     corrupted = output.corrupted
     batch = corrupted.masked.batch
@@ -47,7 +47,7 @@ LEGEND = "^ replaced and flagged (green), - replaced and missed (red), ? false a
 
 
 def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
-    """Return ``sample`` as four aligned lines of as many tokens as ``columns`` hold."""
+    """Return ``sample`` as four aligned lines, cut to ``columns``."""
     lines: dict[str, list[str]] = {"original": [], "masked": [], "generated": [], "flagged": []}
     room = columns - len("generated")
     for original, masked, generated, replaced, probability in zip(

@@ -1,0 +1,1 @@
+"""ELECTRA pre-training as a kind of run: its data, its steps, its figures, its samples."""
