@@ -12,38 +12,35 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from electra_ref.config import PRESETS, Config, resolve_config, to_toml
+from electra_ref.command_line import add_settings_arguments, reporting, run_command, settings_of
+from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
+from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
-from electra_ref.freed_memory import keep_freed_memory
-from electra_ref.training.progress import Progress, show
-from electra_ref.training.run_directory import newest_run
-from electra_ref.training.source import Source
-from electra_ref.training.stop_signals import StopSignals, exit_code
-
-COMPILING = "compiling kernels for this processor: up to a minute, in the first run only"
+from electra_ref.training.pretraining.source import Source
+from electra_ref.training.progress import show
+from electra_ref.training.stop_signals import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
-    try:
-        if options.resume:
-            refuse_with_resume(options)
-            return run(options, config=None)
-        config = resolve_config(
-            preset=options.preset, path=options.config, settings=settings_of(options)
-        )
-        if options.print_config:
-            show(to_toml(config))
-            return 0
-        return run(options, config)
-    except UserError as error:
-        message = str(error)
-    except MemoryError as error:  # NumPy's and CuPy's are of this kind
-        message = f"out of memory ({error}): raise accumulate, or choose a smaller preset"
-    print(f"{parser.prog}: error: {message}", file=sys.stderr)
-    return 2
+    return run_command(parser.prog, lambda: train(parser.parse_args(arguments)))
+
+
+def train(options: argparse.Namespace) -> int:
+    """Do what ``options`` say; return the exit code. Raises UserError."""
+    if options.max_steps is not None and options.max_steps < 1:
+        raise UserError(f"--max-steps {options.max_steps}: at least 1")
+    if options.resume:
+        refuse_with_resume(options)
+        return run(options, config=None)
+    config = resolve_config(
+        preset=options.preset, path=options.config, settings=settings_of(options)
+    )
+    if options.print_config:
+        show(to_toml(config))
+        return 0
+    return run(options, config)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,28 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the run is kept; default runs/<preset>, runs/<preset>-2, ...",
     )
-    add("--preset", choices=list(PRESETS), help="named set of sizes (default: tiny)")
-    add(
-        "--config",
-        type=Path,
-        metavar="FILE.toml",
-        help="configuration file, as --print-config prints it",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="one configuration value; may be repeated",
-    )
-    add("--device", choices=["auto", "cpu", "gpu", "reference"], help="where to compute")
-    add(
-        "--precision",
-        choices=["auto", "float32", "bfloat16", "float64"],
-        help="float type to compute in",
-    )
-    add("--seed", type=int, metavar="N", help="names every random number of the run")
+    add_settings_arguments(parser, PRESETS)
     add(
         "--max-steps",
         type=int,
@@ -107,22 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="continue the run in --output-dir, or the newest one in runs/",
     )
-    add(
-        "--print-config",
-        action="store_true",
-        help="print the resolved configuration as TOML and stop",
-    )
     return parser
-
-
-def settings_of(options: argparse.Namespace) -> list[str]:
-    """Return ``--set`` and the arguments that are short for it, as ``key=value``."""
-    short = [
-        f"{key}={value}"
-        for key in ("device", "precision", "seed")
-        if (value := getattr(options, key)) is not None
-    ]
-    return [*options.settings, *short]
 
 
 def refuse_with_resume(options: argparse.Namespace) -> None:
@@ -137,30 +98,24 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
             raise UserError(f"--{flag} cannot change a run that is resumed; leave it out")
 
 
-def run(options: argparse.Namespace, config: Config | None) -> int:
+def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
     """Train as ``options`` say, a new run with ``config`` or an old one; return the exit code."""
-    if options.max_steps is not None and options.max_steps < 1:
-        raise UserError(f"--max-steps {options.max_steps}: at least 1")
-    keep_freed_memory()
-    progress = Progress()
-    with StopSignals() as stop:
-        # --help and --print-config need not wait for numba
-        from electra_ref.compilation import before_first_compilation  # noqa: PLC0415
-        from electra_ref.training import pretraining  # noqa: PLC0415
+    from electra_ref.training.pretraining import run as pretraining  # noqa: PLC0415  (loads numba)
+    from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
+    with reporting() as (progress, stop):
         try:
-            with before_first_compilation(lambda: progress.say(COMPILING)):
-                if config is None:
-                    path = options.output_dir or newest_run(pretraining.RUNS)
-                    trainer = pretraining.resume(path, options.device, progress, stop)
-                else:
-                    source = source_of(options)
-                    trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
-                with trainer.run:
-                    pretraining.complete(trainer, stop, options.max_steps)
+            if config is None:
+                path = options.output_dir or newest_run(pretraining.RUNS)
+                trainer = pretraining.resume(path, options.device, progress, stop)
+            else:
+                source = source_of(options)
+                trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
+            with trainer.run:
+                pretraining.complete(trainer, stop, options.max_steps)
         except pretraining.StoppedError:
             progress.say("stopped before the first step; --resume begins it")
-        return 0 if stop.requested is None else exit_code(stop.requested)
+    return 0 if stop.requested is None else exit_code(stop.requested)
 
 
 def source_of(options: argparse.Namespace) -> Source:

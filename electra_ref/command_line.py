@@ -1,0 +1,85 @@
+"""What the commands share: errors in one line, exit codes, the arguments that fill a configuration.
+
+Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from electra_ref.config.settings import Presets
+from electra_ref.config.training import DEVICES, PRECISIONS
+from electra_ref.errors import UserError
+from electra_ref.freed_memory import keep_freed_memory
+from electra_ref.process import prepare_process
+from electra_ref.training.progress import Progress
+from electra_ref.training.stop_signals import StopSignals
+
+COMPILING = "compiling kernels for this processor: up to a minute, in the first run only"
+
+
+def run_command(program: str, command: Callable[[], int]) -> int:
+    """Run ``command``; return its exit code, or 2 after one line on standard error."""
+    prepare_process()
+    try:
+        return command()
+    except UserError as error:
+        message = str(error)
+    except MemoryError as error:  # NumPy's and CuPy's are of this kind
+        message = f"out of memory ({error}): raise accumulate, or choose a smaller preset"
+    print(f"{program}: error: {message}", file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def reporting() -> Iterator[tuple[Progress, StopSignals]]:
+    """Catch signals for the block, and say when a kernel is compiled; give what it reports with."""
+    # --help and --print-config need not wait for numba
+    from electra_ref.compilation import before_first_compilation  # noqa: PLC0415
+
+    keep_freed_memory()
+    progress = Progress()
+    with StopSignals() as stop, before_first_compilation(lambda: progress.say(COMPILING)):
+        yield progress, stop
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser, presets: Presets) -> None:
+    """Add the arguments that fill a configuration, and ``--print-config``."""
+    add = parser.add_argument
+    add("--preset", choices=list(presets), help="named set of sizes (default: tiny)")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="configuration file, as --print-config prints it",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="one configuration value; may be repeated",
+    )
+    add("--device", choices=DEVICES, help="where to compute")
+    add("--precision", choices=PRECISIONS, help="float type to compute in")
+    add("--seed", type=int, metavar="N", help="names every random number of the run")
+    add(
+        "--print-config",
+        action="store_true",
+        help="print the resolved configuration as TOML and stop",
+    )
+
+
+def settings_of(options: argparse.Namespace) -> list[str]:
+    """Return ``--set`` and the arguments that are short for it, as ``key=value``."""
+    short = [
+        f"{key}={value}"
+        for key in ("device", "precision", "seed")
+        if (value := getattr(options, key)) is not None
+    ]
+    return [*options.settings, *short]
