@@ -1,9 +1,9 @@
-"""The same two training steps on the CPU backend, in whatever process and on whatever threads.
+"""The same two training steps on the CPU backend, in any process and with any number of threads.
 
-``python -m tests.fixed_steps FILE SIZE THREADS...`` writes the parameters after them to FILE.npz,
-under names such as ``bfloat16 2``: once for each precision and number of threads. SIZE is
-``tiny``, quick enough for kernels that run as plain Python, or ``large``: several tasks for every
-thread in every kernel.
+``python -m tests.fixed_steps FILE SIZE THREADS...`` writes the parameters after the two steps to
+FILE.npz, for each precision and each number of threads, under names such as ``bfloat16 2``.
+SIZE is ``tiny`` (fast enough for kernels that run as plain Python) or ``large`` (several tasks for
+every thread in every kernel).
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import numpy.typing as npt
 
 from electra_ref.backends import Backend, cpu
 from electra_ref.backends.cpu import bfloat16
-from electra_ref.batch import Batch, SpecialTokens
-from electra_ref.config import Config
-from electra_ref.model.electra import electra_of
-from electra_ref.training.optimizer import TrainingState
+from electra_ref.batch import Batch
+from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.model.objectives import electra
 from electra_ref.training.step import train_step
-from tests.tiny_electra import tiny_config
+from tests.tiny_electra import tiny_config, tiny_model, tiny_state
 
 BACKENDS: dict[str, Backend] = {"cpu": cpu, "bfloat16": bfloat16}
 COMMON = {"mask_probability": 0.3, "warmup_steps": 0, "learning_rate": 0.01}
-SIZES: dict[str, Config] = {
+SIZES: dict[str, PretrainingConfig] = {
     "tiny": tiny_config(**COMMON),
     "large": tiny_config(
         **COMMON,
@@ -45,13 +44,11 @@ def steps(size: str, name: str, threads: int | None = None) -> npt.NDArray[np.fl
     ids = random.integers(5, config.vocab_size, shape).astype(np.int32)
     lengths = np.maximum(1, shape[1] - 5 * np.arange(shape[0]))  # no padding first, then more
     batch = Batch(ids, np.zeros(shape, np.int32), np.arange(shape[1]) < lengths[:, None])
-    state, before = TrainingState(config, backend, "float32"), numba.get_num_threads()
+    state, before = tiny_state(config, "float32", backend), numba.get_num_threads()
     numba.set_num_threads(threads or before)
     try:
         for _ in range(2):
-            train_step(
-                config, backend, electra_of(config), state, [batch], SpecialTokens(0, 1, 2, 3, 4)
-            )
+            train_step(config, backend, electra, tiny_model(config), state, [batch])
     finally:
         numba.set_num_threads(before)
     return state.parameters.vector

@@ -1,7 +1,7 @@
 """Write the files of ``tests/data``: run ``python -m tests.make_fixtures`` (extra: oracle).
 
-What is in them: ``tests.oracle.fixture_files``. Models and batches are drawn from fixed seeds, so
-that on one machine and one set of versions the files come out the same.
+``tests.oracle.fixture_files`` describes them. Models and batches are drawn from fixed seeds, so the
+same machine with the same versions writes the same files.
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""Wrong gradients by the thousand: mutants of every term of every backward function.
+"""Thousands of wrong gradients: mutants of every term of every backward function.
 
-A backward function is parsed, and each of its expressions, from the right-hand side of a statement
-down to a single name, is wrapped in a call that passes the value on. What a value is shows when the
+A backward function is parsed. Each of its expressions, from the right-hand side of a statement down
+to a single name, is wrapped in a call that returns the value. The kind of a value is known when the
 function runs: arrays of floats, of integers and of booleans, float factors, axes and tuples of
 gradients each have their own operators (``OPERATORS``). A mutant is one term and one operator.
 
-Nothing of this is in the shipped code: the wrapped function is compiled in the test, and its code
-object takes the place of the real one while ``instrumented`` is open. All who call the function
-call the wrapped one, however they imported it. Only functions of plain Python can be wrapped; what
-becomes of kernels, and what their terms are, is in ``kernel_mutants``.
+The shipped code has nothing of this. The test compiles the wrapped function, and its code object
+replaces the real one while ``instrumented`` is open, so that every caller calls the wrapped one.
+Only plain Python functions can be wrapped; ``kernel_mutants`` does the same for kernels.
 
 Method: Hook and Kelly 2009, "Mutation sensitivity testing", Computing in Science and Engineering
-11(6), with operators that resemble the mistakes of who derives by hand: a term left out, a wrong
-sign, a factor of two, a neighbour's index, a wrong axis, two gradients swapped, = in place of +=.
+11(6). The operators resemble the mistakes of a person who derives by hand: a term left out, a wrong
+sign, a factor of two, a neighbour's index, a wrong axis, two gradients swapped, = instead of +=.
 """
 
 from __future__ import annotations
@@ -264,12 +263,16 @@ def parse(function: FunctionType) -> ast.Module:
 def additive_terms(function: FunctionType) -> Iterator[str]:
     """Yield what each statement of ``function`` assigns, adds or returns, sums taken apart.
 
-    This is a count of its own, to hold the wrapped terms against: it shares only the parser.
+    What is added includes the arguments of ``GradientSum.add``. This is a count of its own, to hold
+    the wrapped terms against: it shares only the parser.
     """
     for node in ast.walk(parse(function)):
         if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)):
             assert node.value is not None
             yield from _summands(node.value)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            for argument in node.value.args:
+                yield from _summands(argument)
 
 
 def _summands(node: ast.expr) -> Iterator[str]:

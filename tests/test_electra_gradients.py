@@ -1,28 +1,30 @@
 """The proof: hand-written gradients of the whole loss against the complex step.
 
-The loss is MLM + 50 RTD through the tables and the layer norm that both networks share, with
-padding and with dropout. Every tensor counts by itself, query, key and value apart, with an error
-relative to its own norm: at a weight scale of 0.02 the gradients of query and key are so small
-that absolute bounds (1e-5 in PyTorch's gradcheck) would accept their absence.
+The loss is MLM + 50 RTD with padding and dropout; both networks share tables and layer norm. Every
+tensor is judged alone, query, key and value separately, by an error relative to its own norm. At a
+weight scale of 0.02 the gradients of query and key are so small that an absolute bound (1e-5 in
+PyTorch's gradcheck) would accept zeros in their place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from electra_ref.arrays import Array
-from electra_ref.model.electra import total_loss
-from electra_ref.model.parameters import FlatGradients, FlatParameters
+from electra_ref.gradient import GradientSum
+from electra_ref.model.losses import total_loss
+from electra_ref.model.objectives.electra import Electra
+from electra_ref.model.parameters import FlatParameters, Gradients
 from electra_ref.sampling import corrupt
 from tests.tiny_electra import (
     COMPLEX_STEP,
     VOCAB_SIZE,
     Comparison,
     Problem,
-    RememberingBackend,
     add_gradients,
     complex_step_along,
     complex_step_gradient,
@@ -30,6 +32,7 @@ from tests.tiny_electra import (
     gradients_of,
     make_problem,
     parts_of,
+    remembering_backend,
 )
 
 RELATIVE_ERROR = 1e-12
@@ -69,13 +72,44 @@ def test_random_directions_of_a_generator_of_two_heads() -> None:
     """The generator's heads are 64 wide; at that width, 0.5 would saturate every softmax."""
     sizes: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 1}
     problem = make_problem(0.1, 4, lengths=(9,), generator_hidden_size=1.0, **sizes)
-    assert problem.electra.generator.size.num_attention_heads == 2
+    assert problem.model.generator.size.num_attention_heads == 2
     random = np.random.default_rng(4)
     assert_small(directional_errors(problem, random, directions=1, within="generator.layer.0.att"))
 
 
+SHARING: dict[str, Callable[[Electra], Electra]] = {
+    "none": lambda model: model._replace(
+        generator=model.generator._replace(embeddings="generator.embeddings")
+    ),
+    "all": lambda model: model._replace(
+        generator=model.generator._replace(layers="encoder", size=model.discriminator.size),
+        discriminator=model.discriminator._replace(layers="encoder"),
+    ),
+    "layers": lambda model: model._replace(
+        generator=model.generator._replace(
+            embeddings="generator.embeddings", layers="encoder", size=model.discriminator.size
+        ),
+        discriminator=model.discriminator._replace(layers="encoder"),
+    ),
+}
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.5])
+@pytest.mark.parametrize("sharing", SHARING)
+def test_networks_share_what_they_name_alike(sharing: str, scale: float) -> None:
+    """Another prefix is all it takes: parameters and their gradients follow."""
+    problem = make_problem(scale, seed=10, change_model=SHARING[sharing], num_hidden_layers=1)
+    names = {spec.name for spec in problem.specs}
+    assert len(names) == len(problem.specs)
+    tables = {name for name in names if name.endswith("word_embeddings.weight")}
+    assert len(tables) == (1 if sharing == "all" else 2)
+    matrices = {name for name in names if name.endswith("query_key_value.weight")}
+    assert len(matrices) == (2 if sharing == "none" else 1)
+    assert_small(directional_errors(problem, np.random.default_rng(10), directions=1))
+
+
 def test_evaluation_without_dropout_has_gradients_too() -> None:
-    problem = make_problem(0.5, seed=4, dropout_stream=None)
+    problem = make_problem(0.5, seed=4, stream=None)
     assert_small(directional_errors(problem, np.random.default_rng(4), directions=1))
 
 
@@ -86,7 +120,7 @@ def directional_errors(
 
     Only tensors with ``within`` in their name are looked at.
     """
-    backend = RememberingBackend()
+    backend = remembering_backend()
     gradients = parts_of(gradients_of(problem, backend))
     errors = {name: 0.0 for name in gradients if within in name}
     assert errors
@@ -149,35 +183,36 @@ class OneReadMoved(FlatParameters):
         return self.views[name]
 
 
-class RecordedParts(FlatGradients):
-    """Gradients that remember the parts they are the sum of, the last read first."""
+class RecordedParts(Gradients):
+    """Gradients that keep the parts they are the sum of apart, the last read first."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.specs, np.full_like(problem.vector, np.nan))
         self.parts: dict[str, list[Array]] = {}
 
-    def add(self, name: str, part: Array) -> None:
-        """Remember ``part`` and add it."""
-        self.parts.setdefault(name, []).append(part.copy())
-        super().add(name, part)
+    def sum_of(self, name: str) -> GradientSum:
+        """Return an array of its own for each part."""
+        part = np.full_like(self.views[name], np.nan)
+        self.parts.setdefault(name, []).append(part)
+        return GradientSum(part, is_empty=True)
 
 
 def test_shared_gradients_are_the_sum_over_untied_copies() -> None:
     """Each use of the shared embeddings by itself: what a model with copies of them would get."""
     problem = make_problem(0.5, seed=7)
-    backend, random = RememberingBackend(), np.random.default_rng(7)
-    gradients = RecordedParts(problem)
-    add_gradients(problem, gradients, backend)
-    uses = {name: len(parts) for name, parts in gradients.parts.items() if len(parts) > 1}
+    backend, random = remembering_backend(), np.random.default_rng(7)
+    recorded, gradients = RecordedParts(problem), gradients_of(problem, backend)
+    add_gradients(problem, recorded, backend)
+    uses = {name: len(parts) for name, parts in recorded.parts.items() if len(parts) > 1}
     assert sorted(uses.values()) == [2, 2, 2, 2, 3]  # word embeddings are the output matrix too
     for name, count in uses.items():
         assert name.startswith("embeddings.")
-        parts = gradients.parts[name][::-1]
+        parts = recorded.parts[name][::-1]
         for read, part in enumerate(parts):
             v = random.standard_normal(part.shape)
             output, _ = forward_of(problem, OneReadMoved(problem, name, read, v), backend)
-            loss = total_loss(problem.electra, output, problem.counts)
-            error = abs(float(np.sum(part * v)) - loss.imag / COMPLEX_STEP)
+            loss = np.imag(total_loss(output.terms))
+            error = abs(float(np.sum(part * v)) - loss / COMPLEX_STEP)
             assert error <= RELATIVE_ERROR * np.linalg.norm(part), (name, read)
         scale = max(float(np.abs(part).max()) for part in parts)
         difference = gradients[name] - np.sum(parts, axis=0)

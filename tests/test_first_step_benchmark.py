@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import first_step
 
-SIZES = ["vocab_size=64", "hidden_size=8", "embedding_size=8", "num_attention_heads=2"]
+SIZES = ["max_vocab_size=64", "hidden_size=8", "embedding_size=8", "num_attention_heads=2"]
 SIZES += ["intermediate_size=8", "generator_hidden_size=1.0", "batch_size=2", "max_length=16"]
 
 

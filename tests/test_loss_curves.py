@@ -1,4 +1,4 @@
-"""The benchmark of loss curves trains through the command, and sees curves that part."""
+"""The benchmark of loss curves runs the training command, and finds curves that differ."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_training_command_gives_the_curves(
     rng = np.random.default_rng(0)
     documents = ("\n".join(" ".join(rng.choice(words, 8)) for _ in range(9)) for _ in range(60))
     (tmp_path / "corpus.txt").write_text("\n\n".join(documents), encoding="utf-8")
-    sizes = ["vocab_size=64", "batch_size=2", "hidden_size=32", "embedding_size=32"]
+    sizes = ["max_vocab_size=64", "batch_size=2", "hidden_size=32", "embedding_size=32"]
     options = [*ONE, "--preset", "tiny", "--steps", str(WINDOW), "--seed", "3"]
     options += ["--corpus", str(tmp_path / "corpus.txt"), "--output-dir", str(tmp_path / "runs")]
     options += [part for size in sizes for part in ("--set", size)]

@@ -1,8 +1,8 @@
-"""A test that the tests can fail: every wrong gradient of ``mutants`` must be noticed.
+"""A test that the gradient test can fail: it must notice every wrong gradient of ``mutants``.
 
-The judge is the comparison of ``test_electra_gradients``: each tensor's gradient, query, key and
-value apart, against the complex step of the whole loss. The forward pass runs once, since mutants
-are backward functions; its caches are read-only, so none can be repaired or spoilt in passing.
+The comparison is that of ``test_electra_gradients``: the gradient of each tensor, query, key and
+value separately, against the complex step of the whole loss. The forward pass runs only once,
+because mutants are backward functions. Its caches are read-only, so no mutant can change them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ import pytest
 import electra_ref.backends.reference
 import electra_ref.model
 from electra_ref.arrays import sum_rows_by_index
-from electra_ref.model.electra import ElectraCache, electra_backward
-from electra_ref.model.parameters import FlatGradients, FlatParameters
+from electra_ref.gradient import GradientSum
+from electra_ref.model.losses import gradient_scale
+from electra_ref.model.objectives import electra
+from electra_ref.model.objectives.electra import ElectraCache
+from electra_ref.model.parameters import FlatParameters, Gradients
+from electra_ref.model.passes import BackwardPass
 from tests import mutants
 from tests.mutants import Instrument, Mutant, instrumented
 from tests.tiny_electra import (
     Comparison,
     Problem,
-    RememberingBackend,
     complex_step_gradient,
     forward_of,
     make_problem,
+    remembering_backend,
 )
 
 NOTICED = 1e-11  # relative error of a tensor above which a gradient counts as wrong
@@ -37,10 +41,10 @@ NOTICED = 1e-11  # relative error of a tensor above which a gradient counts as w
 SOFTMAX_BACKWARD = "reference.softmax_cross_entropy.softmax_cross_entropy_backward"
 LAYER_NORM_BACKWARD = "reference.layer_norm.layer_norm_backward"
 ATTENTION_BACKWARD = "reference.attention.attention_backward"
-HEAD_BACKWARD = "heads.discriminator_head_backward"
+HEAD_BACKWARD = "heads.detection.detection_head_backward"
 NEW_ZEROS = {
-    "reference.embedding.embed_backward": "get_xp(dx).zeros((cache.max_position_embeddings, "
-    "dx.shape[1]), dx.dtype)",
+    "reference.embedding.embed_backward": "get_xp(dx).zeros((dposition.array.shape[0], "
+    "width), dx.dtype)",
     "arrays.sum_rows_by_index": "xp.zeros((count, rows.shape[1]), rows.dtype)",
 }
 # Mutants that change no gradient, and the proof of it
@@ -62,21 +66,21 @@ EQUIVALENT = {
     f"{ATTENTION_BACKWARD}: dscores [roll]": "a sum over the axis that is rolled has no order",
     f"{ATTENTION_BACKWARD}: dscores.sum(axis=-1, keepdims=True) [roll]": "axis of length 1",
     f"{HEAD_BACKWARD}: dlogits[:, None] [roll]": "the last axis has length 1",
-    f"{HEAD_BACKWARD}: dweight [roll]": "one logit a token: the last axis has length 1",
-    f"{HEAD_BACKWARD}: dbias [roll]": "one logit a token: the axis has length 1",
 }
 
 
 def backward_functions(*packages: ModuleType) -> list[FunctionType]:
-    """Return every function of ``packages`` whose name ends in _backward, and two helpers."""
+    """Return every function of ``packages`` whose name ends in backward, and what they call."""
     found: dict[FunctionType, None] = {}
     for package in packages:
-        for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             module = importlib.import_module(info.name)
             for name, value in vars(module).items():
-                if isinstance(value, FunctionType) and name.endswith("_backward"):
+                if isinstance(value, FunctionType) and name.endswith("backward"):
                     found[value] = None
-    helpers: list[Any] = [sum_rows_by_index, FlatGradients.add]
+    methods = [value for value in vars(BackwardPass).values() if isinstance(value, FunctionType)]
+    own = [method for method in methods if method.__module__ == BackwardPass.__module__]
+    helpers: list[Any] = [sum_rows_by_index, gradient_scale, GradientSum.add, *own]
     return [*found, *helpers]
 
 
@@ -85,7 +89,7 @@ class Judge:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._backend = RememberingBackend()
+        self._backend = remembering_backend()
         parameters = FlatParameters(problem.specs, problem.vector)
         _, self._cache = forward_of(problem, parameters, self._backend)
         make_read_only(self._cache)
@@ -94,11 +98,10 @@ class Judge:
     def worst_error(self) -> float:
         """Return the largest relative error of a tensor; infinite where one is not finite."""
         problem = self._problem
-        gradients = FlatGradients(problem.specs, np.full_like(problem.vector, np.nan))
+        gradients = Gradients(problem.specs, np.full_like(problem.vector, np.nan))
+        run = BackwardPass(self._backend, gradients)
         with np.errstate(all="ignore"):
-            electra_backward(
-                self._backend, gradients, problem.electra, problem.counts, fresh(self._cache)
-            )
+            electra.backward(run, problem.model, problem.counts, fresh(self._cache))
             worst = float(np.max(list(self._comparison.errors(gradients.vector).values())))
         return worst if np.isfinite(worst) else np.inf
 

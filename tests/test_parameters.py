@@ -8,23 +8,31 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from electra_ref.backends.reference import ReferenceBackend
-from electra_ref.batch import Batch, SpecialTokens
-from electra_ref.config import Config, resolve_config
-from electra_ref.model.electra import electra_of
+from electra_ref.backends import reference
+from electra_ref.batch import Batch
+from electra_ref.config.pretraining import PretrainingConfig, resolve_config
+from electra_ref.model import objectives
+from electra_ref.model.losses import mean_losses
 from electra_ref.model.parameters import (
-    FlatGradients,
     FlatParameters,
+    Gradients,
+    ParameterGroup,
+    ParameterSpec,
     initial_values,
-    parameter_specs,
+    parameter_table,
 )
-from electra_ref.training.step import evaluation_step
-from tests.tiny_electra import tiny_config
+from electra_ref.training.pretraining.task import evaluate_batch
+from tests.tiny_electra import tiny_config, tiny_model
 
 GLOROT = ("embeddings_project.weight", "discriminator.head.output.weight")
 
 
-def count(config: Config, prefixes: tuple[str, ...]) -> int:
+def parameter_specs(config: PretrainingConfig) -> list[ParameterSpec]:
+    """Return the table of the model that ``config`` describes."""
+    return objectives.electra.parameter_specs(tiny_model(config))
+
+
+def count(config: PretrainingConfig, prefixes: tuple[str, ...]) -> int:
     """Return the number of parameters whose names start with one of ``prefixes``."""
     specs = parameter_specs(config)
     return sum(math.prod(spec.shape) for spec in specs if spec.name.startswith(prefixes))
@@ -40,8 +48,8 @@ def count(config: Config, prefixes: tuple[str, ...]) -> int:
 )
 def test_counts_are_those_of_the_original(preset: str, discriminator: int, joint: int) -> None:
     """Clark et al. 2020 give 14M, 110M and 335M for the discriminators."""
-    config = resolve_config(preset=preset)
-    assert config.vocab_size == 30522
+    config = resolve_config(preset=preset, settings=["vocab_size=30522"])
+    assert config.max_vocab_size == 30522
     assert count(config, ("embeddings.", "discriminator.")) == discriminator
     assert count(config, ("",)) == joint
 
@@ -51,8 +59,13 @@ def test_names_are_unique_and_decaying_ones_come_first() -> None:
     assert len({spec.name for spec in specs}) == len(specs)
     decays = [spec.decays for spec in specs]
     assert decays == sorted(decays, reverse=True)
-    flat = FlatParameters(specs, np.zeros(count(tiny_config(), ("",))))
-    assert flat.decayed == sum(math.prod(spec.shape) for spec in specs if spec.decays)
+    decayed = sum(math.prod(spec.shape) for spec in specs if spec.decays)
+    size = count(tiny_config(), ("",))
+    groups = FlatParameters(specs, np.zeros(size)).groups()
+    assert groups == [
+        ParameterGroup(slice(0, decayed), True, 1.0),
+        ParameterGroup(slice(decayed, size), False, 1.0),
+    ]
     for spec in specs:
         # The original leaves out what LayerNorm, layer_norm or bias matches; tables do decay.
         assert spec.decays == ("layer_norm" not in spec.name and "bias" not in spec.name)
@@ -62,7 +75,7 @@ def test_initial_values_follow_the_original() -> None:
     """Truncated normal but for the layers that take TensorFlow's default; biases 0, scales 1."""
     config = tiny_config(vocab_size=300, embedding_size=64, hidden_size=128)
     specs = parameter_specs(config)
-    flat = FlatParameters(specs, initial_values(specs, config))
+    flat = FlatParameters(specs, initial_values(specs, config.seed, config.initializer_range))
     for spec in specs:
         values = flat[spec.name]
         if spec.name.endswith(".bias"):
@@ -100,11 +113,13 @@ def assert_moments(values: np.ndarray, deviation: float, excess: float) -> None:
 def test_initial_values_depend_on_the_seed_and_the_tensor() -> None:
     config, other = tiny_config(seed=1), tiny_config(seed=2)
     specs = parameter_specs(config)
-    values = initial_values(specs, config)
-    np.testing.assert_array_equal(values, initial_values(specs, config))
+    values = initial_values(specs, config.seed, config.initializer_range)
+    np.testing.assert_array_equal(
+        values, initial_values(specs, config.seed, config.initializer_range)
+    )
     drawn = values[(values != 0) & (values != 1)]
     assert np.unique(drawn).size == drawn.size
-    same = values == initial_values(specs, other)
+    same = values == initial_values(specs, other.seed, other.initializer_range)
     assert (same == ((values == 0) | (values == 1))).all()
 
 
@@ -119,20 +134,13 @@ def test_initial_loss_is_that_of_knowing_nothing() -> None:
         max_position_embeddings=64,
     )
     specs, random = parameter_specs(config), np.random.default_rng(0)
-    parameters = FlatParameters(specs, initial_values(specs, config).astype(np.float32))
+    parameters = FlatParameters(
+        specs, initial_values(specs, config.seed, config.initializer_range).astype(np.float32)
+    )
     ids = random.integers(5, 30522, (4, 64)).astype(np.int32)
     batch = Batch(ids, np.zeros_like(ids), np.ones(ids.shape, bool))
-    output = evaluation_step(
-        config,
-        ReferenceBackend(),
-        electra_of(config),
-        parameters,
-        batch,
-        SpecialTokens(0, 1, 2, 3, 4),
-        0,
-    )
-    mlm = float(output.mlm_loss) / output.corrupted.masked.weights.sum()
-    rtd = float(output.rtd_loss) / ids.size
+    output = evaluate_batch(config, reference, tiny_model(config), parameters, batch, 0)
+    mlm, rtd = mean_losses(output.terms).values()
     assert mlm == pytest.approx(math.log(30522), abs=0.1)
     assert rtd == pytest.approx(math.log(2), abs=0.03)
     assert mlm + 50 * rtd == pytest.approx(44.98, abs=1.5)
@@ -154,10 +162,63 @@ def test_views_share_the_vector_and_sizes_are_checked() -> None:
 
 def test_gradients_are_set_first_and_added_to_afterwards() -> None:
     specs = parameter_specs(tiny_config())[:1]
-    gradients = FlatGradients(specs, np.full(math.prod(specs[0].shape), np.nan))
+    gradients = Gradients(specs, np.full(math.prod(specs[0].shape), np.nan))
     for wanted in (1.0, 2.0):
-        gradients.add(specs[0].name, np.ones(specs[0].shape))
+        gradients.sum_of(specs[0].name).add(np.ones(specs[0].shape))
         assert (gradients.vector == wanted).all()
     gradients.restart()
-    gradients.add(specs[0].name, np.ones(specs[0].shape))
+    gradients.sum_of(specs[0].name).transpose().add(np.ones(specs[0].shape[::-1]))
     assert (gradients.vector == 1.0).all()
+
+
+def test_a_gradient_that_nothing_wrote_is_refused_by_name() -> None:
+    specs = parameter_specs(tiny_config())[:2]
+    size = sum(math.prod(spec.shape) for spec in specs)
+    gradients = Gradients(specs, np.zeros(size))
+    gradients.sum_of(specs[0].name).add(np.ones(specs[0].shape))
+    with pytest.raises(ValueError, match=specs[1].name) as refused:
+        gradients.require_complete()
+    assert specs[0].name not in str(refused.value)
+    gradients.sum_of(specs[1].name).add(np.ones(specs[1].shape))
+    gradients.require_complete()
+    gradients.restart()
+    with pytest.raises(ValueError, match=specs[0].name):
+        gradients.require_complete()
+
+
+def test_initial_values_depend_on_the_name_alone() -> None:
+    """Another generator leaves the discriminator as it was, and so does the order of the table."""
+    config = tiny_config()
+    other = tiny_config(generator_layers=0.5, generator_hidden_size=1.0)
+    specs, others = parameter_specs(config), parameter_specs(other)
+    values = FlatParameters(specs, initial_values(specs, 1, 0.02))
+    changed = FlatParameters(others, initial_values(others, 1, 0.02))
+    for spec in specs:
+        if not spec.name.startswith("generator."):
+            np.testing.assert_array_equal(changed[spec.name], values[spec.name])
+    turned = FlatParameters(specs[::-1], initial_values(specs[::-1], 1, 0.02))
+    for spec in specs:
+        np.testing.assert_array_equal(turned[spec.name], values[spec.name])
+
+
+def test_groups_follow_rate_and_decay() -> None:
+    """Parameters that are treated alike stand side by side, however the parts come."""
+    specs = [
+        ParameterSpec("a", (2,), "ones", True, 0.5),
+        ParameterSpec("b", (3,), "ones", False),
+        ParameterSpec("c", (4,), "ones", True),
+        ParameterSpec("d", (5,), "ones", True, 0.5),
+    ]
+    table = parameter_table([specs[:2], specs[1:]])
+    assert [spec.name for spec in table] == ["a", "d", "c", "b"]
+    assert FlatParameters(table, np.zeros(14)).groups() == [
+        ParameterGroup(slice(0, 7), True, 0.5),
+        ParameterGroup(slice(7, 11), True, 1.0),
+        ParameterGroup(slice(11, 14), False, 1.0),
+    ]
+
+
+def test_one_name_for_two_parameters_is_refused() -> None:
+    a, b = ParameterSpec("a", (2,), "ones", True), ParameterSpec("a", (3,), "ones", True)
+    with pytest.raises(ValueError, match="a is both"):
+        parameter_table([[a], [b]])

@@ -1,4 +1,4 @@
-"""From files to batches in one call: again from the cache, and one clear line if it cannot be."""
+"""From files to batches in one call, from the cache the second time; errors in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.text import embedded_corpus
 from electra_ref.text import prepare as prepare_module
@@ -17,8 +17,10 @@ from electra_ref.text.prepare import PreparedData, prepare
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
 
-def configure(**changes: Any) -> Config:
-    return Config(**{"vocab_size": 300, "max_length": 16, "held_out_fraction": 0.2, **changes})
+def configure(**changes: Any) -> PretrainingConfig:
+    return PretrainingConfig(
+        **{"max_vocab_size": 300, "max_length": 16, "held_out_fraction": 0.2, **changes}
+    )
 
 
 @pytest.fixture

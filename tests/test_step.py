@@ -1,44 +1,46 @@
-"""One training step: what it reports, what it changes, and what a bad one leaves alone."""
+"""One training step: what it reports, what it changes, what a bad one leaves unchanged."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from electra_ref.backends.reference import ReferenceBackend
-from electra_ref.config import Config
+from electra_ref.backends import reference
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.masking import mask_tokens
-from electra_ref.model.electra import electra_of
+from electra_ref.model.objectives import electra
 from electra_ref.rng import EVALUATION, Purpose, RandomStream
+from electra_ref.sampling import sample_tokens
 from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.pretraining.task import evaluate_batch
 from electra_ref.training.schedule import learning_rate
-from electra_ref.training.step import StepResult, evaluation_step, make_sampler, train_step
-from tests.test_metamorphic import SPECIAL_TOKENS, draw_rows
-from tests.tiny_electra import tiny_config
-
-BACKEND = ReferenceBackend()
+from electra_ref.training.step import StepResult, train_step
+from tests.test_metamorphic import draw_rows
+from tests.tiny_electra import SPECIAL_TOKENS, tiny_config, tiny_model, tiny_state
 
 
-def take_step(config: Config, state: TrainingState, seed: int = 0) -> StepResult:
+def take_step(config: PretrainingConfig, state: TrainingState, seed: int = 0) -> StepResult:
     """Train on six drawn rows."""
     batch = draw_rows(6, config.max_length, seed)
-    return train_step(config, BACKEND, electra_of(config), state, [batch], SPECIAL_TOKENS)
+    return train_step(config, reference, electra, tiny_model(config), state, [batch])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_step_reports_means_and_keeps_the_float_type(dtype: str) -> None:
     config = tiny_config(warmup_steps=2, learning_rate=0.01, batch_size=6)
-    state = TrainingState(config, BACKEND, dtype)
+    state = tiny_state(config, dtype)
     results = [take_step(config, state) for _ in range(3)]
     for number, result in enumerate(results):
-        assert result.loss == pytest.approx(result.mlm_loss + 50 * result.rtd_loss)
+        assert result.loss == pytest.approx(
+            result.losses["mlm_loss"] + 50 * result.losses["rtd_loss"]
+        )
         assert result.learning_rate == learning_rate(config, number)
         assert result.tokens == draw_rows(6, config.max_length, 0).attention_mask.sum()
-        assert result.mlm_loss == pytest.approx(np.log(config.vocab_size), abs=0.5)
-        assert result.rtd_loss == pytest.approx(np.log(2), abs=0.2)
-    assert len({result.mlm_loss for result in results}) == 3  # other masks at every step
+        assert result.losses["mlm_loss"] == pytest.approx(np.log(config.vocab_size), abs=0.5)
+        assert result.losses["rtd_loss"] == pytest.approx(np.log(2), abs=0.2)
+    assert len({result.losses["mlm_loss"] for result in results}) == 3  # other masks at every step
     assert state.step == 3
-    for flat in (state.parameters, state.gradients, state.first_moment, state.second_moment):
+    for flat in (state.parameters, state.first_moment, state.second_moment):
         assert flat.vector.dtype == dtype
         assert np.isfinite(flat.vector).all()
 
@@ -54,10 +56,11 @@ def test_steps_on_the_same_rows_learn_them() -> None:
         weight_decay=0.0,
         initializer_range=0.3,
     )
-    state = TrainingState(config, BACKEND, "float64")
+    state = tiny_state(config, "float64")
     results = [take_step(config, state) for _ in range(100)]
     first, last = (
-        np.mean([r[1:3] for r in part], axis=0) for part in (results[:10], results[-10:])
+        np.mean([list(r.losses.values()) for r in part], axis=0)
+        for part in (results[:10], results[-10:])
     )
     assert (last < 0.9 * first).all()
 
@@ -65,7 +68,7 @@ def test_steps_on_the_same_rows_learn_them() -> None:
 def test_a_step_is_a_function_of_its_number() -> None:
     """A state that is copied takes the same step: no random number is carried along."""
     config = tiny_config(warmup_steps=1, learning_rate=0.01)
-    state, other = (TrainingState(config, BACKEND, "float64") for _ in range(2))
+    state, other = (tiny_state(config, "float64") for _ in range(2))
     take_step(config, state)
     for name in ("parameters", "first_moment", "second_moment"):
         getattr(other, name).vector[...] = getattr(state, name).vector
@@ -76,14 +79,14 @@ def test_a_step_is_a_function_of_its_number() -> None:
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_gradients() -> None:
     config = tiny_config()
-    state = TrainingState(config, BACKEND, "float64")
+    state = tiny_state(config, "float64")
     take_step(config, state)
     state.parameters["discriminator.head.output.bias"][...] = np.nan
     before = [flat.vector.copy() for flat in (state.parameters, state.first_moment)]
     result = take_step(config, state)
-    assert np.isnan(result.rtd_loss)
+    assert np.isnan(result.losses["rtd_loss"])
     assert np.isnan(result.gradient_norm)
-    assert np.isfinite(result.mlm_loss)
+    assert np.isfinite(result.losses["mlm_loss"])
     for flat, vector in zip((state.parameters, state.first_moment), before, strict=True):
         np.testing.assert_array_equal(flat.vector, vector)
     assert state.step == 1
@@ -91,13 +94,13 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_gradients() -> None:
 
 def test_evaluation_repeats_itself_and_changes_nothing() -> None:
     config = tiny_config()
-    state = TrainingState(config, BACKEND, "float64")
+    state = tiny_state(config, "float64")
     before = state.parameters.vector.copy()
     batch = draw_rows(4, config.max_length, 0)
 
     def evaluate(number: int) -> tuple[np.ndarray, np.ndarray]:
-        output = evaluation_step(
-            config, BACKEND, electra_of(config), state.parameters, batch, SPECIAL_TOKENS, number
+        output = evaluate_batch(
+            config, reference, tiny_model(config), state.parameters, batch, number
         )
         return output.discriminator_logits, output.corrupted.masked.positions
 
@@ -116,5 +119,6 @@ def test_evaluation_draws_other_numbers_than_training() -> None:
     masks = [mask_tokens(batch, SPECIAL_TOKENS, 0.3, stream) for stream in (training, evaluation)]
     assert (masks[0].positions != masks[1].positions).any()
     logits = np.zeros((masks[0].positions.size, config.vocab_size))
-    samples = [make_sampler(config, masks[0], stream)(logits) for stream in (training, evaluation)]
-    assert (samples[0].sampled_ids != samples[1].sampled_ids).any()
+    slots = masks[0].positions.shape[1]
+    samples = [sample_tokens(logits, 1.0, stream, slots) for stream in (training, evaluation)]
+    assert (samples[0] != samples[1]).any()

@@ -22,7 +22,7 @@ from electra_ref.training.records import read_records
 
 STEPS = 12
 SETTINGS = {
-    "vocab_size": 60,
+    "max_vocab_size": 60,
     "embedding_size": 8,
     "hidden_size": 8,
     "num_hidden_layers": 1,
@@ -45,10 +45,10 @@ import os, signal, sys
 from electra_ref import train
 from electra_ref.training import loop
 original = loop.train_step
-def train_step(config, backend, electra, state, *rest):
+def train_step(config, backend, objective, model, state, batches):
     if state.step == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(config, backend, electra, state, *rest)
+    return original(config, backend, objective, model, state, batches)
 loop.train_step = train_step
 train.main(sys.argv[2:])
 """
@@ -146,7 +146,7 @@ def test_a_stopped_run_saves_and_resumes_to_the_same_bits(
 
     def train_step(*everything: Any) -> Any:
         result = original(*everything)
-        if everything[3].step == 7:
+        if everything[4].step == 7:
             os.kill(os.getpid(), number)
         return result
 

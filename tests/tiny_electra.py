@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Array
-from electra_ref.backends import Backend
-from electra_ref.backends.reference import ReferenceBackend
-from electra_ref.batch import Batch
-from electra_ref.config import Config
+from electra_ref.backends import Backend, reference
+from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.masking import MaskedBatch
-from electra_ref.model.electra import (
+from electra_ref.model.losses import Counts, total_loss
+from electra_ref.model.objectives import electra
+from electra_ref.model.objectives.electra import (
     Electra,
     ElectraCache,
     ElectraOutput,
-    electra_backward,
-    electra_forward,
     electra_of,
-    total_loss,
-)
-from electra_ref.model.objectives import LossCounts, count_losses
-from electra_ref.model.parameters import (
-    FlatGradients,
-    FlatParameters,
-    ParameterSpec,
     parameter_specs,
 )
+from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
+from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import Purpose, RandomStream
 from electra_ref.sampling import CorruptedBatch, corrupt
+from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.pretraining.task import initial_state
 
 VOCAB_SIZE = 13
 COMPLEX_STEP = 1e-30
-DROPOUT_STREAM = RandomStream(seed=3, purpose=Purpose.MASK, step=5)
+SPECIAL_TOKENS = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4)
+STREAM = RandomStream(seed=3, purpose=Purpose.MASK, step=5)
 
 
-def tiny_config(**changes: object) -> Config:
+def tiny_config(**changes: object) -> PretrainingConfig:
     """Return sizes that are all different, so that no two axes can be confused."""
     sizes: dict[str, object] = {
         "vocab_size": VOCAB_SIZE,
@@ -52,20 +51,37 @@ def tiny_config(**changes: object) -> Config:
         "batch_size": 3,
         **changes,
     }
-    return Config(**sizes)  # type: ignore[arg-type]
+    return PretrainingConfig(**sizes)  # type: ignore[arg-type]
+
+
+def tiny_model(config: PretrainingConfig) -> Electra:
+    """Return the model that ``config`` describes."""
+    return electra_of(config, config, SPECIAL_TOKENS)
+
+
+def tiny_state(
+    config: PretrainingConfig, dtype: str, backend: Backend = reference
+) -> TrainingState:
+    """Return the state in which a training of ``config`` begins."""
+    return initial_state(config, backend, tiny_model(config), dtype)
 
 
 class Problem(NamedTuple):
     """Everything the loss depends on besides the parameters, and the parameters."""
 
-    config: Config
-    electra: Electra
+    config: PretrainingConfig
+    model: Electra
     specs: list[ParameterSpec]
     vector: npt.NDArray[np.float64]  # (P,)
     masked: MaskedBatch
     corrupted: CorruptedBatch
-    counts: LossCounts
-    dropout_stream: RandomStream | None
+    stream: RandomStream | None  # of dropout
+
+    @property
+    def counts(self) -> Counts:
+        """Return the counts of the masks and tokens that were drawn."""
+        tokens = self.masked.batch.attention_mask
+        return {"mlm": int(self.masked.weights.sum()), "rtd": int(tokens.sum())}
 
 
 def make_problem(
@@ -73,12 +89,14 @@ def make_problem(
     seed: int,
     *,
     lengths: tuple[int, ...] = (9, 6, 1),
-    dropout_stream: RandomStream | None = DROPOUT_STREAM,
+    stream: RandomStream | None = STREAM,
+    change_model: Callable[[Electra], Electra] = lambda model: model,
     **changes: object,
 ) -> Problem:
     """Draw parameters of standard deviation ``scale`` and a batch with rows of ``lengths``."""
     config = tiny_config(**changes)
-    specs = parameter_specs(config)
+    model = change_model(tiny_model(config))
+    specs = parameter_specs(model)
     random = np.random.default_rng(seed)
     count = sum(int(np.prod(spec.shape)) for spec in specs)
     parameters = FlatParameters(specs, scale * random.standard_normal(count))
@@ -87,20 +105,12 @@ def make_problem(
             parameters[spec.name][...] += 1.0
     masked = draw_masked_batch(config, random, lengths)
     sampled_ids = random.integers(0, VOCAB_SIZE, masked.positions.shape).astype(np.int32)
-    return Problem(
-        config,
-        electra_of(config),
-        specs,
-        parameters.vector,
-        masked,
-        corrupt(masked, sampled_ids),
-        count_losses([masked]),
-        dropout_stream,
-    )
+    corrupted = corrupt(masked, sampled_ids)
+    return Problem(config, model, specs, parameters.vector, masked, corrupted, stream)
 
 
 def draw_masked_batch(
-    config: Config, random: np.random.Generator, lengths: tuple[int, ...]
+    config: PretrainingConfig, random: np.random.Generator, lengths: tuple[int, ...]
 ) -> MaskedBatch:
     """Mask up to two positions of each row, by hand: this is not what masking's tests rely on."""
     shape = (len(lengths), config.max_length)
@@ -121,43 +131,39 @@ def draw_masked_batch(
 
 
 def forward_of(
-    problem: Problem, parameters: FlatParameters, backend: Backend
+    problem: Problem, parameters: FlatParameters, backend: Backend = reference
 ) -> tuple[ElectraOutput, ElectraCache]:
-    """Run both networks at ``parameters``, on the replacements that were drawn beforehand."""
-    return electra_forward(
-        backend,
-        parameters,
-        problem.electra,
-        problem.masked,
-        lambda _: problem.corrupted,
-        problem.dropout_stream,
-    )
+    """Run both networks at ``parameters``, on the masks and replacements drawn beforehand."""
+    with (
+        mock.patch.object(electra, "mask_tokens", return_value=problem.masked),
+        mock.patch.object(electra, "sample_tokens", return_value=problem.corrupted.sampled_ids),
+        mock.patch.object(electra, "count_losses", return_value=problem.counts),
+    ):
+        run = ForwardPass(backend, parameters, problem.stream)
+        return electra.forward(run, problem.model, problem.masked.batch, STREAM)
 
 
-def loss_of(problem: Problem, vector: Array, backend: Backend | None = None) -> Array:
+def loss_of(problem: Problem, vector: Array, backend: Backend = reference) -> Array:
     """Return the total loss () at the parameters ``vector`` (P,), real or complex."""
-    parameters = FlatParameters(problem.specs, vector)
-    output, _ = forward_of(problem, parameters, backend or ReferenceBackend())
-    return total_loss(problem.electra, output, problem.counts)
+    output, _ = forward_of(problem, FlatParameters(problem.specs, vector), backend)
+    return total_loss(output.terms)
 
 
-def gradients_of(problem: Problem, backend: Backend | None = None) -> FlatGradients:
+def gradients_of(problem: Problem, backend: Backend = reference) -> Gradients:
     """Return the hand-written gradients; the vector starts as NaN, so nothing may be left out."""
-    gradients = FlatGradients(problem.specs, np.full_like(problem.vector, np.nan))
+    gradients = Gradients(problem.specs, np.full_like(problem.vector, np.nan))
     add_gradients(problem, gradients, backend)
+    gradients.require_complete()
     return gradients
 
 
-def add_gradients(
-    problem: Problem, gradients: FlatGradients, backend: Backend | None = None
-) -> None:
+def add_gradients(problem: Problem, gradients: Gradients, backend: Backend = reference) -> None:
     """Add the hand-written gradients of the loss to ``gradients``."""
-    backend = backend or ReferenceBackend()
     _, cache = forward_of(problem, FlatParameters(problem.specs, problem.vector), backend)
-    electra_backward(backend, gradients, problem.electra, problem.counts, cache)
+    electra.backward(BackwardPass(backend, gradients), problem.model, problem.counts, cache)
 
 
-def complex_step_along(problem: Problem, direction: Array, backend: Backend | None = None) -> float:
+def complex_step_along(problem: Problem, direction: Array, backend: Backend = reference) -> float:
     """Return the derivative of the loss along ``direction`` (P,): Im L(w + i h v) / h."""
     loss = loss_of(problem, problem.vector + 1j * COMPLEX_STEP * direction, backend)
     return float(loss.imag) / COMPLEX_STEP
@@ -165,7 +171,7 @@ def complex_step_along(problem: Problem, direction: Array, backend: Backend | No
 
 def complex_step_gradient(problem: Problem) -> npt.NDArray[np.float64]:
     """Return every partial derivative (P,) of the loss, each from a forward pass of its own."""
-    backend = RememberingBackend()
+    backend = remembering_backend()
     vector = problem.vector.astype(np.complex128)
     gradient = np.empty_like(problem.vector)
     for k in range(vector.size):
@@ -220,16 +226,23 @@ class Comparison:
         return np.sqrt(squares)
 
 
-class RememberingBackend(ReferenceBackend):
+class _Remembering:
     """The reference, drawing the bits of each dropout site once for all evaluations of a loss."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._bits: dict[tuple[RandomStream, int, int], Array] = {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(reference, name)
 
     def dropout_bits(self, stream: RandomStream, examples: int, count: int) -> Array:
         """Return what the reference returns."""
         key = stream, examples, count
         if key not in self._bits:
-            self._bits[key] = super().dropout_bits(stream, examples, count)
+            self._bits[key] = reference.dropout_bits(stream, examples, count)
         return self._bits[key]
+
+
+def remembering_backend() -> Backend:
+    """Return the reference, for many evaluations of one loss."""
+    return cast("Backend", _Remembering())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.sampling import CorruptedBatch, corrupt
 from tests.tiny_electra import VOCAB_SIZE, draw_masked_batch, tiny_config
 
@@ -33,12 +33,12 @@ TRAINING: dict[str, object] = {
 }
 
 
-def case_config(size: str, **changes: object) -> Config:
+def case_config(size: str, **changes: object) -> PretrainingConfig:
     """Return the configuration of one of ``SIZES``, to be trained as ``TRAINING`` says."""
     return tiny_config(**{**SIZES[size], **TRAINING, **changes})
 
 
-def draw_corrupted_batch(config: Config, seed: int) -> CorruptedBatch:
+def draw_corrupted_batch(config: PretrainingConfig, seed: int) -> CorruptedBatch:
     """Draw rows of ``LENGTHS`` tokens, in any order, and replacements for the masked ones.
 
     [PAD] is never a replacement: Hugging Face's table leaves its row out of the gradient.

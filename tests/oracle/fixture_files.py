@@ -29,9 +29,10 @@ from safetensors.numpy import load_file, save_file
 
 from electra_ref.arrays import Array
 from electra_ref.batch import Batch
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.masking import MaskedBatch
-from electra_ref.model.parameters import FlatParameters, parameter_specs
+from electra_ref.model.objectives.electra import parameter_specs
+from electra_ref.model.parameters import FlatParameters
 from electra_ref.sampling import CorruptedBatch
 from tests.oracle.huggingface_weights import (
     NETWORKS,
@@ -39,6 +40,7 @@ from tests.oracle.huggingface_weights import (
     from_huggingface,
     to_huggingface,
 )
+from tests.tiny_electra import tiny_model
 
 FOLDER = Path(__file__).parent.parent / "data"
 CONFIG_KEYS = (
@@ -85,7 +87,7 @@ class Fixture(NamedTuple):
     """The contents of the two files of a name."""
 
     made_by: dict[str, str]
-    config: Config
+    config: PretrainingConfig
     parameters: FlatParameters
     batches: list[CorruptedBatch]
     answers: Answers
@@ -122,7 +124,7 @@ def read_fixture(folder: Path, name: str) -> Fixture:
         (folder / f"electra_{name}.json").read_text(encoding="utf-8")
     )
     tensors = load_file(folder / f"electra_{name}.safetensors")
-    config = Config(**numbers["config"])
+    config = PretrainingConfig(**numbers["config"])
     answers = Answers(
         numbers["mlm_loss"],
         numbers["rtd_loss"],
@@ -133,7 +135,9 @@ def read_fixture(folder: Path, name: str) -> Fixture:
         numbers["losses"],
         numbers["gradient_norms"],
     )
-    parameters = from_huggingface(_unflatten("weights", tensors), parameter_specs(config))
+    parameters = from_huggingface(
+        _unflatten("weights", tensors), parameter_specs(tiny_model(config))
+    )
     return Fixture(numbers["made_by"], config, parameters, _unstack(tensors), answers)
 
 

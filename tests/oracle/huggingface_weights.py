@@ -18,7 +18,7 @@ Source: transformers models/electra/modeling_electra.py, versions 4.57 and 5.23.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def to_huggingface(parameters: FlatParameters, network: str) -> dict[str, Array]
     return tensors
 
 
-def from_huggingface(state_dicts: StateDicts, specs: list[ParameterSpec]) -> FlatParameters:
+def from_huggingface(state_dicts: StateDicts, specs: Sequence[ParameterSpec]) -> FlatParameters:
     """Return our flat parameters in float64; the shared tensors are the discriminator's.
 
     Raises KeyError if one of their tensors is missing, ValueError if its shape does not fit.

@@ -1,6 +1,6 @@
-"""ELECTRA's joint model out of Hugging Face's two classes, and its training in plain PyTorch.
+"""ELECTRA's joint model from Hugging Face's two classes, and its training in plain PyTorch.
 
-Hugging Face has the two networks, not the model that trains them together. Here the generator
+Hugging Face has the two networks, but no model that trains them together. Here the generator
 (ElectraForMaskedLM) and the discriminator (ElectraForPreTraining) share the whole embedding module,
 their two losses are added, and autograd does the rest. Float64, one thread, dropout off.
 """
@@ -15,7 +15,8 @@ import transformers
 
 from benchmarks.pytorch_electra import huggingface_config
 from electra_ref.arrays import Array
-from electra_ref.config import Config, discriminator_size, generator_size
+from electra_ref.config.model import discriminator_size, generator_size
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.sampling import CorruptedBatch
 from tests.oracle.fixture_files import Answers
@@ -38,7 +39,7 @@ class Outputs(NamedTuple):
     discriminator_logits: Any  # (B, T)
 
 
-def load_network(config: Config, parameters: FlatParameters, network: str) -> Any:
+def load_network(config: PretrainingConfig, parameters: FlatParameters, network: str) -> Any:
     """Return Hugging Face's class for ``network`` with our parameters, every tensor loaded."""
     sizes = {"generator": generator_size(config), "discriminator": discriminator_size(config)}
     undropped = dataclasses.replace(config, hidden_dropout=0.0, attention_dropout=0.0)
@@ -53,7 +54,7 @@ def load_network(config: Config, parameters: FlatParameters, network: str) -> An
     return model
 
 
-def load_joint_model(config: Config, parameters: FlatParameters) -> Any:
+def load_joint_model(config: PretrainingConfig, parameters: FlatParameters) -> Any:
     """Return both networks, by name, around one embedding module, which is a parameter once."""
     torch.set_num_threads(1)
     joint: Any = torch.nn.ModuleDict(
@@ -95,7 +96,7 @@ def forward(joint: Any, corrupted: CorruptedBatch) -> Outputs:
     )
 
 
-def backward(config: Config, joint: Any, outputs: Outputs) -> Any:
+def backward(config: PretrainingConfig, joint: Any, outputs: Outputs) -> Any:
     """Let autograd set every gradient of the total loss; return the loss ()."""
     joint.zero_grad()
     loss = outputs.mlm_loss * config.generator_weight
@@ -116,7 +117,7 @@ def state_dicts(joint: Any, *, gradients: bool = False) -> dict[str, dict[str, A
 
 
 def train(
-    config: Config, joint: Any, batches: list[CorruptedBatch]
+    config: PretrainingConfig, joint: Any, batches: list[CorruptedBatch]
 ) -> tuple[list[float], list[float]]:
     """Take one step of ELECTRA's AdamW a batch: losses, and gradient norms before clipping.
 
@@ -145,7 +146,9 @@ def train(
     return losses, norms
 
 
-def answer(config: Config, parameters: FlatParameters, batches: list[CorruptedBatch]) -> Answers:
+def answer(
+    config: PretrainingConfig, parameters: FlatParameters, batches: list[CorruptedBatch]
+) -> Answers:
     """Return all that is compared: a pass on the first batch, and a training on all of them."""
     joint = load_joint_model(config, parameters)
     outputs = forward(joint, batches[0])

@@ -2,12 +2,13 @@
 
 The exceptions, all of them:
 
-- ``EXTENSION_E``: Chinese characters in the original's ranges, which ``tokenizers`` begins late.
-- Newer characters: format characters, marks and punctuation that Unicode got after the tables of
-  ``tokenizers`` were made; it takes them for letters, and leaves them whole.
-- ``RECLASSIFIED``: characters whose category Unicode changed after that.
-- Capitals that Unicode got after the tables of this Python were made: left as they are here.
-- Spacing marks out of canonical order, which are left where they are here; so are the offsets.
+- ``EXTENSION_E``: Chinese characters in a range that starts later in ``tokenizers`` than in the
+  original.
+- Newer characters: format characters, marks and punctuation that are not in the Unicode tables of
+  ``tokenizers``, which treats them as letters.
+- ``RECLASSIFIED``: characters whose category has changed since those tables.
+- Capitals that are not in the tables of this Python: they stay capitals here.
+- Spacing marks out of canonical order: they and their offsets stay as they are here.
 - "[MASK]" in a text, which becomes the special token there if it was declared as one.
 """
 

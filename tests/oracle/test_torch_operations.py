@@ -1,6 +1,6 @@
-"""Single operations against PyTorch's, on inputs that a model in good health never makes.
+"""Single operations against PyTorch's, on extreme inputs that a normal model never makes.
 
-Logits in the thousands, rows far from zero, saturated softmax: no overflow, and the same numbers.
+Logits in the thousands, rows far from zero, saturated softmax: no overflow, and equal results.
 The errors are norms of differences relative to norms, in float64.
 """
 
