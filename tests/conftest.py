@@ -1,8 +1,9 @@
-"""Hypothesis profiles, and the reason printed for every GPU test that is skipped."""
+"""Hypothesis profiles, the reason printed for every skipped GPU test, and a fixture for speed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -25,3 +26,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         missing = why_no_gpu()
         if missing is not None:
             pytest.skip(f"no GPU: {missing}")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compute on one thread and do not wait for the disk: many small runs take a moment each."""
+    import numba  # noqa: PLC0415  (slow to import)
+
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    yield
+    numba.set_num_threads(threads)

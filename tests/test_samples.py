@@ -1,15 +1,22 @@
-"""What a person sees of a run: samples in a terminal's width, times, the plain progress lines."""
+"""What a run shows: samples in the width of the terminal, times, plain progress lines."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 
+from electra_ref.backends import reference
+from electra_ref.batch import Batch
+from electra_ref.masking import MaskedBatch
+from electra_ref.model.losses import LossTerm
+from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.sampling import CorruptedBatch
 from electra_ref.training import progress as progress_module
+from electra_ref.training.pretraining.samples import SAMPLES, describe_samples, format_sample
 from electra_ref.training.progress import Bar, Progress, format_seconds, wants_colour
-from electra_ref.training.samples import format_sample
 
 SAMPLE: dict[str, Any] = {
     "original": ["[CLS]", "a", "river", "runs", "[SEP]"],
@@ -18,6 +25,37 @@ SAMPLE: dict[str, Any] = {
     "replaced": [False, False, True, True, False],
     "probability": [0.1, 0.6, 0.9, 0.2, 0.0],
 }
+
+
+def test_a_sample_says_what_both_networks_did() -> None:
+    """One row of three tokens and one of padding, and more rows than an evaluation keeps."""
+    rows = SAMPLES + 2
+    ids, masked, corrupted = (np.full((rows, 4), word, np.int32) for word in (0, 1, 2))
+    ids[1], masked[1], corrupted[1] = [0, 3, 4, 5], [0, 1, 4, 5], [0, 6, 4, 5]
+    attention_mask = np.arange(4) < np.array([4, 3] + [1] * (rows - 2))[:, None]
+    replaced = ids != corrupted
+    logits = np.zeros((rows, 4))
+    logits[1] = [-np.log(3), np.log(3), 0.0, 9.0]
+    nothing = np.zeros((rows, 1), np.int32)
+    batch = Batch(ids, np.zeros_like(ids), attention_mask)
+    output = ElectraOutput(
+        terms=(LossTerm("mlm", 0.0, 0, 1.0), LossTerm("rtd", 0.0, 0, 1.0)),
+        generator_logits=np.zeros((rows, 7)),
+        discriminator_logits=logits.reshape(-1),
+        corrupted=CorruptedBatch(
+            MaskedBatch(batch, masked, nothing, nothing, nothing > 0), nothing, corrupted, replaced
+        ),
+    )
+    samples = describe_samples(reference, output, ["zero", "one", "two", *"abcd"])
+    assert [len(sample["original"]) for sample in samples] == [4, 3, 1, 1]
+    assert len(samples) == SAMPLES
+    assert samples[1] == {
+        "original": ["zero", "a", "b"],
+        "masked": ["zero", "one", "b"],
+        "generated": ["zero", "d", "b"],
+        "replaced": [False, True, False],
+        "probability": [0.25, 0.75, 0.5],
+    }
 
 
 def test_a_sample_is_four_aligned_lines() -> None:

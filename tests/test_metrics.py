@@ -1,0 +1,155 @@
+"""Every figure of an evaluation, by hand, on two micro-batches small enough to count with a pencil.
+
+What must not count is set so that it would show: padding is labelled and flagged, unused slots hold
+labels and samples that are right, and the two micro-batches differ in size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from electra_ref.backends import reference
+from electra_ref.batch import Batch
+from electra_ref.masking import MaskedBatch
+from electra_ref.model.losses import LossTerm
+from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.sampling import CorruptedBatch
+from electra_ref.training.pretraining.metrics import metrics_of, summary
+
+WORDS = 9
+
+
+def output_of(
+    *,
+    tokens: list[list[int]],
+    used: list[list[int]],
+    labels: list[list[int]],
+    best: list[list[int]],
+    sampled: list[list[int]],
+    replaced: list[list[int]],
+    logits: list[list[float]],
+    mlm_sum: float,
+    rtd_sum: float,
+) -> ElectraOutput:
+    """Return what the model could have said; all lists are rows."""
+    attention_mask, weights = np.array(tokens, bool), np.array(used, bool)
+    ids = np.zeros(attention_mask.shape, np.int32)
+    batch = Batch(ids, ids, attention_mask)
+    masked = MaskedBatch(batch, ids, np.zeros_like(weights, np.int32), np.array(labels), weights)
+    corrupted = CorruptedBatch(masked, np.array(sampled), ids, np.array(replaced, bool))
+    generator_logits = np.eye(WORDS)[np.array(best).reshape(-1)]  # the best word has the largest
+    terms = (
+        LossTerm("mlm", np.float64(mlm_sum), int(weights.sum()), 3.0),
+        LossTerm("rtd", np.float64(rtd_sum), int(attention_mask.sum()), 20.0),
+    )
+    return ElectraOutput(terms, generator_logits, np.array(logits).reshape(-1), corrupted)
+
+
+def outputs() -> list[ElectraOutput]:
+    """Five masked positions, eight tokens.
+
+    Logits of replaced tokens: 2, -1, 1 (two flagged); of original ones: -3, 3, -2, 0, -4 (one
+    flagged: at exactly 0 nothing is flagged).
+    """
+    first = output_of(
+        tokens=[[1, 1, 1, 0], [1, 1, 0, 0]],
+        used=[[1, 1], [1, 0]],
+        labels=[[5, 6], [5, 8]],
+        best=[[5, 7], [5, 8]],  # right, wrong, right; the unused slot would be right
+        sampled=[[5, 2], [1, 8]],  # right, wrong, wrong; the unused slot would be right
+        replaced=[[1, 0, 1, 1], [0, 0, 1, 1]],
+        logits=[[2.0, -3.0, -1.0, 9.0], [3.0, -2.0, 9.0, -9.0]],
+        mlm_sum=6.0,
+        rtd_sum=2.5,
+    )
+    second = output_of(
+        tokens=[[1, 1, 1, 0]],
+        used=[[1, 1]],
+        labels=[[5, 7]],
+        best=[[6, 7]],
+        sampled=[[5, 7]],
+        replaced=[[0, 1, 0, 0]],
+        logits=[[0.0, 1.0, -4.0, 9.0]],
+        mlm_sum=4.0,
+        rtd_sum=1.5,
+    )
+    return [first, second]
+
+
+def test_every_figure_by_hand() -> None:
+    assert metrics_of(reference, outputs()) == {
+        "loss": pytest.approx(3 * 2.0 + 20 * 0.5),
+        "mlm_loss": pytest.approx(10 / 5),
+        "rtd_loss": pytest.approx(4 / 8),
+        "mlm_accuracy": pytest.approx(3 / 5),
+        "mlm_baseline_accuracy": pytest.approx(3 / 5),  # 5 is masked three times
+        "sampled_accuracy": pytest.approx(3 / 5),
+        "rtd_accuracy": pytest.approx(6 / 8),
+        "rtd_precision": pytest.approx(2 / 3),
+        "rtd_recall": pytest.approx(2 / 3),
+        # pairs (replaced, original) in the right order: 2 beats 4 of 5, -1 beats 3, 1 beats 4
+        "rtd_auc": pytest.approx(11 / 15),
+        "replaced_share": pytest.approx(3 / 8),
+    }
+
+
+def one(**changes: Any) -> dict[str, float | None]:
+    """Return the metrics of one row of four tokens, with one masked position."""
+    row: dict[str, Any] = {
+        "tokens": [[1, 1, 1, 1]], "used": [[1]], "labels": [[5]], "best": [[6]], "sampled": [[7]],
+        "replaced": [[1, 0, 0, 0]], "logits": [[1.0, -1.0, -1.0, -1.0]],
+        "mlm_sum": 1.0, "rtd_sum": 1.0, **changes,
+    }  # fmt: skip
+    return metrics_of(reference, [output_of(**row)])
+
+
+def test_figures_that_are_different_from_each_other() -> None:
+    """Precision, recall, accuracy and share all have other denominators here."""
+    figures = one(replaced=[[1, 1, 1, 0]], logits=[[1.0, -1.0, 2.0, 3.0]], best=[[5]])
+    assert figures["rtd_precision"] == pytest.approx(2 / 3)  # of three flagged
+    assert figures["rtd_recall"] == pytest.approx(2 / 3)  # of three replaced
+    assert figures["rtd_accuracy"] == pytest.approx(2 / 4)
+    assert figures["replaced_share"] == pytest.approx(3 / 4)
+    assert figures["rtd_auc"] == 0.0
+    assert figures["mlm_accuracy"] == 1.0
+    assert figures["sampled_accuracy"] == 0.0
+    assert one(replaced=[[1, 1, 1, 1]], logits=[[1.0, -1.0, -2.0, -3.0]])["rtd_recall"] == 1 / 4
+    assert one(replaced=[[1, 0, 0, 0]], logits=[[1.0, 2.0, 3.0, 4.0]])["rtd_precision"] == 1 / 4
+
+
+def test_a_figure_that_is_undefined_is_none() -> None:
+    """Nothing flagged, nothing replaced, one label only, or logits that are not finite."""
+    assert one(logits=[[-1.0] * 4])["rtd_precision"] is None
+    assert one(logits=[[-1.0] * 4])["rtd_recall"] == 0.0
+    nothing = one(replaced=[[0, 0, 0, 0]])
+    assert (nothing["rtd_recall"], nothing["rtd_auc"]) == (None, None)
+    assert nothing["rtd_precision"] == 0.0
+    everything = one(replaced=[[1, 1, 1, 1]])
+    assert (everything["rtd_auc"], everything["replaced_share"]) == (None, 1.0)
+    for bad in (np.nan, np.inf):
+        assert one(logits=[[1.0, -1.0, bad, -1.0]])["rtd_auc"] is None
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        metrics_of(reference, [])
+
+
+def test_nothing_masked_is_no_accuracy() -> None:
+    figures = one(used=[[0]])
+    assert [figures[f"{name}_accuracy"] for name in ("mlm", "mlm_baseline", "sampled")] == [0.0] * 3
+    assert figures["mlm_loss"] == 1.0  # the sum as it is, divided by nothing
+
+
+def test_the_summary_names_each_figure_once() -> None:
+    """Every number is another one, so that none can stand in the place of another."""
+    metrics = {
+        "loss": 21.456, "mlm_loss": 5.4321, "rtd_loss": 0.31418, "mlm_accuracy": 0.123,
+        "mlm_baseline_accuracy": 0.045, "sampled_accuracy": 0.9, "rtd_accuracy": 0.876,
+        "rtd_precision": None, "rtd_recall": 0.7, "rtd_auc": 0.765, "replaced_share": 0.12,
+    }  # fmt: skip
+    assert summary(metrics) == (
+        "held-out loss 21.46 (MLM 5.432, RTD 0.3142), MLM accuracy 0.123 (most frequent token "
+        "0.045), RTD AUC 0.765, accuracy 0.876 (all original 0.880)"
+    )
+    assert "AUC nan" in summary({**metrics, "rtd_auc": None})

@@ -1,0 +1,356 @@
+"""A pre-training run from its folder to its end: what is kept, what is asked of each part.
+
+Parts that have tests of their own (backends, preparation, loop) are replaced where a test looks at
+what they are given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from electra_ref.backends import OpenedBackend, reference
+from electra_ref.config.pretraining import resolve_config
+from electra_ref.config.settings import to_toml
+from electra_ref.errors import UserError
+from electra_ref.text.prepare import prepare
+from electra_ref.text.vocabulary import load_vocabulary
+from electra_ref.training.loop import Evaluation, Trainer
+from electra_ref.training.pretraining import run as pretraining
+from electra_ref.training.pretraining.run import StoppedError, begin, complete, resume
+from electra_ref.training.pretraining.samples import LEGEND
+from electra_ref.training.pretraining.source import Source
+from electra_ref.training.progress import Progress
+from electra_ref.training.run_directory import RunDirectory
+from electra_ref.training.stop_signals import StopSignals
+from tests.small_runs import begin_small, quiet, small_config, write_corpus
+from tests.test_samples import SAMPLE
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(autouse=True)
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small corpus, and a cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return write_corpus(tmp_path / "corpus.txt")
+
+
+def listening() -> Progress:
+    """Return a progress whose lines ``said_to`` returns."""
+    return Progress(io.StringIO())
+
+
+def said_to(progress: Progress) -> list[str]:
+    assert isinstance(progress.stream, io.StringIO)
+    return progress.stream.getvalue().splitlines()
+
+
+def vectors_of(trainer: Trainer) -> list[bytes]:
+    """Return the parameters and both moments."""
+    state = trainer.state
+    flats = state.parameters, state.first_moment, state.second_moment
+    return [flat.vector.tobytes() for flat in flats]
+
+
+def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_path: Path) -> None:
+    config, progress = small_config(temperature=1.25, seed=8), listening()
+    source = Source([str(corpus)], None)
+    trainer = begin(tmp_path / "run", config, source, progress, StopSignals())
+    run = trainer.run
+    run.close()
+    data = prepare(config, tmp_path / "cache" / "electra_ref", corpus=[str(corpus)])
+    assert run.path == tmp_path / "run"
+    assert run.config.read_text() == to_toml(config)  # as asked: vocab_size = 0
+    assert resolve_config(path=run.config) == config
+    assert trainer.config == dataclasses.replace(config, vocab_size=60)  # as the data yield
+    assert load_vocabulary(run.vocabulary) == list(data.tokenizer.vocab)
+    assert json.loads(run.data.read_text()) == {"key": data.key, **data.report}
+    assert data.report["bytes"] == corpus.stat().st_size
+    environment = run.environment()
+    assert environment["source"] == {"corpus": [str(corpus)], "tokens": None}
+    fingerprint = environment["fingerprint"]
+    assert [fingerprint[key] for key in ("device", "precision", "backend")] == [
+        *("cpu", "float64", "reference")
+    ]
+    assert trainer.state.step == 0
+    assert said_to(progress) == [
+        "device: cpu, float64",
+        f"data: {data.report['tokens']:,} tokens, 60 in the vocabulary, "
+        f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out",
+    ]
+
+
+def test_bytes_that_are_no_text_are_counted_for_the_user(corpus: Path, tmp_path: Path) -> None:
+    corpus.write_bytes(corpus.read_bytes() + b"\xff\xfe\xff")
+    progress, source = listening(), Source([str(corpus)], None)
+    begin(tmp_path / "run", small_config(), source, progress, StopSignals()).run.close()
+    assert said_to(progress)[-1].startswith("3 bytes of the text were no valid UTF-8")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Record what backend is asked for; the answer is the reference under another name."""
+    asked: list[tuple[str, str]] = []
+
+    def open_backend(device: str, precision: str) -> OpenedBackend:
+        asked.append((device, precision))
+        return OpenedBackend(reference, "named", "float32", "gpu", "device: because")
+
+    monkeypatch.setattr(pretraining, "open_backend", open_backend)
+    return asked
+
+
+def test_the_backend_is_the_one_asked_for(
+    opened: list[tuple[str, str]], corpus: Path, tmp_path: Path
+) -> None:
+    source, progress = Source([str(corpus)], None), listening()
+    config = small_config(device="gpu", precision="bfloat16")
+    trainer = begin(tmp_path / "run", config, source, progress, StopSignals())
+    with trainer.run:
+        assert opened == [("gpu", "bfloat16")]
+        assert trainer.backend is reference
+        assert trainer.state.parameters.vector.dtype == np.float32
+        fingerprint = trainer.run.environment()["fingerprint"]
+        assert [fingerprint[key] for key in ("device", "precision", "backend")] == [
+            *("gpu", "float32", "named")
+        ]
+        assert said_to(progress)[0] == "device: because"
+    for device, asked in ((None, "gpu"), ("cpu", "cpu")):
+        opened.clear()
+        progress = listening()
+        resume(tmp_path / "run", device, progress, StopSignals()).run.close()
+        assert opened == [(asked, "bfloat16")]
+        assert said_to(progress)[0] == "device: because"
+        assert not any("not the machine" in line for line in said_to(progress))
+
+
+def test_a_run_without_a_name_takes_that_of_its_preset(corpus: Path) -> None:
+    config, source = small_config(preset="large"), Source([str(corpus)], None)
+    for name in ("large", "large-2"):
+        trainer = begin(None, config, source, quiet(), StopSignals())
+        trainer.run.close()
+        assert trainer.run.path == Path("runs") / name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 5000}, r"vocabulary of \d+ entries, not of vocab_size = 5000"),
+        ({"mask_probability": 0.01}, "leave 0 tokens to mask"),
+        ({"max_vocab_size": 10}, "too small"),
+    ],
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_the_data_do_not_allow_is_refused_and_leaves_nothing(
+    changes: dict[str, Any], message: str, exists: bool, corpus: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
+    with pytest.raises(UserError, match=message):
+        begin_small(folder, corpus, **changes)
+    assert folder.exists() == exists
+    assert not exists or not list(folder.iterdir())
+    begin_small(folder, corpus).run.close()
+
+
+def test_a_wanted_vocabulary_that_the_data_yield_is_taken(corpus: Path, tmp_path: Path) -> None:
+    trainer = begin_small(tmp_path / "run", corpus, vocab_size=62)
+    trainer.run.close()
+    assert dataclasses.asdict(trainer.config)["vocab_size"] == 62
+    assert len(load_vocabulary(trainer.run.vocabulary)) == 62
+
+
+@pytest.mark.parametrize("error", [UserError, MemoryError, ZeroDivisionError, StoppedError])
+def test_a_run_that_could_not_begin(
+    error: type[Exception], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the user can mend leaves nothing; after all else the folder can be resumed."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "prepare", fail)
+        with pytest.raises(error):
+            begin_small(tmp_path / "run", corpus)
+    assert (tmp_path / "run").exists() == (error in (ZeroDivisionError, StoppedError))
+    if (tmp_path / "run").exists():
+        resume(tmp_path / "run", None, quiet(), StopSignals()).run.close()  # it is not locked
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Record what the preparation is given; it runs as it is."""
+    calls: list[dict[str, Any]] = []
+
+    def recording(config: Any, cache_dir: Any, **rest: Any) -> Any:
+        calls.append({"config": config, "cache_dir": cache_dir, **rest})
+        return prepare(config, cache_dir, **rest)
+
+    monkeypatch.setattr(pretraining, "prepare", recording)
+    return calls
+
+
+def test_a_resumed_run_prepares_the_data_of_its_beginning(
+    prepared: list[dict[str, Any]], corpus: Path, tmp_path: Path
+) -> None:
+    run = begin_small(tmp_path / "run", corpus).run
+    run.close()
+    resume(tmp_path / "run", None, quiet(), StopSignals()).run.close()
+    first, second = prepared
+    assert first.pop("progress") is not second.pop("progress")
+    same = {
+        "config": small_config(),
+        "cache_dir": tmp_path / "cache" / "electra_ref",
+        "corpus": [str(corpus)],
+        "ids_path": None,
+    }
+    assert first == {**same, "vocabulary": None, "known_key": None}
+    key = json.loads(run.data.read_text())["key"]
+    assert second == {**same, "vocabulary": load_vocabulary(run.vocabulary), "known_key": key}
+
+
+def test_token_ids_are_prepared_as_such(prepared: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = str(tmp_path / "ids.npy")
+    np.save(path, np.random.default_rng(0).integers(0, 50, (40, 30)))
+    trainer = begin(tmp_path / "run", small_config(), Source([], path), quiet(), StopSignals())
+    trainer.run.close()
+    (call,) = prepared
+    assert (call["corpus"], call["ids_path"]) == ([], path)
+    assert trainer.run.environment()["source"] == {"corpus": [], "tokens": path}
+
+
+def test_a_cache_that_cannot_be_written_lies_in_the_run(
+    prepared: list[dict[str, Any]], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(corpus))  # a file
+    begin_small(tmp_path / "run", corpus).run.close()
+    assert prepared[0]["cache_dir"] == tmp_path / "run" / "cache"
+
+
+def test_the_preparation_is_shown_and_can_be_stopped(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[tuple[str, int, int]] = []
+    closed: list[bool] = []
+    monkeypatch.setattr(Progress, "stage", lambda _, *stage: stages.append(stage))
+    monkeypatch.setattr(Progress, "close", lambda _: closed.append(True))
+    begin_small(tmp_path / "run", corpus).run.close()
+    size = corpus.stat().st_size
+    assert ("tokenizing", size, size) in stages
+    assert closed == [True]
+    stop = StopSignals()
+    stop.requested = signal.SIGINT
+    stages.clear()
+    source = Source([str(corpus)], None)
+    with pytest.raises(StoppedError):
+        begin(tmp_path / "stopped", small_config(), source, quiet(), stop)
+    assert stages == []
+    assert closed == [True, True]
+    assert not (tmp_path / "stopped" / "data.json").exists()
+
+
+def test_a_resumed_run_is_where_it_was(corpus: Path, tmp_path: Path) -> None:
+    trainer = begin_small(tmp_path / "run", corpus, seed=6)
+    with trainer.run:
+        trainer.train(StopSignals(), 3)
+    progress = listening()
+    again = resume(tmp_path / "run", None, progress, StopSignals())
+    with again.run:
+        assert again.state.step == 3
+        assert vectors_of(again) == vectors_of(trainer)
+        assert again.config == trainer.config
+        assert again.task.identity() == trainer.task.identity()
+        assert said_to(progress)[-1] == "resumed at step 3 of 20"
+
+
+def test_a_run_without_a_checkpoint_resumes_at_its_beginning(corpus: Path, tmp_path: Path) -> None:
+    trainer = begin_small(tmp_path / "run", corpus)
+    trainer.run.close()
+    again = resume(tmp_path / "run", None, quiet(), StopSignals())
+    again.run.close()
+    assert again.state.step == 0
+    assert vectors_of(again) == vectors_of(trainer)
+
+
+def test_another_machine_is_named_when_a_run_is_resumed(corpus: Path, tmp_path: Path) -> None:
+    begin_small(tmp_path / "run", corpus).run.close()
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    cores = environment["fingerprint"]["cores"]
+    environment["fingerprint"]["cores"] = 1000
+    path.write_text(json.dumps(environment))
+    progress = listening()
+    resume(tmp_path / "run", None, progress, StopSignals()).run.close()
+    assert [line for line in said_to(progress) if "not the machine" in line] == [
+        f"not the machine this run began on, its bits may differ: cores: 1000 then, {cores} now"
+    ]
+
+
+def test_a_run_that_forgot_its_data_is_refused_and_unlocked(corpus: Path, tmp_path: Path) -> None:
+    begin_small(tmp_path / "run", corpus).run.close()
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    del environment["source"]
+    path.write_text(json.dumps(environment))
+    for _ in range(2):  # the second time it is not locked
+        with pytest.raises(UserError, match="no longer names the data"):
+            resume(tmp_path / "run", None, quiet(), StopSignals())
+
+
+class Finishing(Trainer):
+    """A trainer that only notes how far it shall train and says it is there."""
+
+    def __init__(self, folder: Path) -> None:
+        run, progress = RunDirectory(folder), listening()
+        nothing: Any = type("Nothing", (), {"step": 0})()
+        super().__init__(small_config(steps=20), reference, nothing, nothing, run, progress)
+        self.last_step = 0
+
+    def train(self, stop: StopSignals, last_step: int) -> None:
+        del stop
+        self.last_step = self.state.step = last_step
+
+    def evaluate(self) -> Evaluation:
+        return Evaluation({}, [SAMPLE, SAMPLE], "all is well")
+
+
+@pytest.mark.parametrize(("max_steps", "last"), [(None, 20), (7, 7), (20, 20), (21, 20), (1, 1)])
+def test_a_run_is_completed(
+    max_steps: int | None,
+    last: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Samples and figures go to standard output, as wide as the terminal."""
+    monkeypatch.setenv("COLUMNS", "27")
+    trainer = Finishing(tmp_path)
+    complete(trainer, StopSignals(), max_steps)
+    assert trainer.last_step == last
+    printed = capsys.readouterr().out.split("\n\n")
+    assert printed[0] == f"held-out samples: {LEGEND}"
+    assert printed[1] == printed[2]
+    assert printed[1].splitlines()[1] == "   masked [CLS] a [MASK]"
+    assert printed[3] == f"step {last}: all is well\nthe run is in {tmp_path}\n"
+    assert said_to(trainer.progress) == []
+
+
+def test_a_stopped_run_says_how_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer, stop = Finishing(tmp_path), StopSignals()
+    stop.requested = signal.SIGTERM
+    complete(trainer, stop, 7)
+    assert said_to(trainer.progress) == [f"saved at step 7; --resume continues {tmp_path}"]
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,208 @@
+"""Every setting of a run has the effect that it should have, and no other.
+
+Each setting is changed alone, in a run of two steps from text to parameters. What the run knows
+before its first step (figures and samples of the held-out rows) and what it ends with (figures of
+the steps, parameters, moments) are compared with those of the same run without the change. A new
+setting must be added to one of the tables below: a test compares them with the configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from electra_ref.backends import reference
+from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.text.prepare import PreparedData, prepare
+from electra_ref.training.pretraining.task import PretrainingTask
+from electra_ref.training.step import StepResult, train_step
+from tests.small_runs import begin_small, small_config, write_corpus
+
+# The evaluation before the first step changes, and so do the steps.
+ALL: dict[str, Any] = {
+    "vocab_size": 66,
+    "embedding_size": 7,
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 14,
+    "generator_hidden_size": 0.75,
+    "generator_layers": 1.0,
+    "layer_norm_eps": 1e-3,
+    "initializer_range": 0.05,
+    "mask_probability": 0.3,
+    "temperature": 3.0,
+    "generator_weight": 2.0,
+    "discriminator_weight": 20.0,
+    "max_vocab_size": 66,
+    "lowercase": False,
+    "max_length": 18,
+    "single_segment_probability": 0.5,
+    "short_probability": 0.5,
+    "held_out_fraction": 0.2,
+    "batch_size": 6,
+    "seed": 1,
+    "precision": "float32",
+}
+# The evaluation before the first step is the same.
+STEPS: dict[str, Any] = {
+    "hidden_dropout": 0.2,
+    "attention_dropout": 0.2,
+    "steps": 30,
+    "learning_rate": 0.02,
+    "warmup_steps": 3,
+    "lr_decay_power": 2.0,
+    "weight_decay": 0.1,
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.99,
+    "adam_epsilon": 1e-3,
+    "gradient_clip": 0.5,
+}
+# A table gets rows that nothing reads: there are more parameters, all figures are the same.
+SPARE_ROWS: dict[str, Any] = {"max_position_embeddings": 24, "type_vocab_size": 3}
+# The same sums in another order: all figures are the same but for rounding.
+ORDER: dict[str, Any] = {"accumulate": 4}
+# The evaluation alone changes.
+EVALUATION: dict[str, Any] = {"evaluation_batches": 1}
+# Nothing of it changes: when a run reports, how much it keeps, and what its settings began with.
+NOTHING: dict[str, Any] = {
+    "preset": "base",
+    "log_every": 2,
+    "evaluate_every": 1,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+}
+# Another backend, whose last bits may differ: ``test_pretraining_run`` sees that it is opened.
+BACKEND: dict[str, Any] = {"device": "cpu"}
+TABLES = (ALL, STEPS, SPARE_ROWS, ORDER, EVALUATION, NOTHING, BACKEND)
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+class Ending(NamedTuple):
+    """What a run of two steps leaves."""
+
+    evaluation: str  # of the initial parameters: figures and samples, as JSON
+    results: list[StepResult]
+    vectors: npt.NDArray[np.floating[Any]]  # (3 P,)  parameters and both moments
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a corpus, a cache and room for runs.
+
+    All runs share the cache, so a result of one must never serve another that differs.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    write_corpus(folder / "corpus.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Ending:
+    return end_of(folder)
+
+
+def end_of(folder: Path, **changes: Any) -> Ending:
+    """Run two steps in a new folder."""
+    name = "-".join(["run", *changes])
+    trainer = begin_small(folder / name, folder / "corpus.txt", **changes)
+    with trainer.run:
+        task, state = trainer.task, trainer.state
+        metrics, samples, _ = task.evaluate(state.parameters)
+        results = [
+            train_step(
+                trainer.config, trainer.backend, task.objective, task.model, state,
+                task.batches(step),
+            )
+            for step in range(2)
+        ]  # fmt: skip
+    moments = state.first_moment.vector, state.second_moment.vector
+    vectors = np.concatenate([state.parameters.vector, *moments])
+    return Ending(json.dumps([metrics, samples]), results, vectors)
+
+
+def changes_of(table: dict[str, Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("key", "value"), table.items(), ids=table.keys())
+
+
+def test_every_setting_stands_in_one_table_with_another_value() -> None:
+    keys = [key for table in TABLES for key in table]
+    assert sorted(keys) == sorted(field.name for field in dataclasses.fields(PretrainingConfig))
+    for table in TABLES:
+        for key, value in table.items():
+            assert getattr(small_config(), key) != value
+
+
+@changes_of(ALL)
+def test_what_changes_data_model_or_loss(key: str, value: Any, folder: Path, base: Ending) -> None:
+    ending = end_of(folder, **{key: value})
+    assert ending.evaluation != base.evaluation
+    assert ending.results != base.results
+    assert ending.vectors.tobytes() != base.vectors.tobytes()
+
+
+@changes_of(STEPS)
+def test_what_changes_the_steps_alone(key: str, value: Any, folder: Path, base: Ending) -> None:
+    ending = end_of(folder, **{key: value})
+    assert ending.evaluation == base.evaluation
+    assert (ending.vectors != base.vectors).any()
+
+
+@changes_of(SPARE_ROWS)
+def test_what_makes_room_for_other_rows(key: str, value: Any, folder: Path, base: Ending) -> None:
+    ending = end_of(folder, **{key: value})
+    assert ending.evaluation == base.evaluation
+    assert [result.losses for result in ending.results] == [
+        pytest.approx(result.losses, rel=1e-12) for result in base.results
+    ]
+    assert ending.vectors.size > base.vectors.size
+
+
+@changes_of(ORDER)
+def test_what_changes_the_order_of_sums(key: str, value: Any, folder: Path, base: Ending) -> None:
+    ending = end_of(folder, **{key: value})
+    np.testing.assert_allclose(ending.vectors, base.vectors, rtol=1e-9, atol=1e-12)
+    assert [result.tokens for result in ending.results] == [r.tokens for r in base.results]
+
+
+@changes_of(EVALUATION)
+def test_what_changes_the_evaluation_alone(
+    key: str, value: Any, folder: Path, base: Ending
+) -> None:
+    ending = end_of(folder, **{key: value})
+    assert ending.evaluation != base.evaluation
+    assert ending.results == base.results
+    assert ending.vectors.tobytes() == base.vectors.tobytes()
+
+
+@changes_of(NOTHING)
+def test_what_changes_nothing(key: str, value: Any, folder: Path, base: Ending) -> None:
+    ending = end_of(folder, **{key: value})
+    assert ending.evaluation == base.evaluation
+    assert ending.results == base.results
+    assert ending.vectors.tobytes() == base.vectors.tobytes()
+
+
+def test_a_checkpoint_belongs_to_its_settings(folder: Path) -> None:
+    """The identity of a run changes with every setting."""
+    data: PreparedData = prepare(
+        small_config(), folder / "cache" / "electra_ref", corpus=[str(folder / "corpus.txt")]
+    )
+
+    def identity(**changes: Any) -> str:
+        config = small_config(**{"vocab_size": 60, **changes})
+        return json.dumps(PretrainingTask(config, reference, data).identity())
+
+    changes = [{key: value} for table in TABLES for key, value in table.items()]
+    identities = [identity(), *(identity(**change) for change in changes)]
+    assert len(set(identities)) == len(identities)

@@ -1,0 +1,331 @@
+"""The command line of ``train``: each argument reaches its place, and each end has its exit code.
+
+What begins, resumes and completes a run is replaced by functions that record what they are given.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from electra_ref import command_line, train
+from electra_ref.config.pretraining import PretrainingConfig, resolve_config
+from electra_ref.config.settings import to_toml
+from electra_ref.errors import UserError
+from electra_ref.training import run_directory
+from electra_ref.training.pretraining import run as pretraining
+from electra_ref.training.pretraining.source import Source
+
+
+class Stop:
+    """Stands in for the signals: ``requested`` is set by a test."""
+
+    requested: int | None = None
+
+
+class Run:
+    """Stands in for a run's folder: notes when its lock is given back."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+
+    def __enter__(self) -> None:
+        self.calls.closed = False
+
+    def __exit__(self, *_: object) -> None:
+        self.calls.closed = True
+
+
+class Trainer:
+    """Stands in for what ``begin`` and ``resume`` return."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.run = Run(calls)
+
+
+class Calls:
+    """What the command did: the arguments of each function, and what ``complete`` shall do."""
+
+    def __init__(self) -> None:
+        self.begun: tuple[Any, ...] | None = None
+        self.resumed: tuple[Any, ...] | None = None
+        self.completed: tuple[Any, ...] | None = None
+        self.closed: bool | None = None
+        self.said: list[str] = []
+        self.stop = Stop()
+        self.trainer = Trainer(self)
+        self.error: BaseException | None = None  # that ``begin`` shall raise
+
+    @property
+    def config(self) -> PretrainingConfig:
+        assert self.begun is not None
+        config = self.begun[1]
+        assert isinstance(config, PretrainingConfig)
+        return config
+
+    @property
+    def source(self) -> Source:
+        assert self.begun is not None
+        source = self.begun[2]
+        assert isinstance(source, Source)
+        return source
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
+    recorded = Calls()
+
+    def begin(*arguments: Any) -> Trainer:
+        recorded.begun = arguments
+        if recorded.error is not None:
+            raise recorded.error
+        return recorded.trainer
+
+    def resume(*arguments: Any) -> Trainer:
+        recorded.resumed = arguments
+        return recorded.trainer
+
+    def complete(*arguments: Any) -> None:
+        assert recorded.closed is False  # the lock is held
+        recorded.completed = arguments
+
+    @contextmanager
+    def reporting() -> Iterator[tuple[Any, Any]]:
+        yield recorded, recorded.stop
+
+    monkeypatch.setattr(pretraining, "begin", begin)
+    monkeypatch.setattr(pretraining, "resume", resume)
+    monkeypatch.setattr(pretraining, "complete", complete)
+    monkeypatch.setattr(train, "reporting", reporting)
+    monkeypatch.chdir(tmp_path)
+    return recorded
+
+
+def test_without_arguments_the_tiny_preset_trains_on_the_embedded_corpus(calls: Calls) -> None:
+    assert train.main([]) == 0
+    assert calls.begun == (None, resolve_config(), Source([], None), calls, calls.stop)
+    assert calls.resumed is None
+    assert calls.completed == (calls.trainer, calls.stop, None)
+    assert calls.closed
+
+
+def test_every_argument_reaches_its_place(calls: Calls, tmp_path: Path) -> None:
+    arguments = (
+        "--corpus a.txt b --output-dir out --preset small --device reference --precision float64 "
+        "--seed 7 --max-steps 5 --set steps=9 --set temperature=1.5"
+    )
+    assert train.main(arguments.split()) == 0
+    settings = ["steps=9", "temperature=1.5", "device=reference", "precision=float64", "seed=7"]
+    expected = resolve_config(preset="small", settings=settings)
+    assert (expected.device, expected.precision, expected.seed) == ("reference", "float64", 7)
+    corpus = [str(tmp_path / "a.txt"), str(tmp_path / "b")]
+    assert calls.begun == (Path("out"), expected, Source(corpus, None), calls, calls.stop)
+    assert calls.completed == (calls.trainer, calls.stop, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (["--preset", "large"], {"preset": "large", "hidden_size": 1024}),
+        (["--device", "cpu"], {"device": "cpu"}),
+        (["--precision", "bfloat16"], {"precision": "bfloat16"}),
+        (["--seed", "12"], {"seed": 12}),
+        (["--set", "seed=3", "--seed", "12"], {"seed": 12}),
+        (["--set", "device=cpu"], {"device": "cpu"}),
+        (["--set", "steps=5", "--set", "steps=6"], {"steps": 6}),
+        (["--config", "run.toml"], {"preset": "base", "steps": 77, "seed": 4}),
+        (["--config", "run.toml", "--preset", "small"], {"preset": "small", "steps": 77}),
+        (["--config", "run.toml", "--set", "steps=8"], {"preset": "base", "steps": 8}),
+        (["--config", "run.toml", "--seed", "0"], {"steps": 77, "seed": 0}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_fills_the_configuration(
+    arguments: list[str], changed: dict[str, Any], calls: Calls, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text('preset = "base"\nsteps = 77\nseed = 4\n')
+    assert train.main(arguments) == 0
+    assert {key: getattr(calls.config, key) for key in changed} == changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "corpus", "tokens"),
+    [
+        (["--corpus", "b", "a.txt", "-"], ["{}/b", "{}/a.txt", "-"], None),
+        (["--corpus", "/x/../y"], ["/y"], None),
+        (["--tokens", "ids.npy"], [], "{}/ids.npy"),
+    ],
+)
+def test_data_are_named_by_absolute_paths(
+    arguments: list[str], corpus: list[str], tokens: str | None, calls: Calls, tmp_path: Path
+) -> None:
+    assert train.main(arguments) == 0
+    assert calls.source.corpus == [name.format(tmp_path) for name in corpus]
+    assert calls.source.tokens == (tokens and tokens.format(tmp_path))
+
+
+def test_a_run_is_resumed_where_it_is_named(calls: Calls) -> None:
+    """Its configuration stands in its folder; device and number of steps may be others."""
+    arguments = "--resume --output-dir out --device cpu --max-steps 8"
+    assert train.main(arguments.split()) == 0
+    assert calls.begun is None
+    assert calls.resumed == (Path("out"), "cpu", calls, calls.stop)
+    assert calls.completed == (calls.trainer, calls.stop, 8)
+    assert calls.closed
+
+
+def test_the_newest_run_is_resumed_where_none_is_named(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_directory, "newest_run", lambda root: root / "newest")
+    assert train.main(["--resume"]) == 0
+    assert calls.resumed == (Path("runs/newest"), None, calls, calls.stop)
+    assert calls.completed == (calls.trainer, calls.stop, None)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--corpus", "a.txt"),
+        ("--tokens", "ids.npy"),
+        ("--preset", "tiny"),
+        ("--config", "run.toml"),
+        ("--set", "steps=3"),
+        ("--precision", "float32"),
+        ("--seed", "0"),
+    ],
+)
+def test_a_resumed_run_refuses_what_would_change_it(
+    flag: str, value: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["--resume", flag, value]) == 2
+    assert calls.resumed is None
+    assert f"{flag} cannot change a run that is resumed" in capsys.readouterr().err
+
+
+def test_the_configuration_is_printed_and_nothing_begun(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["--preset", "base", "--seed", "5", "--print-config"]) == 0
+    assert capsys.readouterr().out == to_toml(resolve_config(preset="base", settings=["seed=5"]))
+    assert calls.begun is calls.completed is None
+
+
+@pytest.mark.parametrize("steps", ["0", "-3"])
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_no_steps_are_refused(resume: list[str], steps: str, calls: Calls) -> None:
+    assert train.main([*resume, "--max-steps", steps]) == 2
+    assert calls.begun is calls.resumed is None
+
+
+def test_one_step_is_a_run(calls: Calls) -> None:
+    assert train.main(["--max-steps", "1"]) == 0
+    assert calls.completed == (calls.trainer, calls.stop, 1)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_gives_the_exit_code_of_a_shell(number: int, code: int, calls: Calls) -> None:
+    calls.stop.requested = number
+    assert train.main([]) == code
+    assert calls.completed is not None
+
+
+def test_a_run_stopped_before_its_first_step_says_how_to_begin(calls: Calls) -> None:
+    calls.error = pretraining.StoppedError()
+    calls.stop.requested = signal.SIGTERM
+    assert train.main([]) == 143
+    assert calls.completed is None
+    assert calls.said == ["stopped before the first step; --resume begins it"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("the disk is full"), "the disk is full"),
+        (
+            MemoryError("9 TiB"),
+            "out of memory (9 TiB): raise accumulate, or choose a smaller preset",
+        ),
+    ],
+)
+def test_an_error_for_people_is_one_line_and_exit_code_2(
+    error: Exception, line: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.error = error
+    assert train.main([]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"python -m electra_ref.train: error: {line}\n"
+    assert printed.out == ""
+
+
+def test_a_mistake_of_ours_is_not_hidden(calls: Calls) -> None:
+    calls.error = ZeroDivisionError("a mistake")
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        train.main([])
+
+
+@pytest.mark.parametrize("arguments", [["--unknown"], ["--seed", "x"], ["--device", "tpu"]])
+def test_unknown_arguments_end_with_exit_code_2(arguments: list[str], calls: Calls) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train.main(arguments)
+    assert caught.value.code == 2
+    assert calls.begun is None
+
+
+def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    for flag in (
+        *("--corpus", "--tokens", "--output-dir", "--preset", "--config", "--set", "--device"),
+        *("--precision", "--seed", "--print-config", "--max-steps", "--resume"),
+    ):
+        assert flag in printed
+
+
+def test_a_command_prepares_its_process_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(command_line, "prepare_process", lambda: done.append("prepared"))
+
+    def command() -> int:
+        done.append("ran")
+        return 5
+
+    assert command_line.run_command("program", command) == 5
+    assert done == ["prepared", "ran"]
+
+
+def test_a_report_catches_signals_and_tells_of_a_compilation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Freed memory is kept, and signals get their handlers back in the end."""
+    from electra_ref import compilation  # noqa: PLC0415  (as the function does)
+
+    kept: list[bool] = []
+    monkeypatch.setattr(command_line, "keep_freed_memory", lambda: kept.append(True))
+
+    @contextmanager
+    def before_first_compilation(tell: Any) -> Iterator[None]:
+        tell()
+        yield
+
+    monkeypatch.setattr(compilation, "before_first_compilation", before_first_compilation)
+    before = signal.getsignal(signal.SIGTERM)
+    with command_line.reporting() as (progress, stop):
+        progress.say("begun")
+        assert signal.getsignal(signal.SIGTERM) is not before
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert kept == [True]
+    assert capsys.readouterr().err.splitlines()[:2] == [command_line.COMPILING, "begun"]
