@@ -19,7 +19,7 @@ from benchmarks.rivals import (
     tokens_of,
 )
 from benchmarks.turns import Program, Turn
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 
 FLOOR, DATA = "floor", "data work"  # not rivals, but timed in their rounds
@@ -27,7 +27,9 @@ MEMORY_OF = "pytorch-float32"  # the rival whose memory is the measure
 LOSS_TOLERANCE = 0.05  # seeds differ; all start at a loss of ln V + 50 ln 2
 
 
-def comparison(config: Config, rivals: list[Rival], options: argparse.Namespace) -> dict[str, Any]:
+def comparison(
+    config: PretrainingConfig, rivals: list[Rival], options: argparse.Namespace
+) -> dict[str, Any]:
     """Time all rivals in turns, print the tables, return the figures."""
     products = products_of(config)
     programs = {rival.name: program_of(rival, config, options.threads) for rival in rivals}

@@ -13,18 +13,18 @@ from benchmarks.tokenizer import read_documents
 from electra_ref import arrays
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.batch import Batch, SpecialTokens
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.masking import mask_tokens, masked_slots
-from electra_ref.model.electra import electra_of
+from electra_ref.model.objectives import electra
 from electra_ref.rng import Purpose, RandomStream
 from electra_ref.sampling import corrupt, sample_tokens
 from electra_ref.text.examples import assemble
 from electra_ref.text.packing import PackingRules, pack
 from electra_ref.text.vocabulary import train_vocabulary
 from electra_ref.text.wordpiece import WordPiece
-from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.pretraining.task import initial_state
 from electra_ref.training.step import train_step
 
 SPECIAL_TOKENS = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4)
@@ -46,16 +46,17 @@ def open_rival(device: str, precision: str) -> OpenedBackend:
 
 
 def prepare_electra_ref(
-    config: Config, device: str, precision: str
+    config: PretrainingConfig, device: str, precision: str
 ) -> Callable[[Batch], dict[str, float]]:
     """Return a step that trains ``config`` on a batch: from masking to updated parameters."""
     opened = open_rival(device, precision)
     keep_freed_memory()  # as the training command does
-    electra, state = electra_of(config), TrainingState(config, opened.backend, opened.dtype)
+    model = electra.electra_of(config, config, SPECIAL_TOKENS)
+    state = initial_state(config, opened.backend, model, opened.dtype)
     wait = synchronizer(opened)
 
     def step(batch: Batch) -> dict[str, float]:
-        result = train_step(config, opened.backend, electra, state, [batch], SPECIAL_TOKENS)
+        result = train_step(config, opened.backend, electra, model, state, [batch])
         wait()  # the update may still be under way
         figures = {"loss": result.loss}
         if opened.device == "gpu":
@@ -91,14 +92,14 @@ def token_stream(vocab_size: int, seed: int) -> TokenStream:
     return TokenStream(tokens, ends, np.append(documents, ends.size))
 
 
-def packing_rules(config: Config) -> PackingRules:
+def packing_rules(config: PretrainingConfig) -> PackingRules:
     """Return the packing rules of a run of ``config``."""
     return PackingRules(
         config.max_length, config.single_segment_probability, config.short_probability, config.seed
     )
 
 
-def make_batches(config: Config, count: int) -> Iterator[Batch]:
+def make_batches(config: PretrainingConfig, count: int) -> Iterator[Batch]:
     """Yield ``count`` batches of packed rows, the same for every rival."""
     stream = token_stream(config.vocab_size, config.seed)
     documents = np.arange(stream.document_ends.size)
@@ -110,7 +111,7 @@ def make_batches(config: Config, count: int) -> Iterator[Batch]:
         yield assemble(stream.tokens, chosen, config.max_length, SPECIAL_TOKENS)
 
 
-def prepare_data_work(config: Config) -> Callable[[Any], dict[str, float]]:
+def prepare_data_work(config: PretrainingConfig) -> Callable[[Any], dict[str, float]]:
     """Return a step that does the data work of one step and returns the seconds of each part.
 
     A run tokenizes and packs a corpus only once, so the seconds of these parts are scaled to the

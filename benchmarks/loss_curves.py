@@ -38,7 +38,7 @@ import numpy.typing as npt
 
 from benchmarks.harness import CHECKOUT, origin, print_origin, print_summary, print_table
 from benchmarks.rivals import Rival, our_own, rivals_of
-from electra_ref.config import PRESETS, resolve_config
+from electra_ref.config.pretraining import PRESETS, resolve_config
 from electra_ref.errors import UserError
 
 LOSSES = ("mlm_loss", "rtd_loss")
@@ -50,7 +50,7 @@ FIRST_STEPS_TOLERANCE = {  # relative
 WINDOW = 50
 STANDARD_ERRORS = 2.0 * np.sqrt(2.0)  # of one mean; both means of a difference have theirs
 SETTINGS = (
-    *("vocab_size=8192", "batch_size=8", "max_length=64", "evaluation_batches=32"),
+    *("max_vocab_size=8192", "batch_size=8", "max_length=64", "evaluation_batches=32"),
     # At 5e-4 the RTD loss jumps up and down for a while after 30 steps. The last bit decides how
     # far, so two runs in float32 differ by more than the rows explain.
     *("learning_rate=2e-4", "warmup_steps=100"),

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config import Config, EncoderSize, discriminator_size, generator_size
+from electra_ref.config.model import EncoderSize, discriminator_size, generator_size
+from electra_ref.config.pretraining import PretrainingConfig
 
 
 class Product(NamedTuple):
@@ -43,7 +44,7 @@ class Product(NamedTuple):
         return 2 * self.repeats * self.stack * self.rows * self.inner * self.columns
 
 
-def step_products(config: Config, masked_slots: int) -> list[Product]:
+def step_products(config: PretrainingConfig, masked_slots: int) -> list[Product]:
     """Return all matrix products of one training step, in any order.
 
     ``masked_slots`` is M, the masked positions of a row.
@@ -126,7 +127,7 @@ def _attention(
 
 
 def _linear_of_a_table(name: str, rows: int, inputs: int, outputs: int) -> Iterator[Product]:
-    """Yield those of a linear map whose weight lies transposed, as the word embeddings do."""
+    """Yield the products of a linear map whose weight is a transposed table."""
     forward, backward = "linear", "linear_backward"
     yield Product(f"{name} y", forward, 1, 1, rows, inputs, outputs, right_transposed=True)
     yield Product(f"{name} dx", backward, 1, 1, rows, outputs, inputs)

@@ -24,7 +24,7 @@ from benchmarks.electra_step import make_batches, prepare_electra_ref
 from benchmarks.harness import origin, print_origin, print_summary, print_table
 from benchmarks.rivals import Rival, our_own, rivals_of
 from benchmarks.turns import Program, Worker, resident_bytes
-from electra_ref.config import PRESETS, Config, resolve_config
+from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
 
 BOUNDS = {"resident_bytes": 4096.0, "blocks": 1.0}  # a step
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not 0 <= options.warmup <= options.steps - 2 * STEPS_A_TURN:
             raise UserError(f"--steps: at least {2 * STEPS_A_TURN} more than --warmup")
         config = resolve_config(preset=options.preset, settings=[*DROPOUT, *options.settings])
+        if not config.vocab_size:  # the rows are invented: no data decide it
+            config = dataclasses.replace(config, vocab_size=config.max_vocab_size)
         rivals = our_own(rivals_of(options.rivals))
         where_from = origin(("numpy", "numba"))
         print_origin(where_from)
@@ -87,7 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare_soak(config: Config, device: str, precision: str) -> Callable[[None], dict[str, float]]:
+def prepare_soak(
+    config: PretrainingConfig, device: str, precision: str
+) -> Callable[[None], dict[str, float]]:
     """Return a function that trains ``config`` for ten steps and returns the memory in use."""
     train = prepare_electra_ref(config, device, precision)
     batches = list(make_batches(config, STEPS_A_TURN))
@@ -105,7 +109,7 @@ def prepare_soak(config: Config, device: str, precision: str) -> Callable[[None]
 
 
 def measure(
-    rival: Rival, config: Config, options: argparse.Namespace
+    rival: Rival, config: PretrainingConfig, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
     """Return the memory of ``rival`` at the start and at the end, and its growth a step."""
     arguments = {"config": config, "device": rival.device, "precision": rival.precision}

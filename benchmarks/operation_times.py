@@ -2,9 +2,9 @@
 
     python -m benchmarks.train_step --profile [--rivals NAME ...]
 
-This is the step that ``train_step`` times, with a clock around every call of the backend and of the
-gradients, which takes a microsecond a call. GFLOP/s are the FLOP of the matrix products in an
-operation, divided by all its time; an operation such as layer norm has none.
+This is the step that ``train_step`` times, with a clock around every call of the backend, which
+takes a microsecond a call. GFLOP/s are the FLOP of the matrix products in an operation, divided by
+all its time; an operation such as layer norm has none.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ from benchmarks.matrix_products import flop_by
 from benchmarks.rivals import Rival, measure, our_own, products_of
 from benchmarks.turns import Program, Turn
 from electra_ref.batch import Batch
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.freed_memory import keep_freed_memory
-from electra_ref.model.electra import electra_of
-from electra_ref.training.optimizer import TrainingState
+from electra_ref.model.objectives import electra
+from electra_ref.training.pretraining.task import initial_state
 from electra_ref.training.step import train_step
 
 REST = "all else"  # masking, sampling, and Python between the operations
 
 
 class Timed:
-    """Takes the place of an object and adds the seconds of each call of a method to ``seconds``.
+    """Takes the place of a backend and adds the seconds of each call to ``seconds``.
 
-    ``prefix`` goes before the names of the methods. ``wait`` returns when the device has finished.
+    ``wait`` returns when the device has finished.
     """
 
-    def __init__(
-        self, target: Any, seconds: dict[str, float], wait: Callable[[], None], prefix: str = ""
-    ) -> None:
-        self._target, self._seconds, self._wait, self._prefix = target, seconds, wait, prefix
+    def __init__(self, target: Any, seconds: dict[str, float], wait: Callable[[], None]) -> None:
+        self._target, self._seconds, self._wait = target, seconds, wait
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
@@ -50,40 +48,41 @@ class Timed:
             start = time.perf_counter()
             result = value(*arguments, **options)
             self._wait()
-            self._seconds[self._prefix + name] += time.perf_counter() - start
+            self._seconds[name] += time.perf_counter() - start
             return result
 
         return timed
 
 
 def prepare_profile(
-    config: Config, device: str, precision: str
+    config: PretrainingConfig, device: str, precision: str
 ) -> Callable[[Batch], dict[str, float]]:
     """Return a step that trains ``config`` on a batch and returns the seconds of each operation."""
     opened = open_rival(device, precision)
     keep_freed_memory()
     seconds: dict[str, float] = defaultdict(float)
     wait = synchronizer(opened)
-    electra, state = electra_of(config), TrainingState(config, opened.backend, opened.dtype)
+    model = electra.electra_of(config, config, SPECIAL_TOKENS)
+    state = initial_state(config, opened.backend, model, opened.dtype)
     backend: Any = Timed(opened.backend, seconds, wait)
-    gradients: Any = Timed(state.gradients, seconds, wait, "gradients.")
-    state.gradients = gradients
 
     def step(batch: Batch) -> dict[str, float]:
         seconds.clear()
-        train_step(config, backend, electra, state, [batch], SPECIAL_TOKENS)
+        train_step(config, backend, electra, model, state, [batch])
         return dict(seconds)
 
     return step
 
 
-def profile_program(rival: Rival, config: Config) -> Program:
+def profile_program(rival: Rival, config: PretrainingConfig) -> Program:
     """Return the program that the process of ``rival`` runs."""
     arguments = {"config": config, "device": rival.device, "precision": rival.precision}
     return Program("benchmarks.operation_times", "prepare_profile", arguments)
 
 
-def profile(config: Config, rivals: list[Rival], options: argparse.Namespace) -> dict[str, Any]:
+def profile(
+    config: PretrainingConfig, rivals: list[Rival], options: argparse.Namespace
+) -> dict[str, Any]:
     """Time the operations of this project's rivals in turns, print a table, return the figures."""
     programs = {rival.name: profile_program(rival, config) for rival in our_own(rivals)}
     batches = make_batches(config, options.warmup + options.repeats)

@@ -21,7 +21,8 @@ import transformers
 from transformers.models.electra import modeling_electra
 
 from electra_ref.batch import Batch, SpecialTokens
-from electra_ref.config import Config, EncoderSize, discriminator_size, generator_size
+from electra_ref.config.model import EncoderSize, discriminator_size, generator_size
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.training.schedule import learning_rate
 
 MASKED_SHARE = 0.85  # of the chosen positions; the others keep their token
@@ -32,7 +33,7 @@ MASKED_SHARE = 0.85  # of the chosen positions; the others keep their token
 class JointElectra(torch.nn.Module):  # type: ignore[misc, unused-ignore]  # mypy may run without torch
     """Both networks with one embedding table."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: PretrainingConfig) -> None:
         super().__init__()
         generator = huggingface_config(config, generator_size(config))
         discriminator = huggingface_config(config, discriminator_size(config))
@@ -64,7 +65,7 @@ class JointElectra(torch.nn.Module):  # type: ignore[misc, unused-ignore]  # myp
 
 
 def prepare_pytorch(
-    config: Config,
+    config: PretrainingConfig,
     masked_slots: int,
     special_tokens: SpecialTokens,
     precision: str,
@@ -152,7 +153,7 @@ def sample(logits: Any, temperature: float) -> Any:
     return torch.searchsorted(cumulative, thresholds).view(logits.shape[:2])
 
 
-def huggingface_config(config: Config, size: EncoderSize, **options: Any) -> Any:
+def huggingface_config(config: PretrainingConfig, size: EncoderSize, **options: Any) -> Any:
     """Return the configuration of one network for transformers, with its own ``options``."""
     config_class: Any = transformers.ElectraConfig  # its annotations leave arguments out
     return config_class(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks.electra_step import SPECIAL_TOKENS, open_rival
 from benchmarks.matrix_products import Product, step_products
 from benchmarks.turns import Program, Turn, take_turns
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 
@@ -86,7 +86,7 @@ def why_not(rival: Rival) -> str | None:
     return None
 
 
-def program_of(rival: Rival, config: Config, threads: int) -> Program:
+def program_of(rival: Rival, config: PretrainingConfig, threads: int) -> Program:
     """Return the program that the process of ``rival`` runs."""
     shared = {"config": config, "precision": rival.precision}
     if rival.program == OURS:
@@ -102,12 +102,12 @@ def program_of(rival: Rival, config: Config, threads: int) -> Program:
     return Program("benchmarks.pytorch_electra", "prepare_pytorch", arguments, is_ours=False)
 
 
-def products_of(config: Config) -> list[Product]:
+def products_of(config: PretrainingConfig) -> list[Product]:
     """Return the matrix products of a step of ``config``."""
     return step_products(config, masked_slots(config.max_length, config.mask_probability))
 
 
-def tokens_of(config: Config) -> int:
+def tokens_of(config: PretrainingConfig) -> int:
     """Return the tokens of a step, padding included."""
     return config.batch_size * config.max_length
 

@@ -23,13 +23,13 @@ from benchmarks.matrix_products import flop_by
 from benchmarks.operation_times import profile_program
 from benchmarks.rivals import Rival, measure, our_own, products_of, tokens_of
 from benchmarks.turns import Turn
-from electra_ref.config import Config
+from electra_ref.config.pretraining import PretrainingConfig
 
 LENGTHS = (64, 128, 256, 512)
 ATTENTION = ("attention", "attention_backward")
 
 
-def scaling_points(config: Config) -> Iterator[tuple[str, int, Config]]:
+def scaling_points(config: PretrainingConfig) -> Iterator[tuple[str, int, PretrainingConfig]]:
     """Yield what varies, its value, and ``config`` with that value.
 
     A longer row means fewer rows, so that a step has about the same number of tokens. Another width
@@ -60,7 +60,9 @@ def scaling_points(config: Config) -> Iterator[tuple[str, int, Config]]:
         yield "vocabulary", words, dataclasses.replace(config, vocab_size=words)
 
 
-def scaling(config: Config, rivals: list[Rival], options: argparse.Namespace) -> dict[str, Any]:
+def scaling(
+    config: PretrainingConfig, rivals: list[Rival], options: argparse.Namespace
+) -> dict[str, Any]:
     """Time the first of this project's rivals at all sizes, print a table, return the figures."""
     rival = our_own(rivals)[0]
     points = []
@@ -75,7 +77,9 @@ def scaling(config: Config, rivals: list[Rival], options: argparse.Namespace) ->
     return {"rival": rival.name, "scaling": points}
 
 
-def point_figures(start: Config, point: Config, turns: dict[str, list[Turn]]) -> dict[str, Any]:
+def point_figures(
+    start: PretrainingConfig, point: PretrainingConfig, turns: dict[str, list[Turn]]
+) -> dict[str, Any]:
     """Return seconds and FLOP a token at ``point``, and their ratios to those at ``start``."""
     seconds = {name: split_seconds(turns[name], tokens_of(c)) for name, c in _named(start, point)}
     flop = {name: split_flop(c) for name, c in _named(start, point)}
@@ -100,7 +104,7 @@ def split_seconds(turns: list[Turn], tokens: int) -> dict[str, list[float]]:
     return {"step": step, "attention": attention, "rest": rest}
 
 
-def split_flop(config: Config) -> dict[str, float]:
+def split_flop(config: PretrainingConfig) -> dict[str, float]:
     """Return the FLOP a token of all matrix products of a step, of attention's, of the rest."""
     flop = flop_by("operation", products_of(config))
     step = sum(flop.values()) / tokens_of(config)
@@ -134,7 +138,7 @@ def print_points(points: list[dict[str, Any]]) -> None:
 
 
 def _pair(
-    rival: Rival, start: Config, point: Config, options: argparse.Namespace
+    rival: Rival, start: PretrainingConfig, point: PretrainingConfig, options: argparse.Namespace
 ) -> dict[str, list[Turn]]:
     """Return the timed turns of ``rival`` at two sizes, each on its own batches."""
     count = options.warmup + options.repeats
@@ -144,5 +148,7 @@ def _pair(
     return measure(programs, rounds, options)
 
 
-def _named(start: Config, point: Config) -> tuple[tuple[str, Config], tuple[str, Config]]:
+def _named(
+    start: PretrainingConfig, point: PretrainingConfig
+) -> tuple[tuple[str, PretrainingConfig], tuple[str, PretrainingConfig]]:
     return ("start", start), ("point", point)

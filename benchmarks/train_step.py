@@ -32,7 +32,7 @@ from benchmarks.harness import origin, print_origin, print_summary
 from benchmarks.operation_times import profile
 from benchmarks.rivals import ALL, RIVALS, rivals_of
 from benchmarks.scaling import scaling
-from electra_ref.config import PRESETS, Config, resolve_config
+from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
 
 PACKAGES = ("numpy", "numba", "scipy", "cupy-cuda13x", "cupy-cuda12x", "torch", "transformers")
@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def config_of(options: argparse.Namespace) -> Config:
+def config_of(options: argparse.Namespace) -> PretrainingConfig:
     """Return the configuration to time. Raises UserError if it cannot be timed."""
     for option, least in (("repeats", 1), ("warmup", 0), ("threads", 1)):
         if getattr(options, option) < least:
