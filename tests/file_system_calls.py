@@ -1,7 +1,7 @@
-"""Watch the calls that code makes on the disk: count them, record them, fail one, or die at one.
+"""Watch the calls that change the disk: count them, record them, let one fail, or die at one.
 
-Only calls that can change the disk are watched, and only through ``os``, which is how
-``electra_ref.files`` and ``electra_ref.training`` make them.
+Only calls through ``os`` are watched. ``electra_ref.files`` and ``electra_ref.training`` make no
+others.
 """
 
 from __future__ import annotations

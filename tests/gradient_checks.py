@@ -1,12 +1,12 @@
-"""Two oracles of derivatives that have never read a backward function.
+"""Two ways to compute a derivative without any backward function.
 
 For an operation y = f(x) with inputs x, directions v and a cotangent dy, the derivative along v is
 J v, the backward function returns Jᵀ dy, and both must agree on the number <dy, J v> = <Jᵀ dy, v>.
 
-* ``finite_difference``: J v by a fourth-order stencil. It knows nothing of the code, but loses
-  half of the digits, all of them where the function bends on the scale of the step.
-* ``complex_step``: J v = Im f(x + i h v) / h. No difference is taken, so nothing cancels and h can
-  be 1e-30; it needs a forward function that lets complex numbers through.
+* ``finite_difference``: J v by a fourth-order stencil. It works for any code, but loses half of the
+  digits, and all of them if the function bends within one step.
+* ``complex_step``: J v = Im f(x + i h v) / h. There is no difference, so nothing cancels and h can
+  be 1e-30. It needs a forward function that works for complex numbers.
 
 Source: Squire and Trapp 1998, SIAM Review 40(1), 110-112 (complex step); Abramowitz and Stegun
 1964, table 25.2 (the stencil).

@@ -1,8 +1,8 @@
-"""The CPU backend once more, as plain Python: what the mutants of its kernels are made of.
+"""A copy of the CPU backend that runs as plain Python; the mutants of its kernels are made from it.
 
-The modules are imported a second time with a ``jit`` that returns the function it is given;
-``numba.prange`` is ``range`` then, and the intrinsics have twins in NumPy. The block sizes are made
-small, so that small arrays have several blocks, and borders of all kinds between them.
+The modules are imported a second time with a ``jit`` that returns its function unchanged.
+``numba.prange`` is ``range`` there, and the intrinsics have twins in NumPy. Block sizes are small,
+so that small arrays have several blocks and all kinds of borders between them.
 """
 
 from __future__ import annotations

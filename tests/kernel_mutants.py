@@ -1,9 +1,9 @@
-"""Wrong kernels by the thousand: what ``mutants`` does to formulas, for loops over numbers.
+"""Thousands of wrong kernels: what ``mutants`` does to formulas, for loops over numbers.
 
-Here numbers and indices are the terms: each number is left out, changes its sign, doubles, halves
-and grows by a thousandth; each index, border and size is off by one; each condition turns round;
-each sum forgets what it held. Arrays as such, the names of what a function was given, and the sizes
-of memory to be allocated are no terms: what is computed from them is.
+The terms are numbers and indices. Each number is left out, negated, doubled, halved and increased
+by a thousandth. Each index, border and size is off by one. Each condition is negated. Each sum
+loses its old value. Whole arrays, names of arguments and sizes of allocated memory are not terms,
+but what is computed from them is.
 """
 
 from __future__ import annotations

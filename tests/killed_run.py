@@ -1,8 +1,8 @@
-"""A short run that is really killed, once at each call that it makes on the disk.
+"""A short run that is killed with SIGKILL, once at each of its calls that change the disk.
 
-``python -m tests.killed_run FOLDER`` starts run ``k`` in ``FOLDER/run-<k>`` and kills it with
-SIGKILL at its call ``k``, until one run comes to its end. It is a separate process because fork()
-is safe only where no thread runs. ``FOLDER/saved-<k>`` holds the steps whose save had returned.
+``python -m tests.killed_run FOLDER`` starts run ``k`` in ``FOLDER/run-<k>`` and kills it at call
+``k``, until one run reaches its end. ``FOLDER/saved-<k>`` holds the steps whose save had returned.
+This is a process of its own because fork() is safe only without other threads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One drawn case of every differentiable operation, for any backend.
+"""A random case of every differentiable operation, for any backend.
 
-Hypothesis draws the structure (``SIZES``), a seeded generator the numbers: left to itself,
-Hypothesis fills arrays with few distinct values, on which a layer norm says little.
+Hypothesis draws the structure (``SIZES``), a seeded generator draws the numbers. Hypothesis alone
+would fill arrays with few distinct values, which test a layer norm badly.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Exact tests of frequencies that state how often they raise a false alarm and how often they miss.
+"""Exact tests of frequencies, with known rates of false alarms and of misses.
 
-A test of a random thing can be wrong in two ways, and a test that states neither is a golden value.
-Both rates here follow from the binomial distribution, without an approximation for large numbers;
-the idea of designing them before counting is TensorFlow Probability's (statistical_testing.py).
+A statistical test can be wrong in two ways: it can fail for correct code, and it can pass for wrong
+code. Both rates here come from the binomial distribution, without an approximation for large
+numbers. Source of the idea to fix them before counting: TensorFlow Probability,
+statistical_testing.py.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
-"""How far float32 may be from the exact result, operation by operation: derived, not tuned.
+"""How far float32 may be from the exact result of each operation: derived bounds, not tuned ones.
 
-Each function takes the case an operation was called with, all in float64, and returns one array
-of bounds for the result and one for each gradient. The rules, with u = 2**-24, the relative error
-of one rounding to float32:
+Each function takes the arguments of an operation, all in float64. It returns one array of bounds
+for the result and one for each gradient. The rules, with u = 2**-24, the relative error of one
+rounding to float32:
 
-* a sum of n products, in any order, with fused multiply-adds or without, is within n u of the sum
-  of their sizes: a product is rounded once and passes n - 1 additions at most (Higham 2002,
-  "Accuracy and Stability of Numerical Algorithms", section 3.1); a sum of n numbers within n - 1;
-* every other operation adds u of its result, and passes on the errors of its arguments times its
-  derivative; a constant that is rounded to float32 adds u;
-* exp is within ``EXP`` of its result and Phi within ``PHI``, as ``test_exponential`` shows for
-  every float there is; the functions of NumPy are within ``LIBRARY``.
+* A sum of n products has an error of at most n u times the sum of their sizes, in any order, with
+  fused multiply-adds or without: a product is rounded once and is in at most n - 1 additions
+  (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1). For a sum of n
+  numbers the factor is (n - 1) u.
+* Every other operation adds u of its result. It passes on the errors of its arguments, multiplied
+  by its derivative. A constant that is rounded to float32 adds u.
+* exp has a relative error of at most ``EXP``, Phi an error of at most ``PHI``;
+  ``test_exponential`` shows both for every float. NumPy's functions have a relative error of at
+  most ``LIBRARY``.
 
-The comments count the roundings. Products of errors are left out and covered by ``SECOND_ORDER``.
+The comments count the roundings. Products of errors are left out; ``SECOND_ORDER`` covers them.
 """
 
 from __future__ import annotations

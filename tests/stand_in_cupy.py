@@ -1,8 +1,8 @@
-"""A stand-in for CuPy where there is no GPU: NumPy's functions behind CuPy's walls.
+"""A replacement for CuPy where there is no GPU: NumPy's functions with CuPy's restrictions.
 
-Its arrays are NumPy's with another type, and like CuPy's they refuse to meet a host array, to be
-converted to one in passing, or to be given to a function of NumPy. Code that passes with it keeps
-the two kinds of array apart; whether CuPy computes the same is for the tests marked ``gpu``.
+Its arrays are NumPy arrays of another type. Like CuPy's they cannot be combined with host arrays,
+converted to host arrays implicitly, or passed to NumPy's functions. Code that passes with them
+keeps the two kinds of array apart. The tests marked ``gpu`` check that CuPy computes the same.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Attention with bfloat16 products against its formula in float64, within a bound for its rounding.
 
-The bound holds for errors of any size, so the factors of ``rounding_bounds.SECOND_ORDER`` are left
-to those of float32. With b the relative error of one rounding to bfloat16:
+The bound holds for errors of any size, so ``rounding_bounds.SECOND_ORDER`` is needed only for the
+errors of float32. With b the relative error of one rounding to bfloat16:
 
-* a product of two rounded factors is within (1 + b)^2 - 1 of its size;
-* scores of a row that are off by at most e, exponentials that are rounded before they are summed:
-  a probability is off by at most a factor exp(2 e) (1 + b) / (1 - b);
-* what follows passes errors on as sums and products do, and rounds its factors once more.
+* The relative error of a product of two rounded factors is at most (1 + b)^2 - 1.
+* If the scores of a row have errors of at most e, and exponentials are rounded before they are
+  summed, a probability is wrong by a factor of at most exp(2 e) (1 + b) / (1 - b).
+* The sums and products after that pass the errors on and round their factors once more.
 """
 
 from __future__ import annotations

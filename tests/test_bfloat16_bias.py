@@ -1,9 +1,9 @@
-"""Rounding to bfloat16 has no direction: over many numbers, results keep their size.
+"""Rounding to bfloat16 has no bias: the size of a whole result stays the same.
 
-The bounds of single numbers are a few hundredths wide and would hide a coefficient that is wrong by
-a thousandth. In the size of a whole result, <y, y'> / <y, y> with y' the fast one, roundings of
-2**-8 that err up and down alike are averaged over thousands of numbers: it is 1 to within half of
-that. It is looked for in each gradient; query, key and value are taken apart.
+The bounds for single numbers are a few hundredths wide and would hide a coefficient that is wrong
+by a thousandth. The size of a whole result is <y, y'> / <y, y> with y' the fast one. There the
+roundings of 2**-8, up as often as down, average out over thousands of numbers, and the size must be
+1 to within half of a thousandth. Every gradient is tested; query, key and value separately.
 """
 
 from __future__ import annotations

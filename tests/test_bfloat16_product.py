@@ -1,9 +1,9 @@
 """The bfloat16 product against the float64 product of the rounded operands.
 
-A float32 sum of K exact products errs by at most gamma = K u / (1 - K u) times the sum of their
-magnitudes, u = 2**-24 for rounding to nearest, whatever the order (Higham 2002, section 3.1); the
-start is one more term. Denormal operands and sums count as zero: the draws keep clear of them,
-a test of its own does not.
+A float32 sum of K exact products has an error of at most gamma = K u / (1 - K u) times the sum of
+their magnitudes, in any order, with u = 2**-24 for rounding to nearest (Higham 2002, section 3.1).
+The initial value is one more term. Denormal operands and sums count as zero: random cases avoid
+them, and one test is about them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A checkpoint gives back what it was given, or is refused; and only its own files are deleted."""
+"""A checkpoint is read back exactly or is refused; only checkpoint files are deleted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every fast operation against its formula in float64, within the bound that rounding explains.
+"""Every fast operation against its formula in float64, within a bound derived from rounding.
 
 Hypothesis draws sizes around those of a register tile: one row, one column, one head, widths that
-are no multiple of a vector, rows that are all padding but one token.
+are not multiples of a vector, rows with one token and padding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Kill the process or fail the disk at every call: no acknowledged save is ever lost.
+"""Kill the process, or let the disk fail, at every call: no finished save is ever lost.
 
 ``saved`` below are the steps whose ``save_checkpoint`` had returned. After any crash the next start
-must find the newest of them intact, or a newer one that was about to be acknowledged, and nothing
-incomplete. What only a power cut can do is in test_power_loss.py.
+must find the newest of them complete, or a newer one whose save was about to return, and nothing
+incomplete. test_power_loss.py tests what a power cut can do in addition.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The default corpus: prose only, nothing twice, nothing imported, no warning."""
+"""The default corpus: only prose, no sentence twice, no package imported, no warning."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """exp and the normal distribution of the kernels against float64: the constants of the bounds.
 
-``rounding_bounds`` takes its EXP and PHI from here. The everyday test looks where the errors are
-largest, the slow one at every float there is.
+``rounding_bounds`` takes its EXP and PHI from here. The default test looks where the errors are
+largest, the slow test at every float.
 """
 
 from __future__ import annotations

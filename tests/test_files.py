@@ -1,4 +1,4 @@
-"""Atomic writes: the content, the refusals, and no temporary left in both cases."""
+"""Atomic writes: the content, the errors, and no temporary file left in either case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that a step gives back is there for the next one."""
+"""Memory that one step frees is reused by the next."""
 
 from __future__ import annotations
 

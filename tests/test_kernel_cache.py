@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: what makes them outdated, and what a bad disk or company does."""
+"""Compiled kernels on disk: what makes them outdated; bad disks; several processes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A test that the tests of the fast operations can fail: wrong kernels must be noticed.
+"""A test that the tests of the fast operations can fail: they must notice wrong kernels.
 
-The judges are the tests themselves: those of ``test_cpu_backend_operations``, which compare an
-operation and its gradient with the formula within the derived bound, and of ``test_exponential``.
-They are run on the kernels as plain Python, at sizes that give every kernel several blocks. A
-mutant is run past those of them that evaluated its term, until one fails.
+The tests are those of ``test_cpu_backend_operations``, which compare an operation and its gradient
+with the formula within the derived bound, and those of ``test_exponential``. They run on the
+kernels as plain Python, at sizes that give every kernel several blocks. Each mutant is given to the
+tests that evaluated its term, until one fails.
 """
 
 from __future__ import annotations

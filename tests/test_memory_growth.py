@@ -1,4 +1,4 @@
-"""The benchmark of memory growth runs, and finds what a step keeps."""
+"""The benchmark of memory growth runs, and finds memory that a step keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every operation on an example worked out by hand, and what must hold at its edges."""
+"""Every operation on an example computed by hand, and at its edge cases."""
 
 from __future__ import annotations
 

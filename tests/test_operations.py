@@ -1,4 +1,4 @@
-"""Every operation, forward and backward, against derivatives that know nothing of it."""
+"""Every backward function against derivatives computed from the forward function alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing: the kernel against its plain twin, no token lost, rates as asked, data order by step."""
+"""Packing: the kernel against its plain twin, no lost token, right rates, data order by step."""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
-"""Cut the power at every call of a series of saves; try every state the disk may then have.
+"""Cut the power at every call of a series of saves, in every way a disk may then have kept them.
 
-After kill -9 the kernel still writes everything to the disk, so it cannot find a missing fsync.
-This model of a disk can. Its rules follow Pillai et al. 2014 (OSDI). Of what was written to a file
-since its last fsync, any subset of pages may be on the disk, the last page perhaps half. Of the
-changes to a folder's names since the folder's last fsync, any prefix may be there. Each file and
-folder is independent of the others.
+After kill -9 the kernel still writes everything it holds, so kill -9 cannot find a missing fsync.
+This model can. Its rules follow Pillai et al. 2014 (OSDI):
+
+* Of the pages written to a file since its last fsync, any subset may be on the disk. Of the last
+  page, a part may be.
+* Of the changes to the names in a folder since its last fsync, the first n may be on the disk, for
+  any n.
+* Files and folders are independent of each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run says when nobody watches: a line every ten seconds, with the time that is left."""
+"""Progress without a terminal: a line every ten seconds, with the remaining time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistical tests can fail, and cannot be run with too few trials to mean anything."""
+"""The statistical tests can fail, and they refuse to run with too few trials."""
 
 from __future__ import annotations
 

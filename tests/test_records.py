@@ -1,4 +1,4 @@
-"""metrics.jsonl: complete lines, no NaN, and after a resume the bytes of a run never stopped."""
+"""metrics.jsonl: complete lines, no NaN, and after a resume the lines of an unbroken run."""
 
 from __future__ import annotations
 

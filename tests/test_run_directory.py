@@ -1,4 +1,4 @@
-"""A run directory holds one run, for one process at a time, and no files of somebody else."""
+"""A run directory belongs to one run and one process; other folders are never touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first signal asks, the second ends; neither leaves a traceback."""
+"""The first signal asks the run to stop, the second ends it; neither prints a traceback."""
 
 from __future__ import annotations
 

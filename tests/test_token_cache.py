@@ -1,4 +1,4 @@
-"""Caches are complete or absent, checked before use, and never mapped when cut short."""
+"""Caches are complete or absent, checked before use, and not used if they are too short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vocabulary training against a program that counts everything anew for each merge, and files."""
+"""Vocabulary training against a program that counts again for each merge; vocabulary files."""
 
 from __future__ import annotations
 

@@ -1,0 +1,223 @@
+"""Run the tests on mutants of the package: what survives is equivalent, or a test is missing.
+
+    python -m tests.mutant_campaign [AREA ...] [--count N] [--only TEXT] [--json FILE]
+
+First the tests of each area run once, on modules that note which test runs which statement. A
+mutant is then judged by the tests that run its statement, the quickest first, until one fails.
+
+Each judgement is a process of its own, forked from one that has imported the libraries but nothing
+of this package, so that a mutated module is imported as any other would be. Two run at a time. A
+test that takes far more processor time than before is stopped, and counts as failed.
+
+What a campaign does not see: what the processes run that a test starts; and compiled code, since a
+module with kernels is imported as plain Python. Tests that are slow then, or whose outcome depends
+on time or memory, are left out, and Hypothesis draws the same few examples every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib
+import json
+import math
+import os
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from tests import mutant_process
+from tests.code_mutants import Mutant, apply, find_mutants
+from tests.forked_jobs import run_jobs
+from tests.mutant_process import Judge
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "electra_ref"
+COUNT = 900  # mutants of a campaign; there are some thousands
+FEWEST = 10  # of a module that has as many
+TESTS_SECONDS = 10.0  # of processor time, for all tests of a mutant on the real code
+SURVIVED, STOPPED, UNTESTED = "survived", "stopped", "no test runs it"
+
+
+class Area(NamedTuple):
+    """What is mutated, and the test files that judge it."""
+
+    modules: tuple[str, ...]  # a folder stands for its modules, but for those named elsewhere
+    tests: str
+
+
+AREAS = {
+    "masking": Area(("masking",), "masking metamorphic samples"),
+    "sampling": Area(("sampling",), "sampling"),
+    "rng": Area(("rng",), "rng"),
+    "packing": Area(("text.packing",), "packing"),
+    "text": Area(
+        ("text",),
+        "corpus embedded_corpus packing prepare prepare_settings token_cache vocabulary wordpiece",
+    ),
+    "model": Area(
+        ("model",),
+        "electra_gradients fixtures metamorphic objectives parameters step step_wiring",
+    ),
+    "training": Area(
+        ("config", "training"),
+        "checkpoint config device loop metrics optimizer presets pretraining_run pretraining_task "
+        "progress records run_directory samples saved_model schedule step step_wiring stop_signals "
+        "summation train_arguments train_command",
+    ),
+}
+
+
+class Outcome(NamedTuple):
+    """What became of a mutant."""
+
+    module: str
+    mutant: str  # its name
+    noticed_by: str  # a test, or one of the words above
+
+    @property
+    def survived(self) -> bool:
+        """Return whether no test noticed the mutant."""
+        return self.noticed_by in (SURVIVED, UNTESTED)
+
+
+def modules_of(area: str) -> list[str]:
+    """Return the modules of an area, with the package."""
+    named = {module for other in AREAS.values() for module in other.modules}
+    found = []
+    for name in AREAS[area].modules:
+        files = sorted((ROOT / PACKAGE / name.replace(".", "/")).rglob("*.py"))
+        paths = (file.relative_to(ROOT / PACKAGE).with_suffix("") for file in files)
+        inside = [".".join(path.parts) for path in paths]
+        found += [module for module in inside if module not in named] if inside else [name]
+    return [f"{PACKAGE}.{module}" for module in found]
+
+
+def find_all(areas: Iterable[str] = AREAS) -> list[Mutant]:
+    """Return all mutants of some areas."""
+    modules = [module for area in areas for module in modules_of(area)]
+    return [mutant for module in modules for mutant in find_mutants(module, parse(module))]
+
+
+def parse(module: str) -> ast.Module:
+    """Return the syntax tree of a module."""
+    return ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+
+
+def choose(mutants: Sequence[Mutant], count: int) -> list[Mutant]:
+    """Return about ``count`` mutants: of each module the same share, but at least ``FEWEST``.
+
+    The choice depends on names only, so that an edit changes little of it.
+    """
+    share = count / max(len(mutants), 1)
+    sizes = Counter(mutant.module for mutant in mutants)
+    left = {module: max(math.ceil(share * size), FEWEST) for module, size in sizes.items()}
+    chosen = []
+    for mutant in sorted(mutants, key=lambda m: hashlib.sha256(m.name.encode()).digest()):
+        if left[mutant.module] > 0:
+            left[mutant.module] -= 1
+            chosen.append(mutant)
+    return chosen
+
+
+def judges_of(mutant: Mutant, judges: Iterable[Judge]) -> list[Judge]:
+    """Return the tests that run what ``mutant`` changes, quickest first, for as long as allowed.
+
+    What runs on import concerns all tests; those that run something of the module come first.
+    """
+
+    def place(judge: Judge) -> tuple[bool, float]:
+        return mutant.module not in judge.statements, judge.seconds
+
+    chosen, seconds = [], 0.0
+    for judge in sorted(judges, key=place):
+        if mutant.statement is None or mutant.statement in judge.statements.get(mutant.module, ()):
+            seconds += judge.seconds
+            if seconds < TESTS_SECONDS:
+                chosen.append(judge)
+    return chosen
+
+
+def run_campaign(areas: Sequence[str], count: int, only: str = "") -> list[Outcome]:
+    """Judge about ``count`` mutants of some areas, or those of them whose name has ``only``."""
+    area_of = {module: area for area in areas for module in modules_of(area)}
+    mutants = {m.name: m for m in choose(find_all(areas), count) if only in m.name}
+    judges = dict(run_jobs({area: partial(_record, area) for area in areas}))
+    for area in areas:
+        assert judges[area], f"no test judges {area}"
+    chosen = {n: judges_of(m, judges[area_of[m.module]] or []) for n, m in mutants.items()}
+    jobs = {n: partial(_judge, mutants[n], chosen[n]) for n in mutants if chosen[n]}
+    results = dict(tqdm(run_jobs(jobs), total=len(jobs), unit=" mutants"))
+    words = {None: STOPPED, "": SURVIVED}
+    noticed = {name: words.get(result, result) for name, result in results.items()}
+    return [Outcome(m.module, n, noticed.get(n) or UNTESTED) for n, m in mutants.items()]
+
+
+def _record(area: str, folder: Path) -> list[Judge]:
+    files = [f"tests/test_{name}.py" for name in AREAS[area].tests.split()]
+    return mutant_process.record(
+        {module: parse(module) for module in modules_of(area)}, files, folder
+    )
+
+
+def _judge(mutant: Mutant, judges: Sequence[Judge], folder: Path) -> str:
+    return mutant_process.judge(mutant.module, apply(mutant), judges, folder)
+
+
+def report(outcomes: Iterable[Outcome]) -> str:
+    """Return a table of the modules, and the names of the mutants that survived."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    survivors = []
+    for module, mutant, noticed_by in outcomes:
+        fate = noticed_by if noticed_by in (STOPPED, SURVIVED, UNTESTED) else "failed a test"
+        for row in (module, "all"):
+            counts[row][fate] += 1
+        if noticed_by in (SURVIVED, UNTESTED):
+            survivors.append(f"{noticed_by}: {mutant}")
+    columns = ("failed a test", STOPPED, SURVIVED, UNTESTED)
+    lines = [f"{'':<36}" + "".join(f"{column:>16}" for column in columns)]
+    lines += [
+        f"{module:<36}" + "".join(f"{counts[module][column]:>16}" for column in columns)
+        for module in (*sorted(set(counts) - {"all"}), "all")
+    ]
+    return "\n".join([*lines, "", *sorted(survivors)])
+
+
+def main() -> None:
+    """Run a campaign from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutant_campaign")
+    parser.add_argument("areas", nargs="*", metavar="AREA", help=f"{', '.join(AREAS)}; or all")
+    parser.add_argument("--count", type=int, default=COUNT, help="mutants, of all areas together")
+    parser.add_argument("--only", default="", help="a part of the names of mutants to judge")
+    parser.add_argument("--json", type=Path, help="a file to write the outcomes to")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    with tempfile.TemporaryDirectory() as bytecode:
+        sys.dont_write_bytecode, sys.pycache_prefix = False, bytecode
+        _preload()
+        outcomes = run_campaign(arguments.areas or list(AREAS), arguments.count, arguments.only)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(outcomes, indent=0), encoding="utf-8")
+    print(report(outcomes))
+
+
+def _preload() -> None:
+    """Import what the tests import, then forget what belongs to this checkout."""
+    kept = set(sys.modules)
+    for area in AREAS.values():
+        for name in area.tests.split():
+            importlib.import_module(f"tests.test_{name}")
+    for name in list(sys.modules):
+        if name.partition(".")[0] in (PACKAGE, "tests") and name not in kept:
+            del sys.modules[name]
+
+
+if __name__ == "__main__":
+    main()
