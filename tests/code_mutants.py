@@ -202,9 +202,11 @@ def _calls(node: ast.AST, *names: str) -> bool:
 
 
 def _is_for_tools(node: ast.AST) -> bool:
-    """Return whether ``node`` assigns ``__all__`` and the like, or names a type."""
+    """Return whether ``node`` assigns ``__all__`` and the like, names a type, or compiles."""
     if not isinstance(node, ast.Assign):
         return False
+    if ast.unparse(node.value).startswith("jit("):
+        return True
     return TYPE_NAME.fullmatch(ast.unparse(node.targets[0])) is not None
 
 

@@ -1,6 +1,6 @@
 """Run the tests on mutants of the package: what survives is equivalent, or a test is missing.
 
-    python -m tests.mutant_campaign [AREA ...] [--count N] [--only TEXT] [--json FILE]
+    python -m tests.mutant_campaign [AREA ...] [--count N] [--json FILE] [--again FILE]
 
 First the tests of each area run once, on modules that note which test runs which statement. A
 mutant is then judged by the tests that run its statement, the quickest first, until one fails.
@@ -145,19 +145,19 @@ def judges_of(mutant: Mutant, judges: Iterable[Judge]) -> list[Judge]:
     return chosen
 
 
-def run_campaign(areas: Sequence[str], count: int, only: str = "") -> list[Outcome]:
-    """Judge about ``count`` mutants of some areas, or those of them whose name has ``only``."""
+def run_campaign(areas: Sequence[str], mutants: Iterable[Mutant]) -> list[Outcome]:
+    """Judge ``mutants`` of ``areas`` by the tests of their areas."""
     area_of = {module: area for area in areas for module in modules_of(area)}
-    mutants = {m.name: m for m in choose(find_all(areas), count) if only in m.name}
+    by_name = {mutant.name: mutant for mutant in mutants}
     judges = dict(run_jobs({area: partial(_record, area) for area in areas}))
     for area in areas:
         assert judges[area], f"no test judges {area}"
-    chosen = {n: judges_of(m, judges[area_of[m.module]] or []) for n, m in mutants.items()}
-    jobs = {n: partial(_judge, mutants[n], chosen[n]) for n in mutants if chosen[n]}
+    chosen = {n: judges_of(m, judges[area_of[m.module]] or []) for n, m in by_name.items()}
+    jobs = {n: partial(_judge, by_name[n], chosen[n]) for n in by_name if chosen[n]}
     results = dict(tqdm(run_jobs(jobs), total=len(jobs), unit=" mutants"))
     words = {None: STOPPED, "": SURVIVED}
     noticed = {name: words.get(result, result) for name, result in results.items()}
-    return [Outcome(m.module, n, noticed.get(n) or UNTESTED) for n, m in mutants.items()]
+    return [Outcome(m.module, n, noticed.get(n) or UNTESTED) for n, m in by_name.items()]
 
 
 def _record(area: str, folder: Path) -> list[Judge]:
@@ -195,14 +195,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutant_campaign")
     parser.add_argument("areas", nargs="*", metavar="AREA", help=f"{', '.join(AREAS)}; or all")
     parser.add_argument("--count", type=int, default=COUNT, help="mutants, of all areas together")
-    parser.add_argument("--only", default="", help="a part of the names of mutants to judge")
     parser.add_argument("--json", type=Path, help="a file to write the outcomes to")
+    parser.add_argument("--again", type=Path, help="such a file: judge only what survived there")
     arguments = parser.parse_args()
+    areas = arguments.areas or list(AREAS)
+    if arguments.again is None:
+        mutants = choose(find_all(areas), arguments.count)
+    else:
+        before = [Outcome(*outcome) for outcome in json.loads(arguments.again.read_text())]
+        survivors = {outcome.mutant for outcome in before if outcome.survived}
+        mutants = [mutant for mutant in find_all(areas) if mutant.name in survivors]
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as bytecode:
         sys.dont_write_bytecode, sys.pycache_prefix = False, bytecode
         _preload()
-        outcomes = run_campaign(arguments.areas or list(AREAS), arguments.count, arguments.only)
+        outcomes = run_campaign(areas, mutants)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(outcomes, indent=0), encoding="utf-8")
     print(report(outcomes))

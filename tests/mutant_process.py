@@ -33,7 +33,11 @@ WAIT_SECONDS = 20.0  # by the clock, and not of processor time: for other proces
 IMPORT_SECONDS = 20.0
 PATIENCE = 5.0  # times what a test took before, and seconds on top
 PROFILE, EXAMPLES = "mutants", 25
-UNSTEADY = ("time_grows", "memory")  # in the names of tests that depend on other processes
+UNSTEADY = (
+    "time_grows",
+    "memory_does_not_grow",
+    "memory_of_a",
+)  # in the names of tests that depend on other processes
 OPTIONS = (
     "-q",
     "--tb=no",
@@ -78,14 +82,16 @@ def judge(module: str, tree: ast.Module, judges: Sequence[Judge], folder: Path) 
     _set_timers(IMPORT_SECONDS)
     bench = _Bench(judges)
     files = list(dict.fromkeys(judge.test.partition("::")[0] for judge in judges))
-    outcome = _run_tests(["-x", *files], folder, bench)
+    outcome = _run_tests(files, folder, bench, "-x")
     if outcome in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return ""
     return bench.failed or "import"
 
 
-def _run_tests(arguments: Sequence[str], folder: Path, plugin: object) -> int | pytest.ExitCode:
-    """Run pytest, with all that it writes in ``folder``."""
+def _run_tests(
+    files: Sequence[str], folder: Path, plugin: object, *options: str
+) -> int | pytest.ExitCode:
+    """Run pytest, with all that it writes in ``folder``, also what a mutant puts anywhere."""
     settings.register_profile(
         PROFILE,
         max_examples=EXAMPLES,
@@ -100,8 +106,10 @@ def _run_tests(arguments: Sequence[str], folder: Path, plugin: object) -> int | 
         PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
         XDG_CACHE_HOME=str(folder / "cache"),
     )
-    options = [*OPTIONS, "--basetemp", str(folder / "tests"), *arguments]
-    return pytest.main(options, plugins=[plugin])
+    paths = [os.path.abspath(file) for file in files]
+    os.chdir(folder)
+    temporary = f"--basetemp={folder / 'tests'}"
+    return pytest.main([*OPTIONS, *options, temporary, *paths], plugins=[plugin])
 
 
 class _Importer:
