@@ -10,8 +10,11 @@ import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.text import embedded_corpus
+from electra_ref.text import corpus as corpus_module
+from electra_ref.text import embedded_corpus, token_cache
+from electra_ref.text import examples as examples_module
 from electra_ref.text import prepare as prepare_module
+from electra_ref.text.cache_folder import open_or_build
 from electra_ref.text.prepare import PreparedData, prepare
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
@@ -206,3 +209,94 @@ def test_a_huge_corpus_trains_its_vocabulary_on_every_nth_document(
     monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", Path(text).stat().st_size // 2 - 1)
     prepare(configure(), cache_dir, corpus=[text])
     assert len(seen) == 180 // 3
+
+
+@pytest.fixture
+def always_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every cache folder one that another process is building just now."""
+
+    def open_late(*arguments: Any) -> Any:
+        on_wait = arguments[3]
+        on_wait()
+        return open_or_build(*arguments)
+
+    for module in (prepare_module, examples_module):
+        monkeypatch.setattr(module, "open_or_build", open_late)
+
+
+@pytest.mark.usefixtures("always_waiting")
+def test_progress_tells_each_stage_what_is_done_of_the_whole(
+    text: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = Path(text).stat().st_size
+    block = size // 3 + 1
+    monkeypatch.setattr(corpus_module, "BLOCK_BYTES", block)
+    told: list[tuple[str, int, int]] = []
+    prepare(configure(), cache_dir, corpus=[text], progress=lambda *now: told.append(now))
+    counts = [(block, size), (2 * block, size), (size, size)]
+    waiting = ("waiting", 0, 0)
+    assert told == [
+        *(("hashing the corpus", *count) for count in counts),
+        *(waiting, *(("training the vocabulary", *count) for count in counts)),
+        *(waiting, *(("tokenizing", *count) for count in counts)),
+        waiting,
+    ]
+
+
+@pytest.mark.usefixtures("always_waiting")
+def test_progress_counts_token_ids(
+    cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "LONGEST_ID_DOCUMENT", 400)
+    np.save(tmp_path / "ids.npy", np.arange(1000))
+    told: list[tuple[str, int, int]] = []
+    prepare(
+        configure(),
+        cache_dir,
+        ids_path=str(tmp_path / "ids.npy"),
+        progress=lambda *now: told.append(now),
+    )
+    counts = [(400, 1000), (800, 1000), (1000, 1000)]
+    copying = [("copying the token ids", *count) for count in counts]
+    assert told == [("waiting", 0, 0), *copying, ("waiting", 0, 0)]
+
+
+def test_progress_counts_standard_input_and_the_documentation(
+    text: str, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    size = Path(text).stat().st_size
+    monkeypatch.setattr(prepare_module, "BLOCK_BYTES", size - 100)
+    with open(text, encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        prepare(configure(), cache_dir, corpus=["-"], progress=lambda *now: told.append(now))
+    assert told[:2] == [
+        ("reading standard input", size - 100, 0),
+        ("reading standard input", size, 0),
+    ]
+    sources = [tmp_path / f"{i}.py" for i in range(3)]
+    for i, path in enumerate(sources):
+        path.write_text('"""Each word explains another word here."""' + "#" * i)
+    sizes = [path.stat().st_size for path in sources]
+    monkeypatch.setattr(embedded_corpus, "documentation_files", lambda: sources)
+    told.clear()
+    with pytest.raises(UserError, match="too small"):
+        prepare(configure(), cache_dir, progress=lambda *now: told.append(now))
+    done = [0, sizes[0], sizes[0] + sizes[1]]
+    assert told[:3] == [("reading the installed documentation", d, sum(sizes)) for d in done]
+
+
+def test_cache_folders_are_named_after_what_they_hold(
+    text: str, cache_dir: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(1000))
+    prepare(configure(), cache_dir, corpus=[text])
+    prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"))
+    names = [path.name for path in cache_dir.iterdir() if not path.name.startswith(".")]
+    assert sorted(name.partition("-")[0] for name in names) == [
+        *("examples", "examples", "ids", "tokens", "vocabulary")
+    ]
+
+
+def test_the_vocabulary_comes_from_all_of_a_corpus_below_256_mib() -> None:
+    assert prepare_module.VOCABULARY_BYTES == 256 * 2**20
