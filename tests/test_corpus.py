@@ -301,6 +301,19 @@ def test_the_hash_is_one_of_contents_in_order(tmp_path: Path) -> None:
     assert len({hash_of("a.txt", "b.txt"), hash_of("b.txt", "a.txt"), hash_of("ab.txt")}) == 3
 
 
+def test_progress_is_told_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", 300)
+    (tmp_path / "a.txt").write_bytes(b"some text\n" * 100)
+    amounts: list[int] = []
+    list(read_documents(list_files([str(tmp_path)]), CorpusReport(), amounts.append))
+    assert amounts == [300, 300, 300, 100]
+
+
+def test_limits_are_those_of_the_documentation() -> None:
+    limits = corpus.LONGEST_SENTENCE, corpus.LONGEST_DOCUMENT, corpus.LONGEST_OBJECT
+    assert limits == (65_536, 1_048_576, 16_777_216)
+
+
 def test_progress_adds_up_to_the_bytes_on_disk(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some text\n" * 1000))
     files = list_files([str(tmp_path)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -41,6 +42,7 @@ from electra_ref.text.token_cache import (
     largest_id,
     open_id_array,
     open_tokens,
+    token_dtype,
     write_tokens,
 )
 from tests.test_checkpoint import forge_index
@@ -290,6 +292,28 @@ def test_documents_come_back_as_written(
     ends = [0, *cache.document_ends.tolist()]
     expected = [[sentence for sentence in document if sentence] for document in documents]
     assert [sentences[start:end] for start, end in pairwise(ends)] == [d for d in expected if d]
+
+
+def test_ids_take_two_bytes_up_to_a_vocabulary_of_65536() -> None:
+    assert token_dtype(1 << 16) is np.uint16
+    assert token_dtype((1 << 16) + 1) is np.uint32
+
+
+def test_tokens_are_written_when_the_buffer_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_cache, "_BUFFER_TOKENS", 4)
+    stream = io.BytesIO()
+    writer = token_cache._ArrayWriter(stream, np.uint16)
+    written = []
+    for part in ([1, 2, 3], [4], [5, 6, 7], [8, 9]):
+        writer.append(part)
+        written.append(np.frombuffer(stream.getvalue(), np.uint16).tolist())
+    assert written == [[], [1, 2, 3, 4], [1, 2, 3, 4], list(range(1, 10))]
+
+
+def test_ids_up_to_ten_million_are_taken() -> None:
+    assert largest_id(np.array([10_000_000]), "ids.npy") == 10_000_000
+    with pytest.raises(UserError, match="renumber to at most 10000000"):
+        largest_id(np.array([10_000_001]), "ids.npy")
 
 
 def test_too_few_tokens_are_a_user_error(tmp_path: Path) -> None:

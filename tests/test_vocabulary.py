@@ -91,6 +91,14 @@ def test_a_run_of_one_letter_is_joined_from_the_left() -> None:
     assert pairs.pop_most_frequent() == (("##aa", "##aa"), 1)
 
 
+def test_a_pair_that_is_gone_is_not_found_again() -> None:
+    pairs = PairCounts({"abc": 1})
+    for expected, merged in [(("##b", "##c"), "##bc"), (("a", "##bc"), "abc")]:
+        assert pairs.pop_most_frequent() == (expected, 1)
+        assert pairs.merge(expected) == merged
+    assert pairs.pop_most_frequent() is None
+
+
 @given(seed=SEEDS, parts=st.integers(1, 9))
 def test_only_the_words_matter_not_their_order(seed: int, parts: int) -> None:
     words = draw_text(120, 6, seed).split()
@@ -142,6 +150,23 @@ def test_memory_for_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert words["common"] == 500
     assert count_words([*texts, "rare0 " * 3], lowercase=True)["rare0"] == 3, "forgotten before"
     assert all(words[f"often{i}"] in (71, 72) for i in range(7))
+
+
+def test_the_rarest_words_are_forgotten_until_half_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vocabulary, "DISTINCT_WORDS", 6)
+    words = Counter({"a": 5, "b": 5, "c": 1, "d": 1, "e": 3, "f": 2, "g": 2})
+    vocabulary._forget_rarest(words)
+    assert words == {"a": 5, "b": 5, "e": 3}
+    words = Counter(dict.fromkeys("abcdef", 1))
+    vocabulary._forget_rarest(words)
+    assert len(words) == 6
+
+
+def test_limits_are_those_of_the_documentation() -> None:
+    assert vocabulary.DISTINCT_WORDS == 1_000_000
+    assert vocabulary.CHARACTER_COVERAGE == 0.9999
 
 
 def test_counts_are_the_same_however_often_they_are_folded(
