@@ -109,6 +109,10 @@ def test_kernel_equals_twin_and_both_obey_the_rules(
     np.testing.assert_array_equal(batch.input_ids, before)
 
 
+def test_a_word_hides_its_token_with_probability_85_percent() -> None:
+    assert abs(MASK_BELOW / 2**32 - 0.85) < 2**-32
+
+
 @pytest.mark.parametrize("steps", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_many_rows_obey_the_rules(steps: int) -> None:
     rng = np.random.default_rng(0)

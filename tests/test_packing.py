@@ -14,7 +14,7 @@ from scipy import stats
 
 from electra_ref.batch import SpecialTokens
 from electra_ref.errors import UserError
-from electra_ref.rng import Purpose, RandomStream, random_doubles
+from electra_ref.rng import Purpose, RandomStream, key_words, random_doubles
 from electra_ref.text import packing
 from electra_ref.text.cache_folder import open_or_build
 from electra_ref.text.examples import ExampleSource, assemble, open_examples
@@ -80,6 +80,7 @@ def test_every_token_stands_in_one_example_of_its_document(
     assert (end - start + 2 + (split < end) <= rules.max_length).all()
     two = split < end  # B begins with a sentence, or A would have been cut
     assert np.isin(split[two], sentence_ends).all()
+    assert rules.single_segment_probability < 1 or not two.any()
 
 
 @given(ends=corpora(), rules=RULES, seed=SEEDS)
@@ -100,6 +101,16 @@ def test_the_kernel_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
         function = getattr(packing, name)
         monkeypatch.setattr(packing, name, getattr(function, "py_func", function))
     np.testing.assert_array_equal(pack_all(sentence_ends, document_ends, rules), compiled)
+
+
+def test_documents_beyond_32_bits_have_numbers_of_their_own() -> None:
+    seed, drawn = 2**63 + 5, set()
+    for document in (1, 2**31, 2**32 - 1, 2**32 + 1, 5 * 2**32 + 1):
+        draw = packing._drawing(document, seed)
+        numbers = [packing._draw(document, word, key_words(seed)) for word in range(40)]
+        assert [draw() for _ in range(40)] == numbers
+        drawn |= set(numbers)
+    assert len(drawn) == 5 * 40
 
 
 def test_documents_in_pieces_are_all_documents(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,19 @@ def test_kernel_equals_twin_and_whole_number_arithmetic(
         assert tokens[row] == bisect_right(sums, int(bits[row]) * sums[-1] >> 64)
 
 
+def test_the_token_changes_at_the_very_bit() -> None:
+    """Sums are whole numbers: a carry that is lost moves a border by 2**32 of 2**64 bits."""
+    logits = np.random.default_rng(5).standard_normal((1, 2 * BLOCK + 3))
+    weights = integer_weights(logits - logits.max())[0].tolist()
+    sums = list(accumulate(weights))
+    borders = [-(-(total << 64) // sums[-1]) for total in sums[:-1]]  # the first bits past each sum
+    bits = np.array([border + step for border in borders for step in (-1, 0)], np.uint64)
+    tokens = np.repeat(np.arange(len(sums)), 2)[1:-1]
+    rows = np.repeat(logits, bits.size, axis=0)
+    np.testing.assert_array_equal(draw_tokens(rows, 1.0, bits), tokens)
+    np.testing.assert_array_equal(draw_tokens_reference(rows, 1.0, bits), tokens)
+
+
 def longdouble_draws(
     logits: Logits, temperature: float, bits: Bits
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
