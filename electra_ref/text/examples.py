@@ -47,8 +47,7 @@ class ExampleSource:
     @property
     def tokens(self) -> int:
         """Number of corpus tokens in all examples, without special tokens."""
-        spans = np.asarray(self.examples)
-        return int(spans[:, 2].sum() - spans[:, 0].sum())
+        return int(self.examples[:, 2].sum() - self.examples[:, 0].sum())
 
     def batch(
         self, numbers: npt.NDArray[np.int64], max_length: int, special_tokens: SpecialTokens
@@ -60,9 +59,7 @@ class ExampleSource:
         """
         check_size(self.cache.folder, "tokens.bin")
         check_size(self.folder, self.file_name)
-        return assemble(
-            np.asarray(self.cache.tokens), self.examples[numbers], max_length, special_tokens
-        )
+        return assemble(self.cache.tokens, self.examples[numbers], max_length, special_tokens)
 
     def training_examples(self, step: int, batch_size: int, seed: int) -> npt.NDArray[np.int64]:
         """Return the numbers (batch_size,) of the examples of step 0, 1, 2, ...
