@@ -118,20 +118,20 @@ def test_of_keeps_the_mark_of_an_evaluation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "named"),
     [
-        ("seed", 2**64),
-        ("seed", -1),
-        ("purpose", 2**32),
-        ("step", 2**32),
-        ("step", -1),
-        ("first_example", 2**32),
-        ("first_example", 2**32 - 1),
+        ("seed", 2**64, "seed"),
+        ("seed", -1, "seed"),
+        ("purpose", 2**32, "purpose"),
+        ("step", 2**32, "step"),
+        ("step", -1, "step"),
+        ("first_example", 2**32, "first_example"),
+        ("first_example", 2**32 - 1, "last example"),
     ],
 )
 @pytest.mark.parametrize("draw", [random_words, random_words_reference])
-def test_numbers_that_do_not_fit_are_refused(draw: Any, field: str, value: int) -> None:
-    with pytest.raises(ValueError, match="must be in"):
+def test_numbers_that_do_not_fit_are_refused(draw: Any, field: str, value: int, named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named} must be in"):
         draw(STREAM._replace(**{field: value}), 2, 4)
 
 
@@ -247,19 +247,20 @@ def test_neighbours_come_apart(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("positions", "count", "seed", "epoch"),
+    ("positions", "count", "seed", "epoch", "named"),
     [
-        ([3], 3, 0, 0),
-        ([-1], 3, 0, 0),
-        ([0.5], 3, 0, 0),
-        ([0], 3, 2**64, 0),
-        ([0], 3, 0, 2**32),
-        ([0], 0, 0, 0),
-        ([0], 2**63, 0, 0),
+        ([3], 3, 0, 0, "positions"),
+        ([-1], 3, 0, 0, "positions"),
+        ([0.5], 3, 0, 0, "positions"),
+        ([0], 3, 2**64, 0, "seed"),
+        ([0], 3, 0, 2**32, "epoch"),
+        ([0], 1000, 0, 2**32, "epoch"),
+        ([0], 0, 0, 0, "positions"),
+        ([0], 2**63, 0, 0, "count"),
     ],
 )
 def test_shuffled_refuses_what_is_out_of_range(
-    positions: Any, count: int, seed: int, epoch: int
+    positions: Any, count: int, seed: int, epoch: int, named: str
 ) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=f"^{named} must be"):
         shuffled(positions, count, seed, epoch)

@@ -18,6 +18,7 @@ from electra_ref.masking import MaskedBatch
 from electra_ref.rng import EVALUATION, Purpose, RandomStream, random_words
 from electra_ref.sampling import (
     BLOCK,
+    TAYLOR,
     _scale,
     _scale_compiled,
     corrupt,
@@ -72,6 +73,7 @@ def test_weights_are_exponentials_rounded_down() -> None:
     error = integer_weights(distances).astype(np.longdouble) - exact
     assert (np.abs(error) <= 1 + exact * 2.0**-51).all()
     assert integer_weights(distances[:1]) == [2**62]
+    assert (len(TAYLOR), TAYLOR[0]) == (14, 1 / math.factorial(13))  # another degree, other bits
     assert not integer_weights(np.array([-44.0, -1e308, -np.inf])).any()
 
 
