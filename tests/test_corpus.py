@@ -181,6 +181,13 @@ def test_memory_of_a_gigabyte_in_one_line(tmp_path: Path) -> None:
     assert peak_memory_of_one_line(tmp_path / "a.txt", 1 << 30) < 1 << 24
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "A.JSONL.GZ"])
+def test_json_lines_are_known_by_their_ending(name: str, tmp_path: Path) -> None:
+    data = b'{"text": "a\\n\\nb"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.lower().endswith(".gz") else data)
+    assert read(tmp_path / name)[0] == [["a", "b"]]
+
+
 def test_json_lines_hold_a_document_each(tmp_path: Path) -> None:
     objects = [{"text": "a\nb\n\nc\u2028d"}, {"text": " "}, {"n": 1, "text": "\u00e9\ud800"}]
     lines = [json.dumps(o, ensure_ascii=False) for o in objects[:2]] + [json.dumps(objects[2])]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from electra_ref.text import embedded_corpus
 from electra_ref.text.embedded_corpus import (
     documentation_files,
     read_documentation,
@@ -111,6 +112,25 @@ def test_the_installation_has_documentation() -> None:
     assert documents == list(read_documentation(sample))
     assert len(documents) > 50
     assert sum(len(sentence) for document in documents for sentence in document) > 100_000
+
+
+def test_tests_caches_and_packages_installed_beside_are_left_out(tmp_path: Path) -> None:
+    skipped = [
+        "__pycache__",
+        "dist-packages",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "test",
+        "tests",
+    ]
+    for folder in (*skipped, "testing", "."):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "module.py").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "testing")
+    (tmp_path / "data.txt").touch()
+    found = [path.relative_to(tmp_path) for path in embedded_corpus._source_files(tmp_path)]
+    assert found == [Path("module.py"), Path("testing/module.py")]
 
 
 def test_nothing_is_imported_to_be_read() -> None:

@@ -83,6 +83,22 @@ def test_what_tokens_depend_on_is_in_their_key(text: str, cache_dir: Path) -> No
     assert key(text, max_length=20, seed=7) == keys[0]
 
 
+def test_a_vocabulary_is_trained_anew_for_another_size_or_case(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text(" ".join(["Alpha", *WORDS] * 60))
+
+    def vocabulary(**changes: Any) -> tuple[str, ...]:
+        return prepare(
+            configure(**changes), cache_dir, corpus=[str(tmp_path / "a.txt")]
+        ).tokenizer.vocab
+
+    assert len(vocabulary(vocab_size=40)) == 40
+    assert len(vocabulary(vocab_size=50)) == 50
+    assert "A" not in vocabulary(vocab_size=50)
+    assert "A" in vocabulary(vocab_size=50, lowercase=False)
+
+
 def test_a_resumed_run_needs_its_cache_or_its_corpus(text: str, cache_dir: Path) -> None:
     first = prepare(configure(), cache_dir, corpus=[text])
 

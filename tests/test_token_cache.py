@@ -357,6 +357,12 @@ def test_a_single_long_document_is_cut_on_opening(tmp_path: Path) -> None:
     assert cache.sentence_ends[cache.document_ends - 1].tolist() == list(range(25, 501, 25))
 
 
+def test_twenty_documents_are_enough(tmp_path: Path) -> None:
+    cache = cached(tmp_path, [[[1] * n] for n in range(1, 21)], 10)
+    assert cache.sentence_ends.tolist() == np.cumsum(range(1, 21)).tolist()
+    assert cache.document_ends.tolist() == list(range(1, 21))
+
+
 def saved(folder: Path, array: npt.NDArray[Any]) -> str:
     np.save(folder / "ids.npy", array)
     return str(folder / "ids.npy")
