@@ -200,7 +200,8 @@ def main() -> None:
     arguments = parser.parse_args()
     areas = arguments.areas or list(AREAS)
     if arguments.again is None:
-        mutants = choose(find_all(areas), arguments.count)
+        modules = {module for area in areas for module in modules_of(area)}
+        mutants = [m for m in choose(find_all(), arguments.count) if m.module in modules]
     else:
         before = [Outcome(*outcome) for outcome in json.loads(arguments.again.read_text())]
         survivors = {outcome.mutant for outcome in before if outcome.survived}
