@@ -496,3 +496,8 @@ def test_a_step_that_has_no_name_is_a_value_error(tmp_path: Path, step: int) -> 
         save_checkpoint(tmp_path, 1, groups_at(1), {}, keep=0)
     with pytest.raises(ValueError, match="group"):
         save_checkpoint(tmp_path, 1, {"../model": {}}, {})
+
+
+def test_a_checkpoint_before_the_first_step_is_one(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 0, {"model": {"a": np.ones(3)}}, {})
+    assert load_checkpoint(path).step == 0

@@ -225,3 +225,59 @@ def test_one_machinery_serves_other_tables(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UserError, match=re.escape(message)):
             resolve(Cooking, {}, settings=[setting_])
+
+
+LIMITS = {  # the least and the greatest value that are allowed, and one beyond each
+    "generator_hidden_size": (1e-300, 16.0, 0.0, 16.001),
+    "generator_layers": (1e-300, 16.0, 0.0, 16.001),
+    "hidden_dropout": (0.0, 0.999, -1e-9, 0.9991),
+    "attention_dropout": (0.0, 0.999, -1e-9, 0.9991),
+    "layer_norm_eps": (5e-324, 1e300, 0.0, None),
+    "initializer_range": (5e-324, 1e300, 0.0, None),
+    "mask_probability": (5e-324, 0.99, 0.0, 0.991),
+    "temperature": (5e-324, 1e300, 0.0, None),
+    "generator_weight": (0.0, 1e300, -1e-9, None),
+    "discriminator_weight": (0.0, 1e300, -1e-9, None),
+    "learning_rate": (5e-324, 1e300, 0.0, None),
+    "lr_decay_power": (0.0, 1e300, -1e-9, None),
+    "weight_decay": (0.0, 1e300, -1e-9, None),
+    "adam_beta1": (0.0, 0.9999999, -1e-9, 0.99999991),
+    "adam_beta2": (0.0, 0.9999999, -1e-9, 0.99999991),
+    "adam_epsilon": (5e-324, 1e300, 0.0, None),
+    "gradient_clip": (5e-324, 1e300, 0.0, None),
+    "single_segment_probability": (0.0, 1.0, -1e-9, 1.001),
+    "short_probability": (0.0, 1.0, -1e-9, 1.001),
+    "held_out_fraction": (5e-324, 0.5, 0.0, 0.501),
+}
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_ranges_end_where_they_should(key: str) -> None:
+    least, greatest, below, above = LIMITS[key]
+    for value in (below, above):
+        if value is not None:
+            with pytest.raises(UserError, match=f"{key} = .* is out of its range"):
+                dataclasses.replace(PretrainingConfig(), **{key: value})
+    fits: dict[str, object] = {"hidden_size": 1024, "num_attention_heads": 1}  # of any generator
+    for value in (least, greatest):
+        dataclasses.replace(PretrainingConfig(), **fits, **{key: value})
+
+
+def test_every_number_that_is_not_whole_has_its_limits_listed() -> None:
+    floats = {f.name for f in dataclasses.fields(PretrainingConfig) if isinstance(f.default, float)}
+    assert floats == set(LIMITS)
+
+
+def test_files_are_read_as_utf_8_whatever_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, encodings = Path.read_text, []
+
+    def recorded(path: Path, encoding: str | None = None) -> str:
+        encodings.append(encoding)
+        return read(path, encoding)
+
+    (tmp_path / "run.toml").write_text("steps = 3\n", encoding="utf-8")
+    monkeypatch.setattr(Path, "read_text", recorded)
+    assert resolve_config(path=tmp_path / "run.toml").steps == 3
+    assert encodings == ["utf-8"]

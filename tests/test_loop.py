@@ -7,6 +7,8 @@ evaluated, saved, stopped and resumed by the same loop as pre-training.
 from __future__ import annotations
 
 import dataclasses
+import io
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +22,13 @@ from electra_ref.backends import reference
 from electra_ref.batch import Batch
 from electra_ref.config.settings import to_toml
 from electra_ref.config.training import TrainingConfig
+from electra_ref.errors import UserError
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.objectives import Objective
 from electra_ref.model.parameters import FlatParameters, ParameterSpec, initial_values
 from electra_ref.model.passes import BackwardPass, ForwardPass, linear_specs
 from electra_ref.rng import RandomStream
+from electra_ref.training import progress
 from electra_ref.training.checkpoint import CheckpointError, load_newest_checkpoint
 from electra_ref.training.loop import Evaluation, Trainer
 from electra_ref.training.optimizer import TrainingState
@@ -196,3 +200,56 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", 4, LineTask())
     with pytest.raises(CheckpointError, match="belongs to a run with another"):
         train(tmp_path / "run", 10, LineTask("other points"), resume=True)
+
+
+def test_an_evaluation_is_made_once_a_step(tmp_path: Path) -> None:
+    made: list[float] = []
+
+    class Counting(LineTask):
+        def evaluate(self, parameters: FlatParameters) -> Evaluation:
+            made.append(float(parameters["line.weight"][0, 0]))
+            return super().evaluate(parameters)
+
+    trainer = train(tmp_path / "run", 10, Counting())
+    assert len(made) == 2  # at steps 5 and 10
+    assert trainer.evaluate().metrics["slope"] == made[-1]
+    assert len(made) == 2
+    trainer.state.step += 1
+    trainer.evaluate()
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_ends_the_run(broken: str, tmp_path: Path) -> None:
+    """Each alone: a loss without a gradient that shows it, and the other way round."""
+
+    class Broken(Line):
+        def forward(self, *arguments: Any) -> tuple[Output, Any]:
+            output, cache = super().forward(*arguments)
+            term = output.terms[0]._replace(sum=np.float64(np.nan))
+            return (Output((term,)) if broken == "loss" else output), cache
+
+        def backward(self, run: BackwardPass, model: float, counts: Counts, cache: Any) -> None:
+            slope, *rest = cache
+            slope = slope * np.inf if broken == "gradient" else slope
+            super().backward(run, model, counts, (slope, *rest))
+
+    class BrokenTask(LineTask):
+        objective: Objective = Broken()
+
+    with pytest.raises(
+        UserError, match=r"step 1 has diverged .* is not saved; lower learning_rate"
+    ):
+        train(tmp_path / "run", 10, BrokenTask())
+
+
+def test_progress_names_loss_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    stream = io.StringIO()
+    run = RunDirectory.create(tmp_path / "run", to_toml(CONFIG), {})
+    with run, StopSignals() as stop:
+        trainer = trainer_of(run, LineTask())
+        trainer.progress = Progress(stream)
+        trainer.train(stop, 2)
+    lines = stream.getvalue().splitlines()
+    assert re.match(r"training: 1/2 \(50 %\), loss \d+\.\d\d, [\d,]+ tokens/s$", lines[0])

@@ -71,6 +71,7 @@ def test_terms_add_up_and_are_weighted_once() -> None:
     assert total_loss(terms) == 34.0
     assert gradient_scale(parts[0][0], {"a": 4, "b": 2}) == 0.5
     assert mean_losses([LossTerm("a", 0.0, 0, 2.0)]) == {"a_loss": 0.0}
+    assert mean_losses([LossTerm("a", 3.0, 1, 2.0)]) == {"a_loss": 3.0}
 
 
 @pytest.mark.parametrize("seed", range(3))

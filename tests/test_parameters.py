@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from electra_ref.backends import reference
 from electra_ref.batch import Batch
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.model import objectives
+from electra_ref.model.embeddings import EMBEDDING_SITE
+from electra_ref.model.encoder import SITES_PER_LAYER
 from electra_ref.model.losses import mean_losses
 from electra_ref.model.parameters import (
     FlatParameters,
@@ -21,6 +25,7 @@ from electra_ref.model.parameters import (
     initial_values,
     parameter_table,
 )
+from electra_ref.rng import Purpose, RandomStream, random_words
 from electra_ref.training.pretraining.task import evaluate_batch
 from tests.tiny_electra import tiny_config, tiny_model
 
@@ -222,3 +227,21 @@ def test_one_name_for_two_parameters_is_refused() -> None:
     a, b = ParameterSpec("a", (2,), "ones", True), ParameterSpec("a", (3,), "ones", True)
     with pytest.raises(ValueError, match="a is both"):
         parameter_table([[a], [b]])
+
+
+def test_the_stream_of_a_parameter_is_named_by_the_hash_of_its_name() -> None:
+    """Eight bytes of SHA-256, the first four as the step, the next four as the example."""
+    spec = ParameterSpec("some.weight", (3, 5), "glorot_uniform", True)
+    digest = hashlib.sha256(b"some.weight").digest()
+    step, example = struct.unpack("<II", digest[:8])
+    words = random_words(RandomStream(9, Purpose.INITIALIZE, step, example), 1, 15)[0]
+    expected = math.sqrt(6 / 8) * (2 * (words + 0.5) / 2**32 - 1)
+    np.testing.assert_allclose(initial_values([spec], 9, 0.02), expected, rtol=1e-15)
+
+
+def test_networks_have_dropout_sites_of_their_own() -> None:
+    """The numbers are part of what a seed means: another one would change every run."""
+    model = tiny_model(tiny_config())
+    assert (model.generator.first_site, model.discriminator.first_site) == (0, 65536)
+    assert EMBEDDING_SITE == 0
+    assert SITES_PER_LAYER == 3

@@ -144,3 +144,10 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("elsewhere")
     with pytest.raises(UserError, match="cannot write"):
         RecordFile(tmp_path / "metrics.jsonl")
+
+
+def test_a_closed_file_is_closed(tmp_path: Path) -> None:
+    with RecordFile(tmp_path / "metrics.jsonl") as records:
+        records.append({"step": 1})
+    with pytest.raises(UserError, match="Bad file descriptor"):
+        records.append({"step": 2})

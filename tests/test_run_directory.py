@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from electra_ref.errors import UserError
-from electra_ref.training import run_directory
+from electra_ref.training import environment, run_directory
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.run_directory import RunDirectory, is_run, new_run_path, newest_run
 
@@ -249,3 +249,114 @@ def test_the_environment_tells_what_the_bits_depend_on(monkeypatch: pytest.Monke
     assert len(fingerprint_changes({}, now)) == len(now["fingerprint"]) - (
         not now["fingerprint"]["variables"]
     )
+
+
+def test_the_environment_names_the_commit_and_the_packages_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def version(name: str) -> str:
+        asked.append(name)
+        return "1"
+
+    monkeypatch.setattr(environment, "version", version)
+    folders: list[Path] = []
+
+    def commit(folder: Path) -> str:
+        folders.append(folder)
+        return "0123"
+
+    monkeypatch.setattr(environment, "_git_commit", commit)
+    for device, cupy in (("cpu", False), ("gpu", True)):
+        asked.clear()
+        told = describe_environment(device=device, precision="float32", backend="reference")
+        assert told["git_commit"] == "0123"
+        assert ("cupy-cuda13x" in asked) == ("cupy-cuda12x" in asked) == cupy
+    assert (folders[0] / "electra_ref" / "training" / "environment.py").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
+        *("OPENBLAS_CORETYPE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "NUMBA_CPU_NAME"),
+        *("NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT"),
+    ],
+)
+def test_every_variable_that_decides_bits_is_recorded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "something")
+    told = describe_environment(device="cpu", precision="float32", backend="reference")
+    assert told["fingerprint"]["variables"][name] == "something"
+
+
+def test_the_commit_is_read_from_the_files_of_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a branch with a file of its own, a packed branch, no branch, and of no checkout."""
+    read, encodings = Path.read_text, []
+
+    def recorded(path: Path, encoding: str | None = None) -> str:
+        encodings.append(encoding)
+        return read(path, encoding)
+
+    monkeypatch.setattr(Path, "read_text", recorded)
+    git = tmp_path / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n", encoding="utf-8")
+    (git / "packed-refs").write_text(
+        "# pack-refs with: peeled\n111 refs/heads/other\n222 refs/heads/main\n", encoding="utf-8"
+    )
+    assert environment._git_commit(tmp_path) == "222"
+    (git / "refs" / "heads" / "main").write_text("333\n", encoding="utf-8")
+    assert environment._git_commit(tmp_path) == "333"
+    (git / "HEAD").write_text("444\n", encoding="utf-8")
+    assert environment._git_commit(tmp_path) == "444"
+    assert set(encodings) == {"utf-8"}  # whatever the locale
+    assert environment._git_commit(tmp_path / "nothing") is None
+
+
+def test_a_marker_that_has_become_unreadable_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    (tmp_path / "run" / "environment.json").write_text("{", encoding="utf-8")
+    assert not is_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"environment\.json cannot be read"):
+        run.environment()
+
+
+def test_a_run_without_a_lock_file_is_the_oldest(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / name)
+    os.utime(tmp_path / "a" / ".lock", ns=(0, 0))
+    (tmp_path / "b" / ".lock").unlink()
+    assert run_directory._last_used(tmp_path / "b") == 0
+    os.utime(tmp_path / "a" / ".lock", ns=(1, 1))
+    assert newest_run(tmp_path) == tmp_path / "a"
+
+
+def test_a_run_that_is_taken_back_leaves_no_cache_and_spares_what_is_not_ours(
+    tmp_path: Path,
+) -> None:
+    run = RunDirectory.create(tmp_path / "run", "", {})
+    (run.path / "cache").mkdir()
+    (run.path / "cache" / "tokens.bin").touch()
+    (run.path / "notes.txt").touch()
+    run.discard(folder=True)  # and no error, although the folder is not empty
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+
+
+def test_the_folder_of_the_checkpoints_is_made_durably(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").rmdir()
+    forced: list[tuple[Path, bool]] = []
+    made = tmp_path / "run" / "checkpoints"
+    monkeypatch.setattr(
+        run_directory, "sync_folder", lambda folder: forced.append((folder, made.is_dir()))
+    )
+    RunDirectory.resume(tmp_path / "run").close()
+    assert forced == [(tmp_path / "run", True)]

@@ -124,3 +124,41 @@ def test_progress_on_a_terminal_is_one_line_that_is_redrawn() -> None:
     progress.close()
     assert "tokenizing" in stream.getvalue()
     assert "a line above it\n" in stream.getvalue()
+
+
+def test_colours_end_with_the_token_and_columns_are_counted_exactly() -> None:
+    generated = format_sample(SAMPLE, colour=True, columns=80).splitlines()[2]
+    assert "\33[32mtree  \33[0m" in generated
+    assert generated.count("\33[0m") == 4  # the name of the line, and three verdicts
+    widths = [5, 1, 6, 6, 5]  # of the tokens; a space before each, behind a name of nine
+    for tokens in range(1, 6):
+        columns = 9 + sum(1 + width for width in widths[:tokens])
+        for room, shown in ((columns, tokens), (columns - 1, tokens - 1)):
+            original = format_sample(SAMPLE, colour=False, columns=room).splitlines()[0]
+            assert original.split()[1:] == SAMPLE["original"][:shown]
+
+
+def test_a_terminal_that_is_dumb_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert not wants_colour(Terminal())
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_bar_shows_its_note_and_its_colour(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", term)
+    stream = Terminal()
+    bar = Bar(Progress(stream), "training", total=4)
+    bar.move_to(1, "loss 3.00")
+    bar.tqdm.refresh()
+    bar.close()
+    assert "loss 3.00" in stream.getvalue()
+    assert ("\33[32m" in stream.getvalue()) == (term == "xterm")
+
+
+def test_a_stage_of_unknown_length_counts_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
+    stream = io.StringIO()
+    Progress(stream).stage("reading standard input", 70, 0)
+    assert stream.getvalue() == "reading standard input: 70\n"

@@ -85,9 +85,10 @@ def test_the_model_computes_in_the_precision_that_is_asked_for(run: Path) -> Non
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nothing", "holds no run of electra_ref"),
+        ("nothing", "/nothing holds no run of electra_ref"),
         ("run/checkpoints/step-00000003", "step-00000003"),
-        ("run/checkpoints", "holds no run of electra_ref"),
+        ("run/checkpoints", "/run/checkpoints holds no run of electra_ref"),
+        ("run/vocab.txt", r"/run/vocab\.txt holds no run of electra_ref"),
     ],
 )
 def test_what_is_no_model_is_refused_in_one_line(run: Path, path: str, message: str) -> None:

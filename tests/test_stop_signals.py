@@ -112,3 +112,24 @@ def test_does_nothing_outside_the_main_thread() -> None:
 
 def test_exit_codes_are_those_of_a_shell() -> None:
     assert [exit_code(number) for number in SIGNALS] == [130, 143]
+
+
+def test_a_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (stop.requested, ended) == (signal.SIGINT, [])
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended == [143]
+
+
+def test_a_handler_that_python_cannot_restore_becomes_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``signal.signal`` returns None for a handler that C code installed."""
+    installed: list[object] = []
+    monkeypatch.setattr(signal, "signal", lambda _, handler: installed.append(handler))
+    with StopSignals():
+        installed.clear()
+    assert installed == [signal.SIG_DFL, signal.SIG_DFL]

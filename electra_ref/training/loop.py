@@ -62,10 +62,7 @@ class Task(Protocol):
 
 
 class Trainer:
-    """One run: where it stands, and what it needs to go on.
-
-    ``evaluation`` is the last one, made at ``evaluated_step``.
-    """
+    """One run: where it stands, and what it needs to go on."""
 
     def __init__(
         self,
@@ -78,8 +75,7 @@ class Trainer:
     ) -> None:
         self.config, self.backend, self.state, self.task = config, backend, state, task
         self.run, self.progress = run, progress
-        self.evaluated_step: int | None = None
-        self.evaluation: Evaluation | None = None
+        self._evaluations: dict[int, Evaluation] = {}  # by step; only the last one is kept
 
     def restore(self) -> None:
         """Go back to the newest sound checkpoint, or to step 0 if the run has saved none.
@@ -130,10 +126,10 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         """Return the evaluation at the present parameters; it is made once a step."""
-        if self.evaluation is None or self.evaluated_step != self.state.step:
-            self.evaluation = self.task.evaluate(self.state.parameters)
-            self.evaluated_step = self.state.step
-        return self.evaluation
+        step = self.state.step
+        if step not in self._evaluations:
+            self._evaluations = {step: self.task.evaluate(self.state.parameters)}
+        return self._evaluations[step]
 
     def _step(self) -> StepResult:
         step = self.state.step + 1
