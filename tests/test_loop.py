@@ -253,3 +253,15 @@ def test_progress_names_loss_and_rate(tmp_path: Path, monkeypatch: pytest.Monkey
         trainer.train(stop, 2)
     lines = stream.getvalue().splitlines()
     assert re.match(r"training: 1/2 \(50 %\), loss \d+\.\d\d, [\d,]+ tokens/s$", lines[0])
+
+
+def test_a_token_that_cannot_be_drawn_ends_the_run_too(tmp_path: Path) -> None:
+    class Undrawable(Line):
+        def forward(self, *_: Any) -> tuple[Output, Any]:
+            raise FloatingPointError("no token can be drawn")
+
+    class UndrawableTask(LineTask):
+        objective: Objective = Undrawable()
+
+    with pytest.raises(UserError, match=r"step 1 has diverged \(no token can be drawn\)"):
+        train(tmp_path / "run", 10, UndrawableTask())

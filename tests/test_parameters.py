@@ -14,7 +14,7 @@ from electra_ref.backends import reference
 from electra_ref.batch import Batch
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.model import objectives
-from electra_ref.model.embeddings import EMBEDDING_SITE
+from electra_ref.model.embeddings import EMBEDDING_SITE, word_embeddings
 from electra_ref.model.encoder import SITES_PER_LAYER
 from electra_ref.model.losses import mean_losses
 from electra_ref.model.parameters import (
@@ -244,4 +244,5 @@ def test_networks_have_dropout_sites_of_their_own() -> None:
     model = tiny_model(tiny_config())
     assert (model.generator.first_site, model.discriminator.first_site) == (0, 65536)
     assert EMBEDDING_SITE == 0
+    assert word_embeddings(model.generator) == "embeddings.word_embeddings.weight"
     assert SITES_PER_LAYER == 3
