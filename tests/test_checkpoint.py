@@ -501,3 +501,9 @@ def test_a_step_that_has_no_name_is_a_value_error(tmp_path: Path, step: int) -> 
 def test_a_checkpoint_before_the_first_step_is_one(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 0, {"model": {"a": np.ones(3)}}, {})
     assert load_checkpoint(path).step == 0
+
+
+def test_a_link_is_no_checkpoint(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, {"model": {"a": np.ones(3)}}, {})
+    (tmp_path / "step-00000002").symlink_to(path, target_is_directory=True)
+    assert list_checkpoints(tmp_path) == [path]

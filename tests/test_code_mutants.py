@@ -183,7 +183,7 @@ def test_mutants_that_are_called_equivalent_exist() -> None:
     assert set(equivalent_mutants()) - {mutant.name for mutant in find_all()} == set()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_every_mutant_is_noticed_unless_proven_equivalent(tmp_path: Path) -> None:
     """No other survives, and each that is listed as equivalent does."""
     file = tmp_path / "outcomes.json"

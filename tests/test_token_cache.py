@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
-from electra_ref.text import token_cache
+from electra_ref.text import cache_folder, token_cache
 from electra_ref.text.cache_folder import (
     CacheFolder,
     cache_key,
@@ -433,3 +433,11 @@ def test_archives_and_truncated_arrays_are_user_errors(tmp_path: Path) -> None:
     np.savez(tmp_path / "ids.npz", a=np.arange(3))
     with pytest.raises(UserError, match=r"ids\.npz"):
         open_id_array(str(tmp_path / "ids.npz"))
+
+
+def test_a_disk_that_changes_what_was_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_folder, "open_intact", lambda *_: None)
+    with pytest.raises(UserError, match="the disk changed what was just written"):
+        open_or_build(tmp_path, KEY, build_two_files)
