@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -256,11 +257,12 @@ def test_ranges_end_where_they_should(key: str) -> None:
     least, greatest, below, above = LIMITS[key]
     for value in (below, above):
         if value is not None:
+            wrong: dict[str, Any] = {key: value}
             with pytest.raises(UserError, match=f"{key} = .* is out of its range"):
-                dataclasses.replace(PretrainingConfig(), **{key: value})
-    fits: dict[str, object] = {"hidden_size": 1024, "num_attention_heads": 1}  # of any generator
+                dataclasses.replace(PretrainingConfig(), **wrong)
     for value in (least, greatest):
-        dataclasses.replace(PretrainingConfig(), **fits, **{key: value})
+        fits: dict[str, Any] = {"hidden_size": 1024, "num_attention_heads": 1, key: value}
+        dataclasses.replace(PretrainingConfig(), **fits)
 
 
 def test_every_number_that_is_not_whole_has_its_limits_listed() -> None:
