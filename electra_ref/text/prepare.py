@@ -36,6 +36,7 @@ from electra_ref.text.token_cache import (
     open_tokens,
     write_tokens,
 )
+from electra_ref.text.unknown_words import UnknownWords
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.wordpiece import WordPiece
 
@@ -60,7 +61,7 @@ class PreparedData(NamedTuple):
     training: ExampleSource
     held_out: ExampleSource
     key: str  # of the token cache; a resumed run hands it back as ``known_key``
-    report: dict[str, Any]  # what was read: CorpusReport's fields, ``tokens``;
+    report: dict[str, Any]  # what was read: CorpusReport's fields, UnknownWords' facts, ``tokens``;
     # if files were listed, ``skipped`` and ``skipped_names`` of the listing
 
 
@@ -204,9 +205,10 @@ def _cache_text(
         report = CorpusReport()
         advance = _counter(progress, "tokenizing", on_disk)
         documents = read_documents(files, report, advance)
-        encoded = (EncodedDocument(*tokenizer.encode_lines(document)) for document in documents)
+        unknown = UnknownWords(tokenizer)
+        encoded = (_encode(document, tokenizer, unknown) for document in documents)
         write_tokens(folder, encoded, len(tokenizer.vocab))
-        return dataclasses.asdict(report)
+        return {**dataclasses.asdict(report), **unknown.facts()}
 
     key = cache_key(
         "tokens",
@@ -215,6 +217,12 @@ def _cache_text(
         lowercase=config.lowercase,
     )
     return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
+
+
+def _encode(document: list[str], tokenizer: WordPiece, unknown: UnknownWords) -> EncodedDocument:
+    encoded = tokenizer.encode_lines(document)
+    unknown.count(document, encoded)
+    return EncodedDocument(*encoded)
 
 
 def _cached_vocabulary(

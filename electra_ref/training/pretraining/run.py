@@ -20,6 +20,7 @@ from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
+from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
@@ -169,6 +170,7 @@ def _prepare(
             config,
             find_cache_dir(run.path / "cache"),
             corpus=source.corpus,
+            text_key=source.text_key,
             ids_path=source.tokens,
             vocabulary=load_vocabulary(run.vocabulary) if run.data.exists() else None,
             known_key=_known_key(run) if run.data.exists() else None,
@@ -181,6 +183,6 @@ def _prepare(
         f"data: {figures['tokens']:,} tokens, {len(data.tokenizer.vocab):,} in the vocabulary, "
         f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out"
     )
-    if invalid := figures.get("invalid_bytes"):  # ids have none
-        progress.say(f"{invalid:,} bytes of the text were no valid UTF-8 and were left out")
+    for line in data_lines(figures):
+        progress.say(line)
     return data
