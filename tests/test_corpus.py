@@ -345,6 +345,8 @@ def test_progress_is_told_block_by_block(tmp_path: Path, monkeypatch: pytest.Mon
 def test_limits_are_those_of_the_documentation() -> None:
     limits = corpus.LONGEST_SENTENCE, corpus.LONGEST_DOCUMENT, corpus.LONGEST_OBJECT
     assert limits == (65_536, 1_048_576, 16_777_216)
+    assert (corpus_file.BLOCK_BYTES, decoding.HEAD_BYTES) == (1_048_576, 65_536)
+    assert decoding.LARGEST_SHARE == 0.01
 
 
 def test_progress_adds_up_to_the_bytes_on_disk(tmp_path: Path) -> None:
