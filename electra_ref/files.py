@@ -123,7 +123,8 @@ def write_json_atomically(path: Path, value: Any) -> None:
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text_atomically(path, text + "\n")
+    # A file name may hold a lone surrogate; JSON has an escape for it, which looks as Python's.
+    write_bytes_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def remove_temporaries(folder: Path) -> None:

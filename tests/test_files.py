@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def test_text_is_written_as_it_is(tmp_path: Path) -> None:
         write_text_atomically(tmp_path / "text", text)
         assert (tmp_path / "text").read_bytes() == text.encode()
     assert os.listdir(tmp_path) == ["text"]
+
+
+def test_json_holds_a_file_name_of_another_encoding(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    write_json_atomically(tmp_path / "a.json", {"path": name})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"path": name}
 
 
 def test_json_is_written_for_people_and_without_nan(tmp_path: Path) -> None:
