@@ -64,6 +64,7 @@ def test_the_most_frequent_characters_are_named() -> None:
 def test_a_sample_is_examined_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is examined follows the corpus: here its second half has another cause."""
     monkeypatch.setattr(unknown_words, "FIRST_EXAMINED", 10)
+    monkeypatch.setattr(unknown_words, "TOKENS_AT_A_TIME", 100)
     first, second = ["zz"] * 5000, ["x" * 101] * 5000
     found = facts(*([line] for line in first + second))
     assert found["unknown_tokens"] == 10_000

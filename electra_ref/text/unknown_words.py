@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from electra_ref.text.wordpiece import PREFIX, EncodedLines, WordPiece
 
 FIRST_EXAMINED = 1000  # words; then one for every TOKENS_PER_EXAMINED tokens, so it costs little
 TOKENS_PER_EXAMINED = 100
+TOKENS_AT_A_TIME = 4096
 CHARACTERS_SHOWN = 5
 
 
@@ -28,19 +30,28 @@ class UnknownWords:
         self._tokenizer = tokenizer
         pieces = (token.removeprefix(PREFIX) for token in tokenizer.vocab)
         self._alphabet = set().union(*(p for p in pieces if p not in SPECIAL_TOKENS))
-        self._tokens = self._unknown = 0
+        self._waiting: list[tuple[Sequence[str], EncodedLines]] = []
+        self._tokens = self._counted = self._unknown = 0
         self._examined = self._too_long = self._foreign = 0
         self._missing: Counter[str] = Counter()  # characters that no piece has
 
     def count(self, lines: Sequence[str], encoded: EncodedLines) -> None:
         """Add one document: its lines, and ``encode_lines(lines)``."""
+        self._waiting.append((lines, encoded))
         self._tokens += encoded.ids.size
-        places = np.flatnonzero(encoded.ids == self._tokenizer.special_tokens.unknown)
-        if not places.size:
-            return
+        if self._tokens - self._counted >= TOKENS_AT_A_TIME:
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        """Look at several documents at once: they may be very short."""
+        ids = np.concatenate([encoded.ids for _, encoded in self._waiting])
+        lengths = np.concatenate([encoded.lengths for _, encoded in self._waiting])
+        lines = list(chain.from_iterable(lines for lines, _ in self._waiting))
+        self._waiting, self._counted = [], self._tokens
+        places = np.flatnonzero(ids == self._tokenizer.special_tokens.unknown)
         self._unknown += places.size
-        with_unknown = np.searchsorted(np.cumsum(encoded.lengths), places, side="right")
-        for line in np.unique(with_unknown).tolist():
+        with_unknown = np.unique(np.searchsorted(np.cumsum(lengths), places, side="right"))
+        for line in with_unknown.tolist():
             if self._examined >= FIRST_EXAMINED + self._tokens // TOKENS_PER_EXAMINED:
                 return
             for word in self._tokenizer.unknown_words(lines[line]):
@@ -56,6 +67,8 @@ class UnknownWords:
 
     def facts(self) -> dict[str, Any]:
         """Return what was counted, as plain JSON."""
+        if self._waiting:
+            self._count_waiting()
         common = sorted(self._missing.items(), key=lambda item: (-item[1], item[0]))
         return {
             "unknown_tokens": self._unknown,
