@@ -84,6 +84,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut in the second": lambda whole: whole + whole[:-20],
     "a beginning of the second": lambda whole: whole + whole[:3],
     "flip": lambda whole: whole[:500] + bytes([whole[500] ^ 0xFF]) + whole[501:],
+    "flip at the start": lambda whole: whole[:16] + bytes([whole[16] ^ 0xFF]) + whole[17:],
     "not compressed": lambda _: b"plain text",
     "trailing": lambda whole: whole + b"more",
     "another kind behind": lambda whole: (
@@ -173,6 +174,6 @@ def test_zstd_itself(tmp_path: Path) -> None:
     (tmp_path / "long.txt.zst").write_bytes(module.compress(TEXT * 50))
     assert read(tmp_path / "long.txt.zst")[1].bytes == len(TEXT) * 50
     packed = module.compress(TEXT)
-    for name in DAMAGE.keys() - {"flip"}:  # these members have no checksum
+    for name in DAMAGE.keys() - {"flip", "flip at the start"}:  # these members have no checksum
         with pytest.raises(UserError, match=r"damaged or truncated \.zst file"):
             read_bytes(tmp_path, DAMAGE[name](packed), "a.txt.zst")

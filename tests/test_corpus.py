@@ -18,6 +18,7 @@ from electra_ref.errors import UserError
 from electra_ref.text import corpus, corpus_file, decoding
 from electra_ref.text.corpus import hash_files, read_documents
 from electra_ref.text.corpus_file import CorpusReport
+from electra_ref.text.lines import End, read_lines
 from electra_ref.text.listing import list_files
 from tests.reading import read, read_bytes
 
@@ -156,13 +157,30 @@ def test_long_lines_are_cut_at_spaces(
 ) -> None:
     monkeypatch.setattr(corpus_file, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(corpus, "LONGEST_SENTENCE", 10)
-    (tmp_path / "a.txt").write_text("one two three four\nabcdefghijklmnopqrstuvw\n\nend")
+    (tmp_path / "a.txt").write_text("one two three four five six\nabcdefghijklmnopqrstuvw\n\nend")
     documents, report = read(tmp_path / "a.txt")
     assert documents == [
-        ["one two", "three four", "abcdefghij", "klmnopqrst", "uvw"],
+        ["one two", "three", "four five", "six", "abcdefghij", "klmnopqrst", "uvw"],
         ["end"],
     ]
-    assert report.cut_sentences == 3
+    assert report.cut_sentences == 5
+
+
+def test_a_long_sentence_inside_a_line_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "LONGEST_SENTENCE", 10)
+    (tmp_path / "a.txt").write_text("abcdefghijklm\fone\fabcdefghijklmn")
+    documents, report = read(tmp_path / "a.txt")
+    assert documents == [["abcdefghij", "klm", "one", "abcdefghij", "klmn"]]
+    assert report.cut_sentences == 2
+
+
+def test_lines_hold_no_end_of_a_line() -> None:
+    blocks = ["a\r", "\nb\f", "c_\u2028d\r"]
+    assert list(read_lines(iter(blocks), 10)) == [
+        *(("a", End.LINE), ("b", End.SENTENCE), ("c_", End.SENTENCE), ("d", End.LINE))
+    ]
 
 
 def test_a_long_run_of_spaces_does_not_end_a_document(
@@ -184,6 +202,9 @@ def test_a_long_line_of_short_sentences_is_not_cut(
 
 def test_long_documents_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "LONGEST_DOCUMENT", 5)
+    assert read_bytes(tmp_path, b"aaa\nbb\nccc\ndd\n\neee\nff\n") == [
+        *(["aaa", "bb"], ["ccc", "dd"], ["eee", "ff"])
+    ]
     assert read_bytes(tmp_path, b"aa\nbb\ncc\ndddddddd\ne") == [
         ["aa", "bb"],
         ["cc"],
@@ -224,12 +245,31 @@ def test_json_lines_are_known_by_their_ending(name: str, tmp_path: Path) -> None
 
 
 def test_json_lines_hold_a_document_each(tmp_path: Path) -> None:
-    objects = [{"text": "a\nb\n\nc\u2028d"}, {"text": " "}, {"n": 1, "text": "\u00e9\ud800"}]
+    objects = [
+        {"text": "a\nb\n\nc\u2028d"},
+        {"text": " "},
+        {"n": 1, "text": "\u00e9\ufeff\ud800_"},
+    ]
     lines = [json.dumps(o, ensure_ascii=False) for o in objects[:2]] + [json.dumps(objects[2])]
-    (tmp_path / "a.jsonl").write_bytes("\r\n".join(["\ufeff" + lines[0], "", *lines[1:]]).encode())
+    (tmp_path / "a.jsonl").write_bytes(
+        "\r\n".join(["\ufeff" + lines[0], "  ", *lines[1:]]).encode()
+    )
     documents, report = read(tmp_path / "a.jsonl")
-    assert documents == [["a", "b", "c", "d"], ["\u00e9" + REPLACED]]
+    assert documents == [["a", "b", "c", "d"], ["\u00e9" + REPLACED + "_"]]
     assert report.invalid_bytes == 1
+
+
+def test_control_characters_of_json_are_counted(tmp_path: Path) -> None:
+    objects = [{"text": "a\x1b[0m\t\n"}, {"text": "plain"}, {"title": "\x01", "text": "a\0"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    assert read(tmp_path / "a.jsonl")[1].control_characters == 2
+
+
+@pytest.mark.parametrize("end", ["\f", "\v"])
+def test_other_ends_separate_no_objects(end: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}{end}{{"text": "b"}}')
+    with pytest.raises(UserError, match="line 1: expected one"):
+        read(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +310,8 @@ def test_an_object_with_a_thousand_keys_is_a_short_message(tmp_path: Path) -> No
     (tmp_path / "a.jsonl").write_text(json.dumps({"k" * 1000 + str(i): 1 for i in range(1000)}))
     with pytest.raises(UserError, match="has no 'text'") as caught:
         read(tmp_path / "a.jsonl")
-    assert len(str(caught.value)) < 800
+    assert str(caught.value).count(", '" + "k" * 38) == 9
+    assert "k" * 40 not in str(caught.value)
 
 
 def test_deeply_nested_json_is_a_user_error(tmp_path: Path) -> None:

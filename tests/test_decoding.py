@@ -79,6 +79,56 @@ def test_half_a_character_of_utf_16_is_counted(tmp_path: Path) -> None:
     assert report.invalid_bytes == 3
 
 
+def test_half_a_character_of_utf_32_is_counted(tmp_path: Path) -> None:
+    data = b"\xff\xfe\0\0" + GERMAN.encode("utf-32-le") + b"\0\0\x11\0" + b"a\0\0\0"
+    (tmp_path / "a.txt").write_bytes(data)
+    documents, report = read(tmp_path / "a.txt")
+    assert documents == [[*GERMAN.splitlines(), "\ufffda"]]
+    assert report.invalid_bytes == 4
+
+
+def test_the_newest_bytes_name_the_encoding_wherever_they_begin(tmp_path: Path) -> None:
+    """They are the last 65,536, so their first is in the middle of a character here."""
+    assert decoding.HEAD_BYTES == 65_536
+    for encoding in ("UTF-32BE", "UTF-16BE"):
+        data = (100 * GERMAN).encode(encoding) + b"a"
+        assert len(data) > 65_537
+        assert f"is {encoding} without" in refusal(tmp_path, data)
+
+
+def test_spaces_without_line_ends_are_enough(tmp_path: Path) -> None:
+    assert "is UTF-16LE without" in refusal(tmp_path, 99 * "a line ".encode("utf-16-le"))
+
+
+def test_the_end_of_a_file_is_judged_with_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (corpus_file, decoding):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(decoding, "HEAD_BYTES", 1000)
+    for bad in (b"\xe9", b"\0"):
+        data = (5 * bad).ljust(1000) + (9 * bad + b"a").rjust(50, b"a")
+        assert "1.3 % of its bytes" in refusal(tmp_path, data)
+
+
+def test_a_head_is_read_and_not_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_file, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(decoding, "HEAD_BYTES", 2000)
+    (tmp_path / "a.txt").write_bytes(bytes(range(32, 127)) * 1000)
+    told: list[int] = []
+    texts = decoding.decode(describe_file(str(tmp_path / "a.txt")), CorpusReport(), told.append)
+    assert len(next(texts)) == 1000
+    assert told == [1000]  # the second block is read, but not yet told
+
+
+def test_a_mark_before_other_bytes_makes_no_text(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(5000)
+    assert "is no text: " in refusal(tmp_path, b"\xff\xfe" + data)
+    assert "is no text: " in refusal(tmp_path, b"\xff\xfe\0\0" + data)
+    twice = "encoded twice ".encode("utf-16-le").decode("latin-1").encode("utf-16-le")
+    assert "is no text: " in refusal(tmp_path, b"\xff\xfe" + twice)
+
+
 @pytest.mark.parametrize("language", TEXTS)
 @pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
 def test_utf_16_without_a_mark_is_known_by_its_nuls(
@@ -184,6 +234,7 @@ def archive(kind: str) -> bytes:
         (b"record 1\0" * 99, "is no text"),
         (b"7 bytes\0" * 99, "is no text"),  # all NULs at odd places, as in UTF-16
         (b"no room\0\0\n" * 99, "is no text"),
+        (b"ab \0\x05\0" * 99, "is no text"),
         (gzip.compress(b"text"), "is compressed; decompress it with gzip -dc, or .* in .gz"),
         (bz2.compress(b"text"), "is compressed; decompress it with bzip2 -dc, or .* in .bz2"),
         (bz2.compress(b""), "is compressed"),

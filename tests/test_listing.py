@@ -40,6 +40,12 @@ def test_skipped_files_of_several_folders_add_up(tmp_path: Path) -> None:
     assert listing.skipped_names == ["'2'", "'3'", "'5'"]
 
 
+def test_the_key_of_the_text_holds_for_all_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"body": "a"}')
+    assert read(tmp_path, tmp_path / "a.jsonl", text_key="body")[0] == [["a"], ["a"], ["a"]]
+
+
 def test_a_skipped_name_is_quoted(tmp_path: Path) -> None:
     """A terminal and a file of JSON must stand any name."""
     (tmp_path / "a.txt").write_text("text")
@@ -52,7 +58,14 @@ def test_a_skipped_name_is_quoted(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_files_says_how_to_read_them(tmp_path: Path) -> None:
     (tmp_path / "wiki_00").write_text("text")
-    with pytest.raises(UserError, match=r"ends in \.txt, \.text or .*holds 'wiki_00': name the"):
+    with pytest.raises(UserError, match=r"\.gz, \.bz2.*holds 'wiki_00': name the"):
+        list_files([str(tmp_path)])
+
+
+def test_a_folder_of_many_other_files_names_the_first(tmp_path: Path) -> None:
+    for i in range(5):
+        (tmp_path / f"wiki_{i}").write_text("text")
+    with pytest.raises(UserError, match="holds 'wiki_0', 'wiki_1', 'wiki_2': name the files"):
         list_files([str(tmp_path)])
 
 

@@ -25,7 +25,7 @@ import regex
 
 from electra_ref.errors import UserError
 from electra_ref.text.corpus_file import BytesRead, CorpusFile, CorpusReport, read_blocks
-from electra_ref.text.decoding import decode, replace_surrogates
+from electra_ref.text.decoding import count_control_characters, decode, replace_surrogates
 from electra_ref.text.lines import End, read_lines
 
 LONGEST_SENTENCE = 1 << 16  # characters
@@ -113,6 +113,8 @@ def _object_documents(
         if line.strip():
             text, invalid = replace_surrogates(_text_of(file, number, line))
             report.invalid_bytes += invalid
+            if "\\u00" in line:  # JSON can hold them in no other way
+                report.control_characters += count_control_characters(text)
             text = text.replace("\ufeff", "")
             yield from _text_documents(iter([text]), report, ends_at_blank_lines=False)
 

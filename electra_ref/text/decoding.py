@@ -39,10 +39,8 @@ HEAD_BYTES = 1 << 16  # of a file show its format
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON = re.compile(r'[\s\ufeff\[]*\{\s*"(?:[^"\\]|\\.)*"\s*:')  # one object, or an array of objects
 _CONTROL = re.compile("[\0-\x08\x0e-\x1f\x7f]")
-_WIDE_ENCODINGS = (  # and the places of the high bytes, which are often NUL, in four bytes
-    *(("UTF-32LE", (1, 2, 3)), ("UTF-32BE", (0, 1, 2))),
-    *(("UTF-16LE", (1, 3)), ("UTF-16BE", (0, 2))),
-)
+# Which byte of two is often NUL. In UTF-32 few bytes are valid, so that this need not be asked.
+_WIDE_ENCODINGS = {"UTF-32LE": None, "UTF-32BE": None, "UTF-16LE": 1, "UTF-16BE": 0}
 _ENDS_AND_TABS = [ord(character) for character in "\t\n\v\f\r"]
 _DELETE = b"\x7f"
 
@@ -104,6 +102,11 @@ def decode(
     report.invalid_bytes += found.invalid + max(invalid, text.count("\ufffd"))
     report.control_characters += found.controls
     yield text
+
+
+def count_control_characters(text: str) -> int:
+    """Return how many characters of ``text`` are those that CorpusReport counts."""
+    return len(_CONTROL.findall(text))
 
 
 def replace_surrogates(text: str) -> tuple[str, int]:
@@ -192,32 +195,32 @@ class _Found:
         size = min(size, self.size)
         place = "its bytes" if size == self.size else f"{size:,} bytes before byte {self.size:,}"
         share = f"{100 * max(invalid, nuls) / size:.1f} % of {place}"
-        if nuls > invalid or self.controls > BINARY_SHARE * self.size:
+        is_binary = nuls > invalid or self.controls > BINARY_SHARE * self.size
+        if is_binary or self.encoding != "utf-8":  # a mark of UTF-16 names what it should be
             raise UserError(
                 f"{name} is no text: {share} are not valid in text; leave it out, or extract its "
                 "text first"
             )
         raise UserError(
-            f"{name} is in another encoding: {share} are not valid {self.encoding.upper()}; "
+            f"{name} is in another encoding: {share} are not valid UTF-8; "
             f"convert it, for example: {self._conversion('WINDOWS-1252')} (or from WINDOWS-1251, "
             "GB18030, SHIFT_JIS, ...; iconv -l lists them all)"
         )
 
     def _wide_encoding(self) -> str | None:
         """Return UTF-16LE, UTF-16BE, UTF-32LE or UTF-32BE if the newest bytes are text in it."""
-        if self.encoding != "utf-8" or not self.newest.count(0):
+        if self.encoding != "utf-8":
             return None
         sample = self.newest[(len(self.newest) - self.size) % 4 :]  # where a character begins
-        for encoding, high_bytes in _WIDE_ENCODINGS:
+        for encoding, high in _WIDE_ENCODINGS.items():
             try:
                 text = codecs.getincrementaldecoder(encoding)().decode(sample)
             except UnicodeDecodeError:
                 continue
             # Spaces and line ends stand in any language; in records of binary data they do not.
-            if (" " in text or "\n" in text) and not _CONTROL.search(text):
-                high = sum(sample[place::4].count(0) for place in high_bytes)
-                if high > 0.6 * sample.count(0):
-                    return encoding
+            is_text = (" " in text or "\n" in text) and not _CONTROL.search(text)
+            if is_text and (high is None or sample[high::2].count(0) > 0.6 * sample.count(0)):
+                return encoding
         return None
 
     def _conversion(self, encoding: str) -> str:
