@@ -15,7 +15,8 @@ import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.text import prepare as prepare_module
-from electra_ref.text.packing import PackingRules, held_out_documents, pack_reference
+from electra_ref.text.holding_out import divide
+from electra_ref.text.packing import PackingRules, pack_reference
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.token_cache import ID_SHIFT
 from electra_ref.text.vocabulary import train_vocabulary
@@ -54,8 +55,8 @@ def folder_in(path: Path, name: str) -> Path:
 def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> None:
     """Pack again, document by document."""
     cache = data.training.cache
-    ends = cache.sentence_ends, cache.document_ends
-    held_out = held_out_documents(cache.document_ends.size, config.held_out_fraction, config.seed)
+    fraction, seed = config.held_out_fraction, config.seed
+    *ends, held_out = divide(cache.tokens, cache.sentence_ends, cache.document_ends, fraction, seed)
     rules = PackingRules(
         max_length=config.max_length,
         single_segment_probability=config.single_segment_probability,

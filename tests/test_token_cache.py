@@ -33,10 +33,8 @@ from electra_ref.text.cache_folder import (
     open_or_build,
 )
 from electra_ref.text.token_cache import (
-    FEWEST_DOCUMENTS,
     FEWEST_TOKENS,
     EncodedDocument,
-    cut_documents,
     id_documents,
     id_vocabulary,
     largest_id,
@@ -324,43 +322,6 @@ def test_too_few_tokens_are_a_user_error(tmp_path: Path) -> None:
 def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too small: 0 tokens"):
         cached(tmp_path, [], 10)
-
-
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60),
-    documents=st.integers(1, FEWEST_DOCUMENTS - 1),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_few_documents_are_cut_at_equal_distances(
-    lengths: list[int], documents: int, seed: int
-) -> None:
-    lengths = [*lengths, FEWEST_TOKENS]
-    sentence_ends = np.cumsum(lengths)
-    inner = np.random.default_rng(seed).integers(1, len(lengths) + 1, documents - 1)
-    document_ends = np.unique([*inner, len(lengths)]).astype(np.int64)
-    new_sentence_ends, new_document_ends = cut_documents(sentence_ends, document_ends)
-
-    def in_tokens(sentences: npt.NDArray[np.int64], documents: npt.NDArray[np.int64]) -> set[int]:
-        return set(sentences[documents - 1].tolist())
-
-    old = in_tokens(sentence_ends, document_ends)
-    new = in_tokens(new_sentence_ends, new_document_ends)
-    total = int(sentence_ends[-1])
-    assert new == old | {total * k // FEWEST_DOCUMENTS for k in range(1, FEWEST_DOCUMENTS)}
-    assert set(new_sentence_ends.tolist()) == set(sentence_ends.tolist()) | new
-    assert (np.diff(new_sentence_ends) > 0).all()
-    assert len(new_document_ends) >= FEWEST_DOCUMENTS
-
-
-def test_a_single_long_document_is_cut_on_opening(tmp_path: Path) -> None:
-    cache = cached(tmp_path, [[list(range(500))]], 1000)
-    assert cache.sentence_ends[cache.document_ends - 1].tolist() == list(range(25, 501, 25))
-
-
-def test_twenty_documents_are_enough(tmp_path: Path) -> None:
-    cache = cached(tmp_path, [[[1] * n] for n in range(1, 21)], 10)
-    assert cache.sentence_ends.tolist() == np.cumsum(range(1, 21)).tolist()
-    assert cache.document_ends.tolist() == list(range(1, 21))
 
 
 def saved(folder: Path, array: npt.NDArray[Any]) -> str:

@@ -46,7 +46,7 @@ class DataConfig(Settings):
     single_segment_probability: float = share(0.1, "share of the rows with one segment only")
     short_probability: float = share(0.05, "share of the rows cut at a random length")
     held_out_fraction: float = setting(
-        0.05, "share of the documents kept for evaluation", above=0.0, at_most=0.5
+        0.05, "share of the tokens kept for evaluation", above=0.0, at_most=0.5
     )
 
 

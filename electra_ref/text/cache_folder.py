@@ -27,7 +27,7 @@ from electra_ref.files import disk_errors, rename_durably
 from electra_ref.locks import acquire_lock
 from electra_ref.sealed_folder import DamageError, check_file, read_index, seal
 
-FORMAT_VERSION = 2  # part of every key: raise it when the meaning of the files changes
+FORMAT_VERSION = 3  # part of every key: raise it when the meaning of the files changes
 _INDEX = "meta.json"
 
 
