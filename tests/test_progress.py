@@ -22,4 +22,4 @@ def test_the_time_left_does_not_count_what_came_before_the_first_step(
     first, second = stream.getvalue().splitlines()
     assert first == "training: 1/100 (1 %), loss 3.00"
     assert second == "training: 5/100 (5 %), loss 3.00, 7 min 55 s left"
-    assert progress.format_seconds(3720) == "1 h 02 min left"
+    assert progress.format_duration(3720) == "1 h 02 min"

@@ -16,7 +16,7 @@ from electra_ref.model.objectives.electra import ElectraOutput
 from electra_ref.sampling import CorruptedBatch
 from electra_ref.training import progress as progress_module
 from electra_ref.training.pretraining.samples import SAMPLES, describe_samples, format_sample
-from electra_ref.training.progress import Bar, Progress, format_seconds, wants_colour
+from electra_ref.training.progress import Bar, Progress, format_duration, wants_colour
 
 SAMPLE: dict[str, Any] = {
     "original": ["[CLS]", "a", "river", "runs", "[SEP]"],
@@ -81,10 +81,18 @@ def test_colour_marks_the_verdicts_and_leaves_the_text() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(7.4, "7 s left"), (200, "3 min 20 s left"), (3725, "1 h 02 min left")],
+    [
+        (7.4, "7 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3725, "1 h 02 min"),
+        (71 * 3600, "71 h 00 min"),
+        (72 * 3600, "3 days"),
+        (1300 * 86_400, "1,300 days"),
+    ],
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
+    assert format_duration(seconds) == text
 
 
 class Terminal(io.StringIO):

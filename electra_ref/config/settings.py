@@ -177,12 +177,12 @@ def changes_between(then: Mapping[str, Value], now: Settings, resumed: Resumed) 
 
     A key that ``then`` lacks is new in this version, and had its default.
     """
-    changes = []
-    for field in dataclasses.fields(now):
-        before, after = then.get(field.name, field.default), getattr(now, field.name)
-        if field.metadata["resumed"] == resumed and before != after:
-            changes.append(Change(field.name, before, after))
-    return changes
+    values = {**_defaults(type(now)), **then}
+    return [
+        Change(key, values[key], getattr(now, key))
+        for key in keys_of(type(now), resumed)
+        if values[key] != getattr(now, key)
+    ]
 
 
 def to_toml(config: Settings) -> str:

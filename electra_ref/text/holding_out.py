@@ -70,7 +70,7 @@ def document_numbers(
     key = seed.to_bytes(8, "little")
     start = 0
     for index, end in enumerate(ends.tolist()):
-        number = hashlib.blake2b(tokens[start:end], digest_size=8, key=key)
+        number = hashlib.blake2b(tokens[start:end].data, digest_size=8, key=key)
         if apart:
             number.update(index.to_bytes(8, "little"))
         numbers += number.digest()

@@ -88,7 +88,9 @@ def truncate_records(path: Path, step: int) -> None:
         kept += 1
     for number, later in enumerate(steps[kept:], kept + 1):
         if later <= step:
-            raise UserError(f"{path} is damaged before line {number}: repair it or remove it")
+            raise UserError(
+                f"{path} is damaged before line {number}: repair it, or move it elsewhere"
+            )
     result = b"".join(line + b"\n" for line in lines[:kept])
     if result != data:
         write_bytes_atomically(path, result)
@@ -104,7 +106,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         records.pop()
     for number, record in enumerate(records, 1):
         if record is None:
-            raise UserError(f"line {number} of {path} is damaged: repair it or remove it")
+            raise UserError(f"line {number} of {path} is damaged: repair it, or move it elsewhere")
     return [record for record in records if record is not None]
 
 
