@@ -493,8 +493,8 @@ def test_a_run_is_completed(
     command = f"python -m electra_ref.train --resume --output-dir {tmp_path}"
     assert printed[3].splitlines() == [
         f"step {last}: all is well",
-        f"{last} steps in 1 min 05 s; the run is in {tmp_path}",
-        f"to train on: {command}{' --set steps=40' if last == 20 else ''}",
+        f"{last} steps in 1 min 05 s; the run is in {tmp_path}; to train on:",
+        f"{command}{' --set steps=40' if last == 20 else ''}",
     ]
     assert said_to(trainer.progress) == []
 
@@ -532,7 +532,7 @@ def test_a_stopped_run_says_how_it_goes_on(
     stop.requested = signal.SIGTERM
     complete(trainer, stop, 7, started=time.monotonic())
     assert said_to(trainer.progress) == [
-        "saved at step 7; to go on: python -m electra_ref.train --resume --output-dir "
-        f"'{tmp_path}/a run'"
+        "saved at step 7; to go on:",
+        f"python -m electra_ref.train --resume --output-dir '{tmp_path}/a run'",
     ]
     assert capsys.readouterr().out == ""

@@ -222,9 +222,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(
     output = tmp_path / "diverged"
     settings = arguments(corpus, output, learning_rate=1e30, warmup_steps=0, checkpoint_every=1)
     assert train.main(settings) == 2
-    assert "diverged" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "diverged" in error
+    assert f"--resume --output-dir {output} --set learning_rate=5e+29" in error
     checkpoint = load_newest_checkpoint(output / "checkpoints", warn=pytest.fail)
     assert all(np.isfinite(tensor).all() for tensor in checkpoint.groups["model"].values())
+
+
+def test_the_advice_after_a_divergence_can_be_followed(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, original = tmp_path / "diverged", step.train_step
+
+    def train_step(config: Any, *everything: Any) -> Any:
+        result = original(config, *everything)
+        diverges = everything[3].step == 7 and config.learning_rate > 1e-4
+        return result._replace(loss=np.inf) if diverges else result
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    assert train.main(arguments(corpus, output, learning_rate=2e-4)) == 2
+    assert load_newest_checkpoint(output / "checkpoints", warn=pytest.fail).step == 5
+    lower = ["--resume", "--output-dir", str(output), "--set", "learning_rate=1e-4"]
+    assert train.main(lower) == 0
+    assert load_newest_checkpoint(output / "checkpoints", warn=pytest.fail).step == STEPS
 
 
 def test_token_ids_train_without_text(corpus: Path, tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ class Trainer:
                 is_first = False
                 is_last = self.state.step >= last_step or time.monotonic() >= deadline
                 bar.move_to(self.state.step, _note(result.loss, rate))
-                if (left := bar.first_estimate()) is not None:
+                if not is_last and (left := bar.first_estimate()) is not None:
+                    left = min(left, deadline - time.monotonic())
                     self.progress.say(f"about {format_duration(left)} of training left")
                 if self._is_due(self.config.log_every):
                     metrics.append(self._training_record(result, rate))
@@ -189,8 +190,9 @@ class Trainer:
     def _diverged(self, step: int, what: str) -> UserError:
         return UserError(
             f"step {step} has diverged ({what}) and is not saved; go on from the last checkpoint "
-            f"at a lower rate: --resume --output-dir {shlex.quote(str(self.run.path))} "
-            f"--set learning_rate={self.config.learning_rate / 2:g}"
+            f"at a lower rate: --resume --output-dir {shlex.quote(str(self.run.path))} --set "
+            f"learning_rate={self.config.learning_rate / 2:g}; if that diverges too, start a new "
+            "run with it"
         )
 
     def _is_due(self, every: int) -> bool:

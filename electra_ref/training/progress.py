@@ -52,9 +52,12 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.bar: Bar | None = None
 
-    def say(self, line: str) -> None:
-        """Write one line, above the bar if there is one; wrapped where the terminal is narrow."""
-        line = fitted(line, self.stream)
+    def say(self, line: str, *, whole: bool = False) -> None:
+        """Write one line, above the bar if there is one; wrapped where the terminal is narrow.
+
+        A ``whole`` line is not wrapped, so that it can be copied: a command.
+        """
+        line = line if whole else fitted(line, self.stream)
         if self.bar is not None and self.bar.tqdm is not None:
             self.bar.tqdm.write(line, file=self.stream)
         else:

@@ -13,6 +13,7 @@ lists each product). One product is timed to learn what this processor does in a
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ import numpy as np
 
 from electra_ref.config.model import discriminator_size, generator_size
 from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.text.examples import ExampleSource
 from electra_ref.training.progress import format_duration
@@ -30,6 +32,7 @@ from electra_ref.training.progress import format_duration
 MOST_EPOCHS = 100
 FEWEST_MASKED = 1000  # the accuracy then has a standard error of one or two percent
 LONG_SECONDS = 3 * 86_400  # a longer run on a processor is probably a mistake
+CERTAINLY_TOO_MUCH = 1.5  # times the memory of the machine; the forecast is not that far off
 PROCESS_BYTES = 200 * 2**20  # libraries and compiled kernels
 
 _SIDE = 768  # of the product that is timed
@@ -57,14 +60,43 @@ def forecast(
 
     ``config.vocab_size`` must be known.
     """
-    sequences = config.batch_size // config.accumulate
-    vectors = 3 + config.accumulate.bit_length()
-    numbers = vectors * parameters + sequences * config.max_length * _kept_numbers(config)
+    memory = memory_of(config, parameters, itemsize)
     flop = config.steps * config.batch_size * config.max_length * _flop_of_a_row(config)
     epochs = config.steps * config.batch_size / training.count
     evaluated = min(1.0, config.evaluation_batches * config.batch_size / held_out.count)
     masked = config.mask_probability * evaluated * held_out.tokens
-    return Forecast(parameters, int(itemsize * numbers) + PROCESS_BYTES, epochs, flop, masked)
+    return Forecast(parameters, memory, epochs, flop, masked)
+
+
+def memory_of(config: PretrainingConfig, parameters: int, itemsize: int) -> int:
+    """Return the bytes that a process needs, about."""
+    sequences = config.batch_size // config.accumulate
+    vectors = 3 + config.accumulate.bit_length()
+    numbers = vectors * parameters + sequences * config.max_length * _kept_numbers(config)
+    return int(itemsize * numbers) + PROCESS_BYTES
+
+
+def require_memory(config: PretrainingConfig, parameters: int, itemsize: int) -> None:
+    """Raise UserError if the memory of the machine is far too small: the system would end the run.
+
+    The message proposes the least ``accumulate`` with which the run fits.
+    """
+    available = memory_of_machine()
+    needed = memory_of(config, parameters, itemsize)
+    if needed <= CERTAINLY_TOO_MUCH * available:
+        return
+    for accumulate in range(config.accumulate + 1, config.batch_size + 1):
+        if config.batch_size % accumulate == 0:
+            smaller = dataclasses.replace(config, accumulate=accumulate)
+            if memory_of(smaller, parameters, itemsize) < available:
+                advice = f"--set accumulate={accumulate} gives the same result in less"
+                break
+    else:
+        advice = "choose a smaller preset, or a smaller max_length"
+    raise UserError(
+        f"this needs about {_format_bytes(needed)} of memory, and there are "
+        f"{_format_bytes(available)}; {advice}"
+    )
 
 
 def describe(config: PretrainingConfig, needs: Forecast, *, on_gpu: bool) -> Iterator[str]:

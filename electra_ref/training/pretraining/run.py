@@ -27,7 +27,7 @@ from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
-from electra_ref.training.pretraining.forecast import describe, forecast
+from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
@@ -154,7 +154,8 @@ def complete(
         trainer.train(stop, last_step, deadline)
     step = trainer.state.step
     if stop.requested is not None:
-        trainer.progress.say(f"saved at step {step:,}; to go on: {resume_command(trainer)}")
+        trainer.progress.say(f"saved at step {step:,}; to go on:")
+        trainer.progress.say(resume_command(trainer), whole=True)
         return
     evaluation = trainer.closing_evaluation()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
@@ -162,10 +163,10 @@ def complete(
     took = format_duration(time.monotonic() - started)
     lines = [
         f"step {step}: {evaluation.summary}",
-        f"{step - first_step:,} steps in {took}; the run is in {trainer.run.path}",
-        f"to train on: {resume_command(trainer)}",
+        f"{step - first_step:,} steps in {took}; the run is in {trainer.run.path}; to train on:",
     ]
     figures = "".join(f"{fitted(line, sys.stdout)}\n" for line in lines)
+    figures += f"{resume_command(trainer)}\n"
     show("\n\n".join([fitted(f"held-out samples: {LEGEND}", sys.stdout), *samples, figures]))
 
 
@@ -205,6 +206,8 @@ def _trainer(
     task = PretrainingTask(config, opened.backend, data)
     parameters = sum(math.prod(spec.shape) for spec in electra.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
+    if opened.device != "gpu":
+        require_memory(config, parameters, itemsize)
     needs = forecast(config, parameters, itemsize, data.training, data.held_out)
     for line in describe(config, needs, on_gpu=opened.device == "gpu"):
         progress.say(line)
