@@ -56,7 +56,9 @@ def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> Non
     """Pack again, document by document."""
     cache = data.training.cache
     fraction, seed = config.held_out_fraction, config.seed
-    *ends, held_out = divide(cache.tokens, cache.sentence_ends, cache.document_ends, fraction, seed)
+    sentence_ends, document_ends, held_out = divide(
+        cache.tokens, cache.sentence_ends, cache.document_ends, fraction, seed
+    )
     rules = PackingRules(
         max_length=config.max_length,
         single_segment_probability=config.single_segment_probability,
@@ -65,7 +67,7 @@ def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> Non
     )
     for source, part in ((data.training, ~held_out), (data.held_out, held_out)):
         assert part.sum() > 3
-        expected = pack_reference(*ends, np.flatnonzero(part), rules)
+        expected = pack_reference(sentence_ends, document_ends, np.flatnonzero(part), rules)
         np.testing.assert_array_equal(source.examples, expected)
 
 
