@@ -144,8 +144,9 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
                     started=started,
                     max_minutes=options.max_minutes,
                 )
-        except pretraining.StoppedError:
-            progress.say("stopped before the first step; --resume begins it")
+        except pretraining.StoppedError as stopped:
+            progress.say("stopped before the first step; to go on:")
+            progress.say(str(stopped), whole=True)
     return 0 if stop.requested is None else exit_code(stop.requested)
 
 

@@ -60,7 +60,8 @@ AREAS = {
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
-        "corpus embedded_corpus packing prepare prepare_settings token_cache vocabulary wordpiece",
+        "corpus embedded_corpus holding_out packing prepare prepare_settings token_cache "
+        "vocabulary wordpiece",
     ),
     "model": Area(
         ("model",),
@@ -68,8 +69,8 @@ AREAS = {
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint config device loop metrics optimizer presets pretraining_run pretraining_task "
-        "progress records run_directory samples saved_model schedule step step_wiring stop_signals "
+        "checkpoint config device forecast loop metrics optimizer presets pretraining_run "
+        "pretraining_task progress records run_directory samples saved_model schedule step step_wiring stop_signals "
         "summation train_arguments train_command",
     ),
 }

@@ -264,7 +264,8 @@ def test_the_preparation_is_shown_and_can_be_stopped(
     stop.requested = signal.SIGINT
     stages.clear()
     source = Source([str(corpus)], None)
-    with pytest.raises(StoppedError):
+    command = f"python -m electra_ref.train --resume --output-dir {tmp_path}/stopped"
+    with pytest.raises(StoppedError, match=f"^{command}$"):
         begin(tmp_path / "stopped", small_config(), source, quiet(), stop)
     assert stages == []
     assert closed == [True, True]

@@ -79,8 +79,9 @@ class Calls:
         assert isinstance(source, Source)
         return source
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, *, whole: bool = False) -> None:
         self.said.append(line)
+        assert whole == (line == "the command")
 
 
 @pytest.fixture
@@ -261,11 +262,11 @@ def test_a_signal_gives_the_exit_code_of_a_shell(number: int, code: int, calls: 
 
 
 def test_a_run_stopped_before_its_first_step_says_how_to_begin(calls: Calls) -> None:
-    calls.error = pretraining.StoppedError()
+    calls.error = pretraining.StoppedError("the command")
     calls.stop.requested = signal.SIGTERM
     assert train.main([]) == 143
     assert calls.completed is None
-    assert calls.said == ["stopped before the first step; --resume begins it"]
+    assert calls.said == ["stopped before the first step; to go on:", "the command"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ RUNS = Path("runs")  # of the runs without --output-dir
 
 
 class StoppedError(Exception):
-    """A signal asked to stop before the first step; the run can be resumed."""
+    """A signal asked to stop before the first step. The message is the command that resumes."""
 
 
 def begin(
@@ -155,7 +155,7 @@ def complete(
     step = trainer.state.step
     if stop.requested is not None:
         trainer.progress.say(f"saved at step {step:,}; to go on:")
-        trainer.progress.say(resume_command(trainer), whole=True)
+        trainer.progress.say(resume_command(trainer.run.path), whole=True)
         return
     evaluation = trainer.closing_evaluation()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
@@ -166,15 +166,14 @@ def complete(
         f"{step - first_step:,} steps in {took}; the run is in {trainer.run.path}; to train on:",
     ]
     figures = "".join(f"{fitted(line, sys.stdout)}\n" for line in lines)
-    figures += f"{resume_command(trainer)}\n"
+    more = f" --set steps={2 * step}" if step == trainer.config.steps else ""
+    figures += f"{resume_command(trainer.run.path)}{more}\n"
     show("\n\n".join([fitted(f"held-out samples: {LEGEND}", sys.stdout), *samples, figures]))
 
 
-def resume_command(trainer: Trainer) -> str:
-    """Return the whole command that continues the run, with more steps if it is at its end."""
-    command = f"{COMMAND} --resume --output-dir {shlex.quote(str(trainer.run.path))}"
-    steps = trainer.config.steps
-    return command if trainer.state.step < steps else f"{command} --set steps={2 * steps}"
+def resume_command(path: Path) -> str:
+    """Return the whole command that continues the run at ``path``."""
+    return f"{COMMAND} --resume --output-dir {shlex.quote(str(path))}"
 
 
 def _trainer(
@@ -254,7 +253,7 @@ def _prepare(
 
     def report(stage: str, done: int, total: int) -> None:
         if stop.requested is not None:
-            raise StoppedError
+            raise StoppedError(resume_command(run.path))
         progress.stage(stage, done, total)
 
     try:
