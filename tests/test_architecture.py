@@ -29,6 +29,8 @@ FLOORS = {
         "freed_memory",
         "gradient",
         "kernel_cache",
+        "private_folder",
+        "terminal_text",
         "process",
         "__init__",
     ),
