@@ -20,6 +20,7 @@ from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.process import prepare_process
+from electra_ref.terminal_text import visible
 from electra_ref.training.progress import Progress
 from electra_ref.training.stop_signals import StopSignals
 
@@ -35,7 +36,7 @@ def run_command(program: str, command: Callable[[], int]) -> int:
         message = str(error)
     except MemoryError as error:  # NumPy's and CuPy's are of this kind
         message = f"out of memory ({error}): raise accumulate, or choose a smaller preset"
-    print(f"{program}: error: {message}", file=sys.stderr)
+    print(f"{program}: error: {visible(message)}", file=sys.stderr)
     return 2
 
 

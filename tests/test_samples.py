@@ -79,6 +79,51 @@ def test_colour_marks_the_verdicts_and_leaves_the_text() -> None:
     assert "\33[33ma" in coloured  # false alarm: yellow
 
 
+def sample_of(*tokens: str) -> dict[str, Any]:
+    """Return a sample in which every token was replaced by itself, and flagged."""
+    count = len(tokens)
+    words = {name: list(tokens) for name in ("original", "masked", "generated")}
+    return {**words, "replaced": [True] * count, "probability": [1.0] * count}
+
+
+def test_marks_stand_below_wide_tokens() -> None:
+    """An ideograph takes two columns; so do its marks, and what follows does not drift."""
+    sample = {**sample_of("中国", "a", "か", "b"), "masked": ["中国", "[MASK]", "か", "b"]}
+    assert format_sample(sample, colour=False, columns=80).splitlines() == [
+        " original 中国 a      か b",
+        "   masked 中国 [MASK] か b",
+        "generated 中国 a      か b",
+        "  flagged ^^^^ ^      ^^ ^",
+    ]
+
+
+def test_a_sample_is_cut_by_its_width() -> None:
+    sample = sample_of("中国", "か", "e\u0301")
+    for columns, shown in ((18, 3), (17, 2), (16, 2), (15, 1)):  # 9 + 5 + 3 + 2 is 19
+        lines = format_sample(sample, colour=False, columns=columns + 1).splitlines()
+        assert lines[0].split()[1:] == sample["original"][:shown]
+        assert len(lines[3]) <= columns + 1
+
+
+def test_tokens_that_are_written_from_right_to_left_keep_their_places() -> None:
+    sample = sample_of("שלמה", "a", "عقلم")
+    lines = format_sample(sample, colour=False, columns=80).splitlines()
+    assert lines[2] == "generated \u2068שלמה\u2069 a \u2068عقلم\u2069"
+    assert lines[3] == "  flagged ^^^^ ^ ^^^^"
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_no_token_is_obeyed_by_the_terminal(colour: bool) -> None:
+    """Escape sequences of a corpus, of ids or of a vocabulary of somebody else are shown."""
+    sample = sample_of("\33[2J", "\x9b", "a\rb", "\u202e", "\u0301", "\n")
+    lines = format_sample(sample, colour=colour, columns=200).splitlines()
+    assert len(lines) == 4
+    for ours in ("\33[32m", "\33[2m", "\33[0m"):
+        lines = [line.replace(ours, "") for line in lines]
+    assert lines[2] == "generated \\x1b[2J \\x9b a\\rb \\u202e \u25cc\u0301 \\n"
+    assert lines[3] == "  flagged ^^^^^^^ ^^^^ ^^^^ ^^^^^^ ^ ^^"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -108,8 +108,8 @@ class BrokenLoss:
     def forward(self, run: Any, model: Any, batch: Batch, stream: RandomStream) -> Any:
         output, cache = electra.forward(run, model, batch, stream)
         if stream.first_example == self.first_example:
-            *terms, last = output.terms
-            output = output._replace(terms=(*terms, last._replace(sum=self.value)))
+            first, last = output.terms
+            output = output._replace(terms=(first, last._replace(sum=self.value)))
         return output, cache
 
 

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from electra_ref.files import disk_errors
+from electra_ref.terminal_text import encodable, visible
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_TO_ESTIMATE = 3.0  # of steps, before the remaining time is told
@@ -38,7 +39,7 @@ def show(text: str) -> None:
     """Write a result to standard output. Raises UserError if it cannot be written."""
     with disk_errors("write to standard output"):
         try:
-            print(text, end="", flush=True)
+            print(encodable(text, sys.stdout), end="", flush=True)
         except OSError:
             # At exit, Python writes the rest again, which would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,6 +58,7 @@ class Progress:
 
         A ``whole`` line is not wrapped, so that it can be copied: a command.
         """
+        line = visible(line)
         line = line if whole else fitted(line, self.stream)
         if self.bar is not None and self.bar.tqdm is not None:
             self.bar.tqdm.write(line, file=self.stream)
