@@ -14,8 +14,6 @@ from __future__ import annotations
 import unicodedata
 from typing import TextIO
 
-import wcwidth
-
 NEITHER_SHOWN_NOR_SAFE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})  # categories
 RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})  # bidirectional classes
 ISOLATE, END_OF_ISOLATE = "\u2068", "\u2069"
@@ -31,6 +29,8 @@ def visible(text: str) -> str:
 
 def columns_of(text: str) -> int:
     """Return how many columns of a terminal ``text`` takes; it must be ``visible``."""
+    import wcwidth  # noqa: PLC0415  (--help need not wait for its tables)
+
     return max(0, int(wcwidth.wcswidth(text)))
 
 

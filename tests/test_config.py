@@ -363,3 +363,12 @@ def test_files_are_read_as_utf_8_whatever_the_locale(
     monkeypatch.setattr(Path, "read_text", recorded)
     assert resolve_config(path=tmp_path / "run.toml").steps == 3
     assert encodings == ["utf-8"]
+
+
+def test_brackets_in_brackets_are_one_line(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    with pytest.raises(UserError, match="steps"):
+        resolve_config(settings=[f"steps={deep}"])
+    (tmp_path / "deep.toml").write_text(f"steps = {deep}")
+    with pytest.raises(UserError, match=r"deep\.toml is not valid TOML"):
+        resolve_config(path=tmp_path / "deep.toml")

@@ -7,6 +7,7 @@ what they are given.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -79,11 +80,9 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert resolve_config(path=run.config) == config
     assert trainer.config == dataclasses.replace(config, vocab_size=60)  # as the data yield
     assert load_vocabulary(run.vocabulary) == list(data.tokenizer.vocab)
-    assert json.loads(run.data.read_text()) == {
-        "key": data.key,
-        "format": FORMAT_VERSION,
-        **data.report,
-    }
+    digest = hashlib.sha256(run.vocabulary.read_bytes()).hexdigest()
+    facts = {"key": data.key, "format": FORMAT_VERSION, **data.report, "vocabulary_sha256": digest}
+    assert json.loads(run.data.read_text()) == facts
     assert data.report["bytes"] == corpus.stat().st_size
     environment = run.environment()
     assert environment["source"] == {"corpus": [str(corpus)], "tokens": None}

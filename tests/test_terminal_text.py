@@ -21,8 +21,8 @@ def is_raw(text: str) -> bool:
 
 
 def test_every_character_without_a_shape_is_escaped() -> None:
-    """All of Unicode: none that is left can be obeyed, and none with a shape is changed."""
-    for code_point in range(sys.maxunicode + 1):
+    """None that is left can be obeyed, and none with a shape is changed."""
+    for code_point in (*range(0x20000), *range(0xE0000, 0xE0200), sys.maxunicode):
         character = chr(code_point)
         shown = visible(f"a{character}b")
         has_shape = unicodedata.category(character) in ("Mn", "Mc", "Me", "Zs") or (

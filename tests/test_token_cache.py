@@ -143,6 +143,23 @@ def test_an_index_names_files_of_its_own_folder_only(name: str, tmp_path: Path) 
     assert open_intact(tmp_path, KEY) is None
 
 
+@pytest.mark.parametrize("facts", [None, [], "text", 3])
+def test_facts_are_a_table(facts: Any, tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    forge_index(whole.path / "meta.json", lambda index: index.update(facts=facts))
+    assert open_intact(tmp_path, KEY) is None
+    forge_index(whole.path / "meta.json", lambda index: index.pop("facts"))
+    assert open_or_build(tmp_path, KEY, build_two_files) == whole
+
+
+def test_nesting_that_can_be_read_but_not_written_is_damage(tmp_path: Path) -> None:
+    """Around the depth at which Python's reader or its writer gives up, whichever comes first."""
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    for depth in (900, 960, 990, 5_000, 50_000):
+        (whole.path / "meta.json").write_text('{"facts":' * depth + "1" + "}" * depth)
+        assert open_intact(tmp_path, KEY) is None
+
+
 @pytest.mark.parametrize("damage", ["removed", "altered", "another key", "no folder"])
 def test_a_damaged_folder_is_built_anew(damage: str, tmp_path: Path) -> None:
     whole = open_or_build(tmp_path, KEY, build_two_files)
@@ -225,11 +242,27 @@ def test_a_file_cut_short_is_not_mapped(how: str, tmp_path: Path) -> None:
         check_size(folder, "a.bin")
 
 
+def test_a_mapped_array_stays_while_its_folder_is_built_anew(tmp_path: Path) -> None:
+    """A second process may find the folder damaged; the first goes on with what it checked."""
+    folder = open_or_build(tmp_path, KEY, build_two_files)
+    array = map_array(folder, "a.bin", np.uint8)
+    before = array.tobytes()
+    (folder.path / "meta.json").unlink()
+
+    def build_others(path: Path) -> dict[str, Any]:
+        (path / "a.bin").write_bytes(bytes(40))
+        return {}
+
+    open_or_build(tmp_path, KEY, build_others)
+    assert array.tobytes() == before != bytes(40)
+
+
 def test_the_cache_folder_is_the_users_or_the_fallback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert find_cache_dir(tmp_path / "run") == tmp_path / "xdg/electra_ref"
+    assert (tmp_path / "xdg/electra_ref").stat().st_mode & 0o777 == 0o700
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert find_cache_dir(tmp_path / "run") == tmp_path / "home/.cache/electra_ref"

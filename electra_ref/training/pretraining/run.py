@@ -19,12 +19,10 @@ from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import changes_between, keys_of, to_toml
 from electra_ref.errors import UserError
-from electra_ref.files import write_json_atomically
 from electra_ref.masking import masked_slots
 from electra_ref.model.objectives import electra
 from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
-from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
@@ -38,6 +36,7 @@ from electra_ref.training.progress import (
     show,
     wants_colour,
 )
+from electra_ref.training.run_data import read_vocabulary, record_data
 from electra_ref.training.run_directory import RunDirectory, new_run_path
 from electra_ref.training.stop_signals import StopSignals
 
@@ -200,8 +199,8 @@ def _trainer(
         )
     config = dataclasses.replace(config, vocab_size=entries)
     if not run.data.exists():  # a resumed run may have been stopped before this
-        save_vocabulary(run.vocabulary, data.tokenizer.vocab)
-        write_json_atomically(run.data, {"key": data.key, "format": FORMAT_VERSION, **data.report})
+        facts = {"key": data.key, "format": FORMAT_VERSION, **data.report}
+        record_data(run, data.tokenizer.vocab, facts)
     task = PretrainingTask(config, opened.backend, data)
     parameters = sum(math.prod(spec.shape) for spec in electra.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
@@ -262,7 +261,7 @@ def _prepare(
             find_cache_dir(run.path / "cache"),
             corpus=source.corpus,
             ids_path=source.tokens,
-            vocabulary=load_vocabulary(run.vocabulary) if run.data.exists() else None,
+            vocabulary=read_vocabulary(run) if run.data.exists() else None,
             known_key=_known_key(run) if run.data.exists() else None,
             moved=moved,
             progress=report,
