@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,16 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "link").is_symlink()
 
 
-@pytest.mark.parametrize(("error", "word"), [(errno.EINVAL, None), (errno.EIO, "fault")])
+@pytest.mark.parametrize(
+    ("error", "word"), [(errno.EINVAL, None), (errno.ENOTSUP, None), (errno.EIO, "fault")]
+)
 def test_only_a_disk_that_cannot_sync_folders_is_forgiven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, word: str | None
 ) -> None:
     fsync = os.fsync
 
     def fsync_files_only(descriptor: int) -> None:
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(error, os.strerror(error))
         fsync(descriptor)
 

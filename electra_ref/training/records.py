@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from electra_ref.errors import UserError
-from electra_ref.files import disk_errors, write_all, write_bytes_atomically
+from electra_ref.files import disk_errors, force_to_disk, write_all, write_bytes_atomically
 from electra_ref.training.checkpoint import NonFiniteError
 
 
@@ -61,7 +61,7 @@ class RecordFile:
         Raises UserError.
         """
         with disk_errors(f"write {self.path}"):
-            os.fsync(self._descriptor)
+            force_to_disk(self._descriptor)
 
     def close(self) -> None:
         """Close the file; the lines are already with the kernel."""
