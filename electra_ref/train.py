@@ -28,10 +28,12 @@ from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
 from electra_ref.training.stop_signals import exit_code
 
+PROGRAM = "python -m electra_ref.train"
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    parser = build_parser()
+
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
+    """Run the command line; return the exit code. Messages call it ``program``."""
+    parser = build_parser(program)
     return run_command(parser.prog, lambda: train(parser.parse(arguments)))
 
 
@@ -53,10 +55,10 @@ def train(options: argparse.Namespace) -> int:
     return run(options, config)
 
 
-def build_parser() -> Parser:
+def build_parser(program: str = PROGRAM) -> Parser:
     """Return the parser; its help is what a newcomer reads first."""
     parser = Parser(
-        "python -m electra_ref.train",
+        program,
         "Pre-train ELECTRA on text or token ids. Without arguments it trains the tiny preset on "
         "the documentation that comes with Python.",
         PretrainingConfig,
