@@ -25,7 +25,12 @@ def test_a_command_gets_its_arguments_and_its_name(
 ) -> None:
     given: list[Any] = []
     module = importlib.import_module(f"electra_ref.{name}")
-    monkeypatch.setattr(module, "main", lambda *arguments: given.append(arguments) or 7)
+
+    def record(*arguments: Any) -> int:
+        given.append(arguments)
+        return 7
+
+    monkeypatch.setattr(module, "main", record)
     assert commands.main([name, "--flag", "value"]) == 7
     assert given == [(["--flag", "value"], f"electra-ref {name}")]
 
