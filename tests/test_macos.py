@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from electra_ref import freed_memory
 from electra_ref.command_line import reporting
 from electra_ref.files import force_to_disk, write_text_atomically
 from electra_ref.training.environment import describe_environment
@@ -34,7 +35,7 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(Path, "read_text", without_proc)
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+    monkeypatch.setattr(freed_memory, "ctypes", SimpleNamespace(CDLL=lambda _name: object()))
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", F_FULLFSYNC, raising=False)
     monkeypatch.setattr(fcntl, "fcntl", lambda _, command: calls.append(command))
     return calls
