@@ -136,10 +136,11 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with ``write_bytes_atomically``; keys keep their order.
 
-    Raises ValueError for NaN and infinity, which JSON does not have.
+    The name of a file may be no UTF-8; Python then puts lone surrogates into it. JSON can hold them
+    as escapes. Raises ValueError for NaN and infinity, which JSON does not have.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text_atomically(path, text + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -32,6 +33,14 @@ def test_json_is_written_for_people_and_without_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json_atomically(tmp_path / "a.json", float("nan"))
     assert (tmp_path / "a.json").read_text("utf-8") == text
+
+
+def test_json_holds_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    value = {"corpus": [os.fsdecode(b"caf\xe9/\xff.txt"), "é \\udce9"]}
+    write_json_atomically(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text("utf-8")
+    assert json.loads(text) == value
+    assert r"caf\udce9/" in text
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

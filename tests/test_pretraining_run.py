@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import signal
 import time
@@ -96,6 +97,23 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
         f"data: {data.report['tokens']:,} tokens, 60 in the vocabulary, "
         f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out",
     ]
+
+
+def test_folders_and_files_may_have_names_that_are_no_utf_8(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a disk of another system; a terminal shows such bytes as escapes."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9 \x1b[31m")
+    folder.mkdir()
+    corpus = corpus.rename(folder / "corpus.txt")
+    trainer = begin_small(folder / "run", corpus, steps=2)
+    with trainer.run:
+        complete(trainer, StopSignals(), 1)
+    assert capsys.readouterr().out.endswith(r"/caf\udce9 \x1b[31m/run" + "\n")
+    resumed = resume(folder / "run", None, quiet(), StopSignals())
+    with resumed.run as run:
+        assert run.environment()["source"]["corpus"] == [str(corpus)]
+        assert resumed.state.step == 1
 
 
 def test_bytes_that_are_no_text_are_counted_for_the_user(corpus: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from electra_ref.config.settings import changes_between, keys_of, to_toml
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.model.objectives import electra
+from electra_ref.terminal_text import visible
 from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.training.environment import describe_environment, fingerprint_changes
@@ -159,14 +160,14 @@ def complete(
     evaluation = trainer.closing_evaluation()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
     samples = [format_sample(s, colour=colour, columns=columns) for s in evaluation.samples]
-    took = format_duration(time.monotonic() - started)
+    path, took = visible(str(trainer.run.path)), format_duration(time.monotonic() - started)
     lines = [
         f"step {step}: {evaluation.summary}",
-        f"{step - first_step:,} steps in {took}; the run is in {trainer.run.path}; to train on:",
+        f"{step - first_step:,} steps in {took}; the run is in {path}; to train on:",
     ]
     figures = "".join(f"{fitted(line, sys.stdout)}\n" for line in lines)
     more = f" --set steps={2 * step}" if step == trainer.config.steps else ""
-    figures += f"{resume_command(trainer.run.path)}{more}\n"
+    figures += f"{visible(resume_command(trainer.run.path))}{more}\n"
     show("\n\n".join([fitted(f"held-out samples: {LEGEND}", sys.stdout), *samples, figures]))
 
 
