@@ -57,7 +57,10 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     """The entries of one kernel. Raises RuntimeError where no folder can be used."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
+        try:
+            super().__init__(function)
+        except UnicodeEncodeError as error:
+            raise RuntimeError(f"cannot cache {function}: its path is no UTF-8") from error
         module = function.__module__
         name = f"{module}.{function.__qualname__}-{sys.implementation.cache_tag}"
         folder = _private_folder(self._impl.locator, function)

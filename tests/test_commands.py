@@ -38,8 +38,12 @@ def test_a_command_gets_its_arguments_and_its_name(
 @pytest.mark.parametrize("name", commands.COMMANDS)
 @pytest.mark.parametrize("program", ["electra-ref", "python -m electra_ref"])
 def test_messages_call_a_command_as_the_user_did(
-    name: str, program: str, capsys: pytest.CaptureFixture[str]
+    name: str,
+    program: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         commands.main([name, "--help"], program)
     assert capsys.readouterr().out.startswith(f"usage: {program} {name} ")

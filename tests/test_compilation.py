@@ -92,6 +92,15 @@ def test_kernels_compile_where_no_cache_folder_can_be_written(tmp_path: Path) ->
     assert run_python(code, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache") == "6"
 
 
+def test_kernels_compile_where_the_path_of_their_source_is_no_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "kernel.py").write_text(KERNEL)
+    code = "import kernel; print(kernel.triple(2))"
+    path = f"{ROOT}{os.pathsep}{folder}"
+    assert run_python(code, PYTHONPATH=path, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == "6"
+
+
 def test_kernels_without_a_source_file_compile() -> None:
     names: dict[str, Any] = {}
     exec(compile(KERNEL, "<string>", "exec"), names)

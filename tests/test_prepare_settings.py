@@ -73,7 +73,7 @@ def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> Non
 
 def test_each_setting_reaches_its_place(text: Path, cache: Path) -> None:
     data = prepare(CONFIG, cache, corpus=[str(text)])
-    documents = [document.split("\n") for document in text.read_text().strip().split("\n\n")]
+    documents = [document.split("\n") for document in text.read_text("utf-8").strip().split("\n\n")]
     lines = [line for document in documents for line in document]
     vocabulary = train_vocabulary(lines, 66, lowercase=False)
     assert data.tokenizer.vocab == tuple(vocabulary)
@@ -180,7 +180,7 @@ def test_a_large_corpus_trains_its_vocabulary_on_a_share_of_it(
     """It has three times what is read whole, so every fourth of its 40 documents is read."""
     monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", text.stat().st_size // 3)
     data = prepare(small_config(), cache, corpus=[str(text)])
-    documents = text.read_text().strip().split("\n\n")[::4]
+    documents = text.read_text("utf-8").strip().split("\n\n")[::4]
     assert list(data.tokenizer.vocab) == train_vocabulary(documents, 60)
     assert data.report["documents"] == 40
 
