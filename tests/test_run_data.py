@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
+from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
-from electra_ref.training.pretraining.run import begin, resume
-from electra_ref.training.pretraining.source import Source
-from electra_ref.training.run_data import read_vocabulary
+from electra_ref.text.vocabulary import save_vocabulary
+from electra_ref.training.pretraining.run import resume
+from electra_ref.training.run_data import read_vocabulary, record_data
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.saved_model import open_model
 from electra_ref.training.stop_signals import StopSignals
-from tests.small_runs import begin_small, quiet, small_config, write_corpus
+from tests.small_runs import begin_small, quiet, write_corpus
+
+VOCABULARY = [*SPECIAL_TOKENS, "é", "river", "##s"]
+CHANGED = "was changed after the run began; "
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
-    """A run at step 0, its data in a cache of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run = begin_small(tmp_path / "run", write_corpus(tmp_path / "corpus.txt")).run
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "electra_ref"
+
+
+@pytest.fixture
+def run(tmp_path: Path, cache: Path) -> RunDirectory:
+    """A run that knows its data."""
+    del cache
+    run = RunDirectory.create(tmp_path / "run", "", {})
+    record_data(run, VOCABULARY, {"key": "tokens-1", "tokens": 5})
     run.close()
     return run
 
@@ -35,62 +49,92 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("position", [0, 40, -2])
-def test_a_changed_vocabulary_is_noticed_and_can_be_copied_back(
-    position: int, run: RunDirectory, tmp_path: Path
-) -> None:
-    flip(run.vocabulary, position)
-    with pytest.raises(UserError, match="was changed after the run began") as caught:
-        resume(run.path, None, quiet(), StopSignals())
-    with pytest.raises(UserError, match="was changed after the run began"):
-        open_model(run.path)
-    found = re.search(r"; copy (\S+) to it$", str(caught.value))
-    assert found
-    assert found[1].startswith(str(tmp_path / "cache"))
-    shutil.copy(found[1], run.vocabulary)
-    resume(run.path, None, quiet(), StopSignals()).run.close()
+def change_facts(run: RunDirectory, **facts: Any) -> None:
+    run.data.write_text(json.dumps({**json.loads(run.data.read_bytes()), **facts}))
 
 
-def test_without_the_cache_a_new_run_writes_it_again(run: RunDirectory, tmp_path: Path) -> None:
-    before = run.vocabulary.read_bytes()
-    shutil.rmtree(tmp_path / "cache")
-    flip(run.vocabulary, 0)
-    with pytest.raises(UserError, match=f"a new run .* --config {run.config} --max-steps 1 also"):
+def test_the_record_holds_what_was_read_and_the_hash_of_the_file(run: RunDirectory) -> None:
+    digest = hashlib.sha256(run.vocabulary.read_bytes()).hexdigest()
+    facts = {"key": "tokens-1", "tokens": 5, "vocabulary_sha256": digest}
+    assert json.loads(run.data.read_text("utf-8")) == facts
+    assert read_vocabulary(run) == VOCABULARY
+
+
+def test_every_changed_byte_is_noticed(run: RunDirectory) -> None:
+    for position in range(run.vocabulary.stat().st_size):
+        flip(run.vocabulary, position)
+        with pytest.raises(UserError, match=CHANGED):
+            read_vocabulary(run)
+        flip(run.vocabulary, position)
+    assert read_vocabulary(run) == VOCABULARY
+
+
+@pytest.mark.parametrize("where", ["the user's cache", "the run's cache"])
+def test_the_error_names_a_copy_in_the_cache(where: str, run: RunDirectory, cache: Path) -> None:
+    """The one with the bytes that are wanted, of several."""
+    if where == "the run's cache":
+        cache.touch()  # a file: there can be no folder
+        cache = run.path / "cache"
+    for name, vocabulary in (
+        ("a", [*VOCABULARY, "x"]), ("b", VOCABULARY), ("c", [*VOCABULARY, "y"])
+    ):  # fmt: skip
+        (cache / name).mkdir(parents=True)
+        save_vocabulary(cache / name / "vocab.txt", vocabulary)
+    flip(run.vocabulary, 40)
+    with pytest.raises(UserError) as caught:
         read_vocabulary(run)
-    begin_small(tmp_path / "new", tmp_path / "corpus.txt").run.close()
-    assert (tmp_path / "new/vocab.txt").read_bytes() == before
+    assert str(caught.value) == f"{run.vocabulary} {CHANGED}copy {cache / 'b/vocab.txt'} to it"
 
 
-def test_the_vocabulary_of_token_ids_is_compared_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_without_a_copy_the_error_names_the_command_that_writes_one(
+    has_cache: bool, run: RunDirectory, cache: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 50, (40, 30)))
-    source = Source([], str(tmp_path / "ids.npy"))
-    run = begin(tmp_path / "run", small_config(), source, quiet(), StopSignals()).run
-    run.close()
-    assert len(read_vocabulary(run)) == 55
-    run.vocabulary.write_bytes(run.vocabulary.read_bytes() + b"50\n")
-    with pytest.raises(UserError, match="was changed after the run began"):
+    if not has_cache:
+        cache.touch()
+        (run.path / "cache").touch()
+    flip(run.vocabulary, 40)
+    with pytest.raises(UserError) as caught:
         read_vocabulary(run)
+    assert str(caught.value) == (
+        f"{run.vocabulary} {CHANGED}put back a copy of it; a new run on the same data with "
+        f"--config {run.config} --max-steps 1 also writes one"
+    )
 
 
 def test_runs_of_older_versions_have_no_hash_and_open(run: RunDirectory) -> None:
-    facts = json.loads(run.data.read_bytes())
-    del facts["vocabulary_sha256"]
-    run.data.write_text(json.dumps(facts))
-    resume(run.path, None, quiet(), StopSignals()).run.close()
+    change_facts(run, vocabulary_sha256=None)
+    assert read_vocabulary(run) == VOCABULARY
 
 
-@pytest.mark.parametrize("text", ["", "[]", "nonsense", "[" * 100_000])
-def test_a_damaged_record_does_not_hide_the_vocabulary(text: str, run: RunDirectory) -> None:
-    run.data.write_text(text)
-    assert len(read_vocabulary(run)) == 60
-    with pytest.raises(UserError, match="is damaged"):
-        resume(run.path, None, quiet(), StopSignals())
+@pytest.mark.parametrize("text", [None, "", "[]", "[1]", "nonsense", "[" * 100_000])
+def test_a_damaged_record_does_not_hide_the_vocabulary(text: str | None, run: RunDirectory) -> None:
+    run.data.unlink()
+    if text is not None:
+        run.data.write_text(text)
+    assert read_vocabulary(run) == VOCABULARY
 
 
 def test_a_vocabulary_that_is_gone_is_a_user_error(run: RunDirectory) -> None:
     run.vocabulary.unlink()
     with pytest.raises(UserError, match="cannot read the vocabulary"):
         read_vocabulary(run)
+
+
+def test_a_run_and_its_model_open_after_what_the_errors_advise(tmp_path: Path, cache: Path) -> None:
+    """Copy the file from the cache; without a cache, let a new run write it."""
+    corpus = write_corpus(tmp_path / "corpus.txt")
+    run = begin_small(tmp_path / "run", corpus).run
+    run.close()
+    flip(run.vocabulary, 40)
+    with pytest.raises(UserError, match=f"{CHANGED}copy ") as caught:
+        resume(run.path, None, quiet(), StopSignals())
+    with pytest.raises(UserError, match=f"{CHANGED}copy "):
+        open_model(run.path)
+    copy = Path(str(caught.value).partition("; copy ")[2].removesuffix(" to it"))
+    before = copy.read_bytes()
+    shutil.copy(copy, run.vocabulary)
+    resume(run.path, None, quiet(), StopSignals()).run.close()
+    shutil.rmtree(cache)
+    begin_small(tmp_path / "new", corpus).run.close()
+    assert (tmp_path / "new/vocab.txt").read_bytes() == before

@@ -35,7 +35,7 @@ def test_a_sample_says_what_both_networks_did() -> None:
     attention_mask = np.arange(4) < np.array([4, 3] + [1] * (rows - 2))[:, None]
     replaced = ids != corrupted
     logits = np.zeros((rows, 4))
-    logits[1] = [-np.log(3), np.log(3), 0.0, 9.0]
+    logits[1] = [-np.log(3), np.log(3), np.log(0.1234567 / 0.8765433), 9.0]
     nothing = np.zeros((rows, 1), np.int32)
     batch = Batch(ids, np.zeros_like(ids), attention_mask)
     output = ElectraOutput(
@@ -54,7 +54,7 @@ def test_a_sample_says_what_both_networks_did() -> None:
         "masked": ["zero", "one", "b"],
         "generated": ["zero", "d", "b"],
         "replaced": [False, True, False],
-        "probability": [0.25, 0.75, 0.5],
+        "probability": [0.25, 0.75, 0.1235],
     }
 
 
@@ -65,6 +65,11 @@ def test_a_sample_is_four_aligned_lines() -> None:
         "generated [CLS] a tree   sings  [SEP]",
         "  flagged       ? ^^^^   -----",
     ]
+
+
+def test_a_token_at_even_odds_is_not_flagged() -> None:
+    lines = format_sample({**SAMPLE, "probability": [0.5] * 5}, colour=False, columns=80)
+    assert lines.splitlines()[3] == "  flagged         ----   -----"
 
 
 def test_a_sample_keeps_to_the_width_of_the_terminal() -> None:

@@ -55,21 +55,24 @@ def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
         *(sample[key] for key in ("original", "masked", "generated", "replaced", "probability")),
         strict=True,
     ):
-        cells = [cell(token) for token in tokens]
-        widths = [columns_of(text) for text in cells]
-        room -= 1 + max(widths)
+        original, masked, generated = (cell(token) for token in tokens)
+        width = max(map(columns_of, (original, masked, generated)))
+        room -= 1 + width
         if room < 0:
             break
         verdict = {(True, True): "^", (True, False): "-", (False, True): "?"}
-        sign = verdict.get((replaced, probability > 0.5), " ") * widths[-1]
+        sign = verdict.get((replaced, probability > 0.5), " ") * columns_of(generated)
         paint = {"^": _GREEN, "-": _RED, "?": _YELLOW}.get(sign[:1], "") if colour else ""
-        padded = [text + " " * (max(widths) - columns_of(text)) for text in (*cells, sign)]
         plain = _PLAIN if paint else ""
-        for name, text, before, after in zip(
-            lines, padded, ("", "", paint, paint), ("", "", plain, plain), strict=True
-        ):
-            lines[name].append(before + text + after)
+        lines["original"].append(_padded(original, width))
+        lines["masked"].append(_padded(masked, width))
+        lines["generated"].append(f"{paint}{_padded(generated, width)}{plain}")
+        lines["flagged"].append(f"{paint}{_padded(sign, width)}{plain}")
     dim, plain = (_DIM, _PLAIN) if colour else ("", "")
     return "\n".join(
         f"{dim}{name:>9}{plain} {' '.join(tokens).rstrip()}" for name, tokens in lines.items()
     )
+
+
+def _padded(text: str, columns: int) -> str:
+    return text + " " * (columns - columns_of(text))
