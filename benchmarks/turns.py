@@ -169,7 +169,8 @@ def peak_resident_bytes() -> int:
     On Linux ``ru_maxrss`` includes that of the process that started this one; VmHWM does not.
     """
     peak = _status_bytes("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if peak is None else peak
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if peak is None else peak
 
 
 def resident_bytes() -> int:

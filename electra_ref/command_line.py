@@ -6,16 +6,21 @@ Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
-from electra_ref.config.settings import Presets
+from electra_ref.config.settings import OTHER_NAMES, Presets, Settings
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.process import prepare_process
+from electra_ref.terminal_text import visible
 from electra_ref.training.progress import Progress
 from electra_ref.training.stop_signals import StopSignals
 
@@ -31,8 +36,50 @@ def run_command(program: str, command: Callable[[], int]) -> int:
         message = str(error)
     except MemoryError as error:  # NumPy's and CuPy's are of this kind
         message = f"out of memory ({error}): raise accumulate, or choose a smaller preset"
-    print(f"{program}: error: {message}", file=sys.stderr)
+    print(f"{program}: error: {visible(message)}", file=sys.stderr)
     return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are lines for people, with ``--version`` and without abbreviations."""
+
+    def __init__(self, program: str, description: str, table: type[Settings]) -> None:
+        """``table`` has the settings that ``--set`` may name."""
+        super().__init__(prog=program, description=description, allow_abbrev=False)
+        self._table = table
+        self.add_argument("--version", action="version", version=f"electra_ref {_version()}")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Return the parsed arguments. Raises UserError where argparse would print and exit."""
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            raise UserError(self._unknown(unknown[0]))
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with what argparse says."""
+        raise UserError(f"{message}; --help lists all arguments")
+
+    def _unknown(self, argument: str) -> str:
+        flag, _, value = argument.partition("=")
+        key = flag.lstrip("-").replace("-", "_")
+        if not flag.startswith("--"):
+            return f"{argument} belongs to no argument; --help lists all arguments"
+        flags = [name for action in self._actions for name in action.option_strings]
+        if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
+            return f"unknown argument {flag}; the nearest one is {near[0]}"
+        if key in {field.name for field in dataclasses.fields(self._table)}:
+            return f"unknown argument {flag}; write --set {key}={value or 'VALUE'}"
+        if (other := OTHER_NAMES.get(key)) is not None:
+            return f"unknown argument {flag}; write --set {other}=VALUE"
+        return f"unknown argument {flag}; --help lists all arguments"
+
+
+def _version() -> str:
+    try:
+        return version("electra-ref")
+    except PackageNotFoundError:  # a tree that is not installed
+        return "(not installed)"
 
 
 @contextmanager

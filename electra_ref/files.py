@@ -3,13 +3,15 @@
 Bytes are written under a temporary name beside the final one and forced to the disk (fsync). Then
 the file is renamed; POSIX makes a rename atomic. Then the folder, which holds the name, is forced
 to the disk. Without the first fsync a power cut can leave the new name on an empty file. Without
-the second it can undo a rename that was already reported. Source: Pillai et al. 2014, "All File
-Systems Are Not Created Equal" (OSDI).
+the second it can undo a rename that was already reported. On macOS, fsync leaves the bytes in the
+memory of the disk; another call forces them out. Source: Pillai et al. 2014, "All File Systems Are
+Not Created Equal" (OSDI); Apple's manual page fsync(2).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -51,6 +53,19 @@ def temporary_name(name: str, kind: str = "tmp") -> str:
     return f".{name}.{secrets.token_hex(4)}.{kind}"
 
 
+def force_to_disk(descriptor: int) -> None:
+    """Wait until the bytes of a file, or the names of a folder, would survive a power cut.
+
+    Raises OSError.
+    """
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS only
+    if full_sync is not None:
+        with suppress(OSError):  # file systems of other machines do not know it
+            fcntl.fcntl(descriptor, full_sync)
+            return
+    os.fsync(descriptor)
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write ``data``, in several calls where a signal or a full disk cuts one short.
 
@@ -69,7 +84,7 @@ def write_new_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, _NEW_FILE, 0o666)
     try:
         write_all(descriptor, data)
-        os.fsync(descriptor)
+        force_to_disk(descriptor)
     finally:
         os.close(descriptor)
 
@@ -78,9 +93,10 @@ def sync_folder(folder: Path) -> None:
     """Force the names in ``folder`` to the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        force_to_disk(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # the answer of network file systems that cannot do this
+        # the answers of network file systems that cannot do this
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(descriptor)
@@ -120,11 +136,11 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with ``write_bytes_atomically``; keys keep their order.
 
-    Raises ValueError for NaN and infinity, which JSON does not have.
+    The name of a file may be no UTF-8; Python then puts lone surrogates into it. JSON can hold them
+    as escapes. Raises ValueError for NaN and infinity, which JSON does not have.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # A file name may hold a lone surrogate; JSON has an escape for it, which looks as Python's.
-    write_bytes_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -28,7 +28,7 @@ def acquire_lock(path: Path, on_held: Callable[[str], object]) -> FileIO:
     lock = FileIO(os.open(path, flags, 0o666), "r+")
     try:
         if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
-            raise UserError(f"{path} is not a file; remove it")
+            raise UserError(f"{path} is not a file; move it elsewhere")
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

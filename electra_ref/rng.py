@@ -49,7 +49,6 @@ class Purpose(enum.IntEnum):
     ORDER = 4
     PACK = 5
     INITIALIZE = 6
-    HOLD_OUT = 7
     DROPOUT = 0x100  # plus the number of the dropout site
 
 

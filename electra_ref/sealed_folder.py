@@ -21,7 +21,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from electra_ref.files import sync_folder, write_new_file
+from electra_ref.files import force_to_disk, sync_folder, write_new_file
 
 _MAX_INDEX_BYTES = 16 * 2**20  # more than any index has, so that no file can fill the memory
 _FILE_NAME = re.compile(r"[\w.-]+", re.ASCII)
@@ -46,7 +46,7 @@ def seal(index: Path, facts: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(index.parent.iterdir()):
         with _opened(path) as stream:
-            os.fsync(stream.fileno())
+            force_to_disk(stream.fileno())
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             files[path.name] = {"bytes": stream.tell(), "sha256": digest}
     write_new_file(index, _render({**facts, "files": files}))

@@ -7,12 +7,20 @@ checkpoint saved.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from electra_ref.command_line import add_settings_arguments, reporting, run_command, settings_of
+from electra_ref.command_line import (
+    Parser,
+    add_settings_arguments,
+    reporting,
+    run_command,
+    settings_of,
+)
 from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
@@ -20,17 +28,21 @@ from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
 from electra_ref.training.stop_signals import exit_code
 
+PROGRAM = "python -m electra_ref.train"
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    parser = build_parser()
-    return run_command(parser.prog, lambda: train(parser.parse_args(arguments)))
+
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
+    """Run the command line; return the exit code. Messages call it ``program``."""
+    parser = build_parser(program)
+    return run_command(parser.prog, lambda: train(parser.parse(arguments)))
 
 
 def train(options: argparse.Namespace) -> int:
     """Do what ``options`` say; return the exit code. Raises UserError."""
     if options.max_steps is not None and options.max_steps < 1:
         raise UserError(f"--max-steps {options.max_steps}: at least 1")
+    if options.max_minutes is not None and not 0 < options.max_minutes < math.inf:
+        raise UserError(f"--max-minutes {options.max_minutes:g}: a number above 0")
     if options.resume:
         refuse_with_resume(options)
         return run(options, config=None)
@@ -43,12 +55,13 @@ def train(options: argparse.Namespace) -> int:
     return run(options, config)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = PROGRAM) -> Parser:
     """Return the parser; its help is what a newcomer reads first."""
-    parser = argparse.ArgumentParser(
-        prog="python -m electra_ref.train",
-        description="Pre-train ELECTRA on text or token ids. Without arguments it trains the tiny "
-        "preset on the documentation that comes with Python.",
+    parser = Parser(
+        program,
+        "Pre-train ELECTRA on text or token ids. Without arguments it trains the tiny preset on "
+        "the documentation that comes with Python.",
+        PretrainingConfig,
     )
     add = parser.add_argument
     add(
@@ -81,23 +94,34 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop after step N, with a checkpoint; the schedule stays that of the configuration",
     )
     add(
+        "--max-minutes",
+        type=float,
+        metavar="N",
+        help="stop N minutes after the start, with a checkpoint; a step is completed, and an "
+        "evaluation comes after it",
+    )
+    add(
         "--resume",
         action="store_true",
-        help="continue the run in --output-dir, or the newest one in runs/",
+        help="continue the run in --output-dir, or the newest one in runs/; --set and --device "
+        "may then change steps, learning rate, warm-up, intervals and device, and --corpus or "
+        "--tokens name where the same data lie now",
     )
     return parser
 
 
 def refuse_with_resume(options: argparse.Namespace) -> None:
-    """Raise UserError for an argument that would change a run that has already begun."""
+    """Raise UserError for an argument that would change a run that has already begun.
+
+    The run itself looks at ``--set``.
+    """
     if options.print_config:
         raise UserError(
             "--print-config and --resume exclude each other; see config.toml in the run"
         )
-    fixed = "corpus", "text_key", "tokens", "preset", "config", "settings", "precision", "seed"
-    for name in fixed:
-        if getattr(options, name) not in (None, []):
-            flag = "set" if name == "settings" else name.replace("_", "-")
+    for name in ("preset", "config", "precision", "seed", "text_key"):
+        if getattr(options, name) is not None:
+            flag = name.replace("_", "-")
             raise UserError(f"--{flag} cannot change a run that is resumed; leave it out")
 
 
@@ -106,18 +130,28 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
     from electra_ref.training.pretraining import run as pretraining  # noqa: PLC0415  (loads numba)
     from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
+    started = time.monotonic()
     with reporting() as (progress, stop):
         try:
             if config is None:
                 path = options.output_dir or newest_run(pretraining.RUNS)
-                trainer = pretraining.resume(path, options.device, progress, stop)
+                moved = source_of(options) if options.corpus or options.tokens else None
+                settings = settings_of(options)
+                trainer = pretraining.resume(path, settings, moved, progress, stop)
             else:
                 source = source_of(options)
                 trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
             with trainer.run:
-                pretraining.complete(trainer, stop, options.max_steps)
-        except pretraining.StoppedError:
-            progress.say("stopped before the first step; --resume begins it")
+                pretraining.complete(
+                    trainer,
+                    stop,
+                    options.max_steps,
+                    started=started,
+                    max_minutes=options.max_minutes,
+                )
+        except pretraining.StoppedError as stopped:
+            progress.say("stopped before the first step; to go on:")
+            progress.say(str(stopped), whole=True)
     return 0 if stop.requested is None else exit_code(stop.requested)
 
 

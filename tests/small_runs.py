@@ -20,6 +20,7 @@ from electra_ref.training.progress import Progress
 from electra_ref.training.stop_signals import StopSignals
 
 SETTINGS: dict[str, Any] = {
+    "preset": "custom",
     "max_vocab_size": 60, "embedding_size": 6, "hidden_size": 8, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 20,
     "generator_hidden_size": 0.5, "generator_layers": 0.5, "initializer_range": 0.3,

@@ -29,6 +29,8 @@ FLOORS = {
         "freed_memory",
         "gradient",
         "kernel_cache",
+        "private_folder",
+        "terminal_text",
         "process",
         "__init__",
     ),
@@ -36,7 +38,7 @@ FLOORS = {
     2: ("backends",),
     3: ("model",),
     4: ("training",),
-    5: ("command_line", "train"),
+    5: ("command_line", "train", "__main__"),
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"), key=str)
@@ -90,8 +92,9 @@ def test_kernels_are_compiled_in_one_place(path: Path) -> None:
         "import electra_ref.train; electra_ref.train.main(['--print-config'])",
         "import runpy; sys.argv[1:] = ['--help']; "
         "runpy.run_module('electra_ref.train', run_name='__main__')",
+        "import electra_ref.__main__; electra_ref.__main__.main(['train', '--print-config'])",
     ],
-    ids=["package", "--print-config", "--help"],
+    ids=["package", "--print-config", "--help", "electra-ref"],
 )
 def test_slow_libraries_wait(statement: str) -> None:
     """``--help`` answers at once: numba, SciPy and the like are loaded by a run only."""

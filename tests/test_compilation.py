@@ -69,7 +69,7 @@ def test_kernels_are_cached_on_disk(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text(KERNEL)
     code = f"import sys; sys.path.append({str(tmp_path)!r})\nimport kernel\nprint(kernel.triple(2))"
     assert run_python(code) == "6"
-    assert list((tmp_path / "__pycache__").glob("kernel.triple-*.nbc"))
+    assert list((tmp_path / "__pycache__").glob("*/kernel.triple-*.kernel"))
 
 
 def test_a_compilation_is_announced_once_and_none_where_the_cache_has_it(tmp_path: Path) -> None:
@@ -90,6 +90,15 @@ def test_kernels_compile_where_no_cache_folder_can_be_written(tmp_path: Path) ->
     (tmp_path / "__pycache__").write_text("a file where the cache folder would be")
     code = f"import sys; sys.path.append({str(tmp_path)!r})\nimport kernel\nprint(kernel.triple(2))"
     assert run_python(code, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache") == "6"
+
+
+def test_kernels_compile_where_the_path_of_their_source_is_no_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "kernel.py").write_text(KERNEL)
+    code = "import kernel; print(kernel.triple(2))"
+    path = f"{ROOT}{os.pathsep}{folder}"
+    assert run_python(code, PYTHONPATH=path, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == "6"
 
 
 def test_kernels_without_a_source_file_compile() -> None:

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from electra_ref.config.model import EncoderSize, ModelConfig, discriminator_size, generator_size
 from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
-from electra_ref.config.settings import part_of, resolve, setting, share, to_toml
+from electra_ref.config.settings import (
+    OTHER_NAMES,
+    changes_between,
+    keys_of,
+    part_of,
+    resolve,
+    setting,
+    share,
+    to_toml,
+)
 from electra_ref.config.training import OptimizerConfig
 from electra_ref.errors import UserError
 
@@ -79,7 +88,7 @@ def test_toml_round_trip(
     assert resolve_config(path=path) == config
     assert to_toml(resolve_config(path=path)) == to_toml(config)
     for key, value in settings.items():
-        assert getattr(config, key) == value
+        assert key == "preset" or getattr(config, key) == value
 
 
 def test_every_key_is_described_on_a_line_of_its_own() -> None:
@@ -104,10 +113,81 @@ def test_an_unknown_key_names_the_nearest_one(key: str, nearest: str, tmp_path: 
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        *((name, [repr(key)]) for name, key in OTHER_NAMES.items()),
+        ("colour", ["--print-config lists all keys"]),
+        ("x", ["--print-config lists all keys"]),
+        ("learning-rate", ["'learning_rate'"]),
+    ],
+)
+def test_other_names_are_understood_and_nothing_far_is_proposed(key: str, words: list[str]) -> None:
+    message = refusal(f"{key}=1")
+    assert all(word in message for word in [*words, f"unknown key {key!r}"])
+    assert ("nearest" in message) == (key == "learning-rate")
+
+
+def test_another_name_is_proposed_only_where_the_table_has_the_key() -> None:
+    with pytest.raises(UserError, match="unknown key 'dropout'; --print-config"):
+        resolve(Cooking, {}, settings=["dropout=1"])
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_refuses_a_wrong_type(key: str) -> None:
-    value = "[1]" if isinstance(getattr(PretrainingConfig(), key), str) else "word"
-    assert key in refusal(f"{key}={value}")
+    default = getattr(PretrainingConfig(), key)
+    value = "[1]" if isinstance(default, str) else "False"
+    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+    assert f"should be {kind[type(default)]}" in refusal(f"{key}={value}")
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "name"),
+    [
+        ("base", [], "base"),
+        ("base", ["steps=10", "vocab_size=100", "batch_size=8"], "base"),  # the model stays
+        ("base", ["hidden_size=384"], "custom"),
+        ("tiny", ["hidden_dropout=0.1"], "custom"),
+        ("small", ["preset=custom"], "small"),
+        (None, ["preset=custom"], "small"),
+    ],
+)
+def test_a_model_is_called_by_the_preset_that_it_is(
+    preset: str | None, settings: list[str], name: str
+) -> None:
+    assert resolve_config(preset=preset, settings=settings).preset == name
+
+
+def test_a_file_that_changes_the_preset_changes_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(to_toml(resolve_config(preset="tiny")), encoding="utf-8")
+    assert resolve_config(preset="base", path=path) == resolve_config(preset="tiny")
+    path.write_text("hidden_size = 96\n", encoding="utf-8")
+    config = resolve_config(preset="base", path=path)
+    assert (config.preset, config.hidden_size, config.intermediate_size) == ("custom", 96, 3072)
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert resolve_config(path=path) == config
+
+
+def test_what_may_change_in_a_run_that_has_begun() -> None:
+    assert keys_of(PretrainingConfig, "free") == [
+        *("steps", "learning_rate", "warmup_steps", "lr_decay_power", "device", "log_every"),
+        *("evaluate_every", "evaluation_batches", "checkpoint_every", "keep_checkpoints"),
+    ]
+    assert keys_of(PretrainingConfig, "unread") == ["preset", "max_vocab_size"]
+    assert len(keys_of(PretrainingConfig, "fixed")) == len(KEYS) - 12
+
+
+def test_changes_are_named_with_both_values() -> None:
+    config = resolve_config(settings=["steps=7", "batch_size=8"])
+    then = dataclasses.asdict(resolve_config(settings=["log_every=5"]))
+    assert changes_between(then, config, "fixed") == [("batch_size", 64, 8)]
+    assert sorted(changes_between(then, config, "free")) == [
+        ("log_every", 5, 20),
+        ("steps", 1500, 7),
+    ]
+    del then["batch_size"]  # a key of a later version had its default
+    assert changes_between(then, config, "fixed") == [("batch_size", 128, 8)]
 
 
 @pytest.mark.parametrize(
@@ -283,3 +363,12 @@ def test_files_are_read_as_utf_8_whatever_the_locale(
     monkeypatch.setattr(Path, "read_text", recorded)
     assert resolve_config(path=tmp_path / "run.toml").steps == 3
     assert encodings == ["utf-8"]
+
+
+def test_brackets_in_brackets_are_one_line(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    with pytest.raises(UserError, match="steps"):
+        resolve_config(settings=[f"steps={deep}"])
+    (tmp_path / "deep.toml").write_text(f"steps = {deep}")
+    with pytest.raises(UserError, match=r"deep\.toml is not valid TOML"):
+        resolve_config(path=tmp_path / "deep.toml")

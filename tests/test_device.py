@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -75,14 +77,27 @@ def test_gpu_without_cupy_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> 
         open_backend("gpu", "auto")
 
 
-def test_auto_says_what_it_took_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("message", "reason"), [("no CUDA device\nand more", "no CUDA device"), ("", "RuntimeError")]
+)
+def test_auto_says_what_it_took_and_why(
+    message: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only to those who have CuPy: nobody else has asked for a GPU."""
+
     def absent() -> None:
         raise ImportError("No module named 'cupy'")
 
+    useless = mock.MagicMock()
+    useless.zeros.side_effect = RuntimeError(message)
     monkeypatch.setattr(arrays, "import_cupy", absent)
-    opened = open_backend("auto", "auto")
+    opened = open_backend("auto", "float32")
+    assert opened == open_backend("cpu", "float32")
+    assert opened.reason == "device: cpu, float32"
+    monkeypatch.setattr(arrays, "import_cupy", lambda: useless)
+    opened = open_backend("auto", "float32")
     assert opened.device == "cpu"
-    assert "auto: CuPy is not installed" in opened.reason
+    assert opened.reason == f"device: cpu, float32 (auto: CuPy finds no usable GPU ({reason}))"
 
 
 @pytest.mark.gpu

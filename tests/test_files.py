@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_json_is_written_for_people_and_without_nan(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text("utf-8") == text
 
 
+def test_json_holds_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    value = {"corpus": [os.fsdecode(b"caf\xe9/\xff.txt"), "é \\udce9"]}
+    write_json_atomically(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text("utf-8")
+    assert json.loads(text) == value
+    assert r"caf\udce9/" in text
+
+
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("old")
     (tmp_path / "link").symlink_to("precious")
@@ -48,14 +57,16 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "link").is_symlink()
 
 
-@pytest.mark.parametrize(("error", "word"), [(errno.EINVAL, None), (errno.EIO, "fault")])
+@pytest.mark.parametrize(
+    ("error", "word"), [(errno.EINVAL, None), (errno.ENOTSUP, None), (errno.EIO, "fault")]
+)
 def test_only_a_disk_that_cannot_sync_folders_is_forgiven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, word: str | None
 ) -> None:
     fsync = os.fsync
 
     def fsync_files_only(descriptor: int) -> None:
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(error, os.strerror(error))
         fsync(descriptor)
 

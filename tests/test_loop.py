@@ -10,6 +10,7 @@ import dataclasses
 import io
 import re
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,12 +108,14 @@ def trainer_of(run: RunDirectory, task: LineTask, config: TrainingConfig = CONFI
     return Trainer(config, reference, state, task, run, Progress())
 
 
-def train(path: Path, last_step: int, task: LineTask, *, resume: bool = False) -> Trainer:
+def train(
+    path: Path, last_step: int, task: LineTask, *, resume: bool = False, **changes: Any
+) -> Trainer:
     run = RunDirectory.resume(path) if resume else RunDirectory.create(path, to_toml(CONFIG), {})
     with run, StopSignals() as stop:
-        trainer = trainer_of(run, task)
+        trainer = trainer_of(run, task, dataclasses.replace(CONFIG, **changes))
         if resume:
-            trainer.restore()
+            trainer.restore(CONFIG)
         trainer.train(stop, last_step)
     return trainer
 
@@ -198,7 +201,7 @@ def test_a_signal_stops_after_the_step(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", 4, LineTask())
-    with pytest.raises(CheckpointError, match="belongs to a run with another"):
+    with pytest.raises(CheckpointError, match="belongs to a run on other data"):
         train(tmp_path / "run", 10, LineTask("other points"), resume=True)
 
 
@@ -238,9 +241,52 @@ def test_a_step_that_is_not_finite_ends_the_run(broken: str, tmp_path: Path) -> 
         objective: Objective = Broken()
 
     with pytest.raises(
-        UserError, match=r"step 1 has diverged .* is not saved; lower learning_rate"
+        UserError, match=r"step 1 has diverged .* is not saved; .* --set learning_rate=0.05; if"
     ):
         train(tmp_path / "run", 10, BrokenTask())
+
+
+def test_the_time_left_is_told_once_after_the_first_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_TO_ESTIMATE", 0.0)
+    stream = io.StringIO()
+    run = RunDirectory.create(tmp_path / "run", to_toml(CONFIG), {})
+    with run, StopSignals() as stop:
+        trainer = trainer_of(run, LineTask())
+        trainer.progress = Progress(stream)
+        trainer.train(stop, 4)
+    assert stream.getvalue() == "about 0 s of training left\n"
+
+
+def test_a_run_ends_after_the_step_that_passes_the_deadline(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", to_toml(CONFIG), {})
+    with run, StopSignals() as stop:
+        trainer = trainer_of(run, LineTask())
+        trainer.train(stop, 10, deadline=time.monotonic() + 3600)
+        assert trainer.state.step == 10
+        trainer = trainer_of(run, LineTask())
+        trainer.train(stop, 10, deadline=time.monotonic() - 1)
+        assert trainer.state.step == 1
+    assert load_newest_checkpoint(run.checkpoints, warn=pytest.fail).step == 1
+
+
+def test_the_last_evaluation_is_left_to_the_caller(tmp_path: Path) -> None:
+    """The command prints it in the end, and once is enough."""
+    stream = io.StringIO()
+    run = RunDirectory.create(tmp_path / "run", to_toml(CONFIG), {})
+    with run, StopSignals() as stop:
+        trainer = trainer_of(run, LineTask())
+        trainer.progress = Progress(stream)
+        trainer.train(stop, 10)
+    assert [line[:7] for line in stream.getvalue().splitlines()] == ["step 5:"]
+
+
+def test_the_time_of_the_compiler_is_no_rate(tmp_path: Path) -> None:
+    train(tmp_path / "run", 4, LineTask(), log_every=1)
+    rates = [record["tokens_per_second"] for record in read_records(tmp_path / "run/metrics.jsonl")]
+    assert rates[0] is None
+    assert all(rate > 0 for rate in rates[1:])
 
 
 def test_progress_names_loss_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,9 +296,11 @@ def test_progress_names_loss_and_rate(tmp_path: Path, monkeypatch: pytest.Monkey
     with run, StopSignals() as stop:
         trainer = trainer_of(run, LineTask())
         trainer.progress = Progress(stream)
-        trainer.train(stop, 2)
+        trainer.train(stop, 3)
     lines = stream.getvalue().splitlines()
-    assert re.match(r"training: 1/2 \(50 %\), loss \d+\.\d\d, [\d,]+ tokens/s$", lines[0])
+    loss = r"loss \d+\.\d\d"
+    assert re.match(rf"training: 1/3 \(33 %\), {loss}$", lines[0])  # its time is the compiler's
+    assert re.match(rf"training: 2/3 \(66 %\), {loss}, [\d,]+ tokens/s, \d+ s left$", lines[1])
 
 
 def test_a_token_that_cannot_be_drawn_ends_the_run_too(tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from benchmarks.turns import peak_resident_bytes, resident_bytes
 TOY = ["--rivals", "reference-float32", "--threads", "1", "--set", "batch_size=2"]
 
 
-def test_a_run_reports_both_kinds_of_memory(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reports_both_kinds_of_memory(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory_growth, "FEWEST_STEPS", 20)
     code = memory_growth.main([*TOY, "--steps", "30", "--warmup", "10"])
     *table, last = capfd.readouterr().out.splitlines()
     growth = json.loads(last)["growth"]["reference-float32"]
@@ -63,7 +66,10 @@ def test_resident_memory_is_at_most_its_peak() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "25", "--warmup", "10"], "--steps: at least 20 more than --warmup"),
+        (["--steps", "30", "--warmup", "10"], "--steps 30: at least 300 more than --warmup 10"),
+        (["--steps", "399"], "--steps 399: at least 300 more than --warmup 100"),
+        (["--steps", "0", "--warmup", "0"], "--steps 0: at least 300 more than --warmup 0"),
+        (["--warmup", "-1"], "--warmup -1: at least 0"),
         (["--rivals", "tensorflow"], "none of cpu-float32"),
     ],
 )

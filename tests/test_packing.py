@@ -14,14 +14,13 @@ from scipy import stats
 
 from electra_ref.batch import SpecialTokens
 from electra_ref.errors import UserError
-from electra_ref.rng import Purpose, RandomStream, key_words, random_doubles
+from electra_ref.rng import key_words
 from electra_ref.text import packing
 from electra_ref.text.cache_folder import open_or_build
 from electra_ref.text.examples import ExampleSource, assemble, open_examples
 from electra_ref.text.packing import (
     SHORTEST_TARGET,
     PackingRules,
-    held_out_documents,
     pack,
     pack_reference,
 )
@@ -171,26 +170,6 @@ def test_short_rows_come_at_their_rate_and_are_uniform() -> None:
     assert stats.chisquare(counts[SHORTEST_TARGET:].reshape(8, 15).sum(axis=1)).pvalue > FALSE_ALARM
 
 
-def test_held_out_documents_come_at_their_rate() -> None:
-    held_out = held_out_documents(100_000, 0.05, seed=4)
-    check_rate(held_out, 0.05)
-    numbers = random_doubles(RandomStream(4, Purpose.HOLD_OUT, 0), 100_000, 1)[:, 0]
-    np.testing.assert_array_equal(held_out, numbers < 0.05)
-    assert (held_out != held_out_documents(100_000, 0.05, seed=5)).any()
-
-
-@given(documents=st.integers(2, 40), fraction=st.floats(0, 1), seed=SEEDS)
-def test_a_document_at_least_and_half_at_most_are_held_out(
-    documents: int, fraction: float, seed: int
-) -> None:
-    assert 1 <= held_out_documents(documents, fraction, seed).sum() <= documents // 2
-
-
-def test_one_document_cannot_be_divided() -> None:
-    with pytest.raises(ValueError, match="1 document"):
-        held_out_documents(1, 0.05, 0)
-
-
 @given(ends=corpora(), rules=RULES, extra=st.integers(0, 3))
 def test_rows_are_assembled_as_bert_reads_them(
     ends: tuple[Integers, Integers], rules: PackingRules, extra: int
@@ -246,7 +225,9 @@ def test_training_and_held_out_examples_share_the_corpus(tmp_path: Path) -> None
     assert ids_of(training) | ids_of(held_out) == set(range(5, 5 + tokens))
     assert not ids_of(training) & ids_of(held_out)
     assert training.tokens + held_out.tokens == tokens
-    assert 0.05 * tokens < held_out.tokens < 0.5 * tokens
+    assert 0.1 * tokens < held_out.tokens < 0.3 * tokens
+    assert training.documents + held_out.documents == 100
+    assert held_out.documents > 5
 
 
 def test_packing_is_done_once_for_the_same_rules(tmp_path: Path) -> None:
@@ -278,6 +259,8 @@ def test_evaluation_reads_the_same_different_examples(tmp_path: Path) -> None:
     assert len(set(some.tolist())) == 5
     np.testing.assert_array_equal(some, held_out.evaluation_examples(10**9, seed=0)[:5])
     assert sorted(held_out.evaluation_examples(10**9, seed=0)) == list(range(held_out.count))
+    first_epoch = held_out.training_examples(0, held_out.count, seed=0)
+    assert (held_out.evaluation_examples(10**9, seed=0) != first_epoch).any()
 
 
 @pytest.mark.parametrize("part", ["tokens.bin", "training.bin"])

@@ -15,7 +15,8 @@ import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.text import prepare as prepare_module
-from electra_ref.text.packing import PackingRules, held_out_documents, pack_reference
+from electra_ref.text.holding_out import divide
+from electra_ref.text.packing import PackingRules, pack_reference
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.token_cache import ID_SHIFT
 from electra_ref.text.vocabulary import train_vocabulary
@@ -54,8 +55,10 @@ def folder_in(path: Path, name: str) -> Path:
 def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> None:
     """Pack again, document by document."""
     cache = data.training.cache
-    ends = cache.sentence_ends, cache.document_ends
-    held_out = held_out_documents(cache.document_ends.size, config.held_out_fraction, config.seed)
+    fraction, seed = config.held_out_fraction, config.seed
+    sentence_ends, document_ends, held_out = divide(
+        cache.tokens, cache.sentence_ends, cache.document_ends, fraction, seed
+    )
     rules = PackingRules(
         max_length=config.max_length,
         single_segment_probability=config.single_segment_probability,
@@ -64,13 +67,13 @@ def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> Non
     )
     for source, part in ((data.training, ~held_out), (data.held_out, held_out)):
         assert part.sum() > 3
-        expected = pack_reference(*ends, np.flatnonzero(part), rules)
+        expected = pack_reference(sentence_ends, document_ends, np.flatnonzero(part), rules)
         np.testing.assert_array_equal(source.examples, expected)
 
 
 def test_each_setting_reaches_its_place(text: Path, cache: Path) -> None:
     data = prepare(CONFIG, cache, corpus=[str(text)])
-    documents = [document.split("\n") for document in text.read_text().strip().split("\n\n")]
+    documents = [document.split("\n") for document in text.read_text("utf-8").strip().split("\n\n")]
     lines = [line for document in documents for line in document]
     vocabulary = train_vocabulary(lines, 66, lowercase=False)
     assert data.tokenizer.vocab == tuple(vocabulary)
@@ -185,7 +188,7 @@ def test_a_large_corpus_trains_its_vocabulary_on_a_share_of_it(
     """It has three times what is read whole, so every fourth of its 40 documents is read."""
     monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", text.stat().st_size // 3)
     data = prepare(small_config(), cache, corpus=[str(text)])
-    documents = text.read_text().strip().split("\n\n")[::4]
+    documents = text.read_text("utf-8").strip().split("\n\n")[::4]
     assert list(data.tokenizer.vocab) == train_vocabulary(documents, 60)
     assert data.report["documents"] == 40
 

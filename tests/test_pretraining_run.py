@@ -7,10 +7,14 @@ what they are given.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
+import math
+import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,10 @@ from electra_ref.backends import OpenedBackend, reference
 from electra_ref.config.pretraining import resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
+from electra_ref.text.cache_folder import FORMAT_VERSION
 from electra_ref.text.prepare import prepare
 from electra_ref.text.vocabulary import load_vocabulary
+from electra_ref.training.checkpoint import CheckpointError
 from electra_ref.training.loop import Evaluation, Trainer
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.pretraining.data_report import data_lines
@@ -30,6 +36,7 @@ from electra_ref.training.pretraining.run import StoppedError, begin, complete, 
 from electra_ref.training.pretraining.samples import LEGEND
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
+from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.stop_signals import StopSignals
 from tests.small_runs import begin_small, quiet, small_config, write_corpus
@@ -75,7 +82,9 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert resolve_config(path=run.config) == config
     assert trainer.config == dataclasses.replace(config, vocab_size=60)  # as the data yield
     assert load_vocabulary(run.vocabulary) == list(data.tokenizer.vocab)
-    assert json.loads(run.data.read_text()) == {"key": data.key, **data.report}
+    digest = hashlib.sha256(run.vocabulary.read_bytes()).hexdigest()
+    facts = {"key": data.key, "format": FORMAT_VERSION, **data.report, "vocabulary_sha256": digest}
+    assert json.loads(run.data.read_text()) == facts
     assert data.report["bytes"] == corpus.stat().st_size
     environment = run.environment()
     assert environment["source"] == {"corpus": [str(corpus)], "tokens": None, "text_key": "text"}
@@ -84,7 +93,7 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
         *("cpu", "float64", "reference")
     ]
     assert trainer.state.step == 0
-    assert said_to(progress) == [
+    assert said_to(progress)[:3] == [
         "device: cpu, float64",
         f"data: {data.report['tokens']:,} tokens, 60 in the vocabulary, "
         f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out",
@@ -96,8 +105,8 @@ def test_what_was_read_is_said(corpus: Path, tmp_path: Path) -> None:
     corpus.write_bytes(corpus.read_bytes() + b"\xff\xfe\xff")
     progress, source = listening(), Source([str(corpus)], None)
     begin(tmp_path / "run", small_config(), source, progress, StopSignals()).run.close()
-    assert said_to(progress)[-2].startswith("text: 1 file, 40 documents, ")
-    assert said_to(progress)[-1].startswith("3 bytes of the text (")
+    assert said_to(progress)[2].startswith("text: 1 file, 40 documents, ")
+    assert said_to(progress)[3].startswith("3 bytes of the text (")
 
 
 def test_a_resumed_run_reads_the_text_under_the_same_key(
@@ -109,8 +118,13 @@ def test_a_resumed_run_reads_the_text_under_the_same_key(
     source = Source([str(path)], None, "body")
     begin(tmp_path / "run", small_config(), source, quiet(), StopSignals()).run.close()
     shutil.rmtree(tmp_path / "cache")
-    resume(tmp_path / "run", None, quiet(), StopSignals()).run.close()
-    assert [call["text_key"] for call in prepared] == ["body", "body"]
+    resume(tmp_path / "run", [], None, quiet(), StopSignals()).run.close()
+    moved = path.rename(tmp_path / "moved.jsonl")
+    named = Source([str(moved)], None)
+    resume(tmp_path / "run", [], named, quiet(), StopSignals()).run.close()
+    assert [call["text_key"] for call in prepared] == ["body", "body", "body"]
+    again = RunDirectory(tmp_path / "run").environment()["source"]
+    assert (again["corpus"], again["text_key"]) == ([str(moved)], "body")
 
 
 def test_a_run_from_before_there_were_keys_is_resumed(corpus: Path, tmp_path: Path) -> None:
@@ -119,7 +133,24 @@ def test_a_run_from_before_there_were_keys_is_resumed(corpus: Path, tmp_path: Pa
     environment = json.loads(path.read_text())
     del environment["source"]["text_key"]
     path.write_text(json.dumps(environment))
-    resume(tmp_path / "run", None, quiet(), StopSignals()).run.close()
+    resume(tmp_path / "run", [], None, quiet(), StopSignals()).run.close()
+
+
+def test_folders_and_files_may_have_names_that_are_no_utf_8(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a disk of another system; a terminal shows such bytes as escapes."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9 \x1b[31m")
+    folder.mkdir()
+    corpus = corpus.rename(folder / "corpus.txt")
+    trainer = begin_small(folder / "run", corpus, steps=2)
+    with trainer.run:
+        complete(trainer, StopSignals(), 1, started=time.monotonic())
+    assert r"/caf\udce9 \x1b[31m/run" in capsys.readouterr().out
+    resumed = resume(folder / "run", [], None, quiet(), StopSignals())
+    with resumed.run as run:
+        assert run.environment()["source"]["corpus"] == [str(corpus)]
+        assert resumed.state.step == 1
 
 
 @pytest.fixture
@@ -150,10 +181,10 @@ def test_the_backend_is_the_one_asked_for(
             *("gpu", "float32", "named")
         ]
         assert said_to(progress)[0] == "device: because"
-    for device, asked in ((None, "gpu"), ("cpu", "cpu")):
+    for settings, asked in (([], "gpu"), (["device=cpu"], "cpu"), ([], "cpu")):
         opened.clear()
         progress = listening()
-        resume(tmp_path / "run", device, progress, StopSignals()).run.close()
+        resume(tmp_path / "run", settings, None, progress, StopSignals()).run.close()
         assert opened == [(asked, "bfloat16")]
         assert said_to(progress)[0] == "device: because"
         assert not any("not the machine" in line for line in said_to(progress))
@@ -211,7 +242,7 @@ def test_a_run_that_could_not_begin(
             begin_small(tmp_path / "run", corpus)
     assert (tmp_path / "run").exists() == (error in (ZeroDivisionError, StoppedError))
     if (tmp_path / "run").exists():
-        resume(tmp_path / "run", None, quiet(), StopSignals()).run.close()  # it is not locked
+        resume(tmp_path / "run", [], None, quiet(), StopSignals()).run.close()  # it is not locked
 
 
 @pytest.fixture
@@ -232,7 +263,7 @@ def test_a_resumed_run_prepares_the_data_of_its_beginning(
 ) -> None:
     run = begin_small(tmp_path / "run", corpus).run
     run.close()
-    resume(tmp_path / "run", None, quiet(), StopSignals()).run.close()
+    resume(tmp_path / "run", [], None, quiet(), StopSignals()).run.close()
     first, second = prepared
     assert first.pop("progress") is not second.pop("progress")
     same = {
@@ -242,9 +273,10 @@ def test_a_resumed_run_prepares_the_data_of_its_beginning(
         "text_key": "text",
         "ids_path": None,
     }
-    assert first == {**same, "vocabulary": None, "known_key": None}
+    assert first == {**same, "vocabulary": None, "known_key": None, "moved": False}
     key = json.loads(run.data.read_text())["key"]
-    assert second == {**same, "vocabulary": load_vocabulary(run.vocabulary), "known_key": key}
+    known = {"vocabulary": load_vocabulary(run.vocabulary), "known_key": key, "moved": False}
+    assert second == {**same, **known}
 
 
 def test_token_ids_are_prepared_as_such(prepared: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -280,7 +312,8 @@ def test_the_preparation_is_shown_and_can_be_stopped(
     stop.requested = signal.SIGINT
     stages.clear()
     source = Source([str(corpus)], None)
-    with pytest.raises(StoppedError):
+    command = f"python -m electra_ref.train --resume --output-dir {tmp_path}/stopped"
+    with pytest.raises(StoppedError, match=f"^{command}$"):
         begin(tmp_path / "stopped", small_config(), source, quiet(), stop)
     assert stages == []
     assert closed == [True, True]
@@ -292,7 +325,7 @@ def test_a_resumed_run_is_where_it_was(corpus: Path, tmp_path: Path) -> None:
     with trainer.run:
         trainer.train(StopSignals(), 3)
     progress = listening()
-    again = resume(tmp_path / "run", None, progress, StopSignals())
+    again = resume(tmp_path / "run", [], None, progress, StopSignals())
     with again.run:
         assert again.state.step == 3
         assert vectors_of(again) == vectors_of(trainer)
@@ -304,7 +337,7 @@ def test_a_resumed_run_is_where_it_was(corpus: Path, tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint_resumes_at_its_beginning(corpus: Path, tmp_path: Path) -> None:
     trainer = begin_small(tmp_path / "run", corpus)
     trainer.run.close()
-    again = resume(tmp_path / "run", None, quiet(), StopSignals())
+    again = resume(tmp_path / "run", [], None, quiet(), StopSignals())
     again.run.close()
     assert again.state.step == 0
     assert vectors_of(again) == vectors_of(trainer)
@@ -318,7 +351,7 @@ def test_another_machine_is_named_when_a_run_is_resumed(corpus: Path, tmp_path: 
     environment["fingerprint"]["cores"] = 1000
     path.write_text(json.dumps(environment))
     progress = listening()
-    resume(tmp_path / "run", None, progress, StopSignals()).run.close()
+    resume(tmp_path / "run", [], None, progress, StopSignals()).run.close()
     assert [line for line in said_to(progress) if "not the machine" in line] == [
         f"not the machine this run began on, its bits may differ: cores: 1000 then, {cores} now"
     ]
@@ -332,24 +365,165 @@ def test_a_run_that_forgot_its_data_is_refused_and_unlocked(corpus: Path, tmp_pa
     path.write_text(json.dumps(environment))
     for _ in range(2):  # the second time it is not locked
         with pytest.raises(UserError, match="no longer names the data"):
-            resume(tmp_path / "run", None, quiet(), StopSignals())
+            resume(tmp_path / "run", [], None, quiet(), StopSignals())
+
+
+def trained(corpus: Path, folder: Path, steps: int = 3, **changes: Any) -> Path:
+    """Return the folder of a run that was stopped after ``steps``."""
+    trainer = begin_small(folder, corpus, **changes)
+    with trainer.run:
+        trainer.train(StopSignals(), steps)
+    return folder
+
+
+def split_of(path: Path, split: str) -> list[dict[str, Any]]:
+    return [r for r in read_records(path / "metrics.jsonl") if r["split"] == split]
+
+
+def test_what_is_free_changes_from_a_step_on_and_is_recorded(corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    settings = ["steps=30", "learning_rate=0.002", "log_every=2"]
+    for _ in range(2):  # the second time, they are in the folder; they are recorded once
+        progress = listening()
+        again = resume(path, settings, None, progress, StopSignals())
+        again.run.close()
+        settings = []
+        assert (again.config.steps, again.config.learning_rate) == (30, 0.002)
+        assert [line for line in said_to(progress) if line.startswith("from step")] == [
+            "from step 3 on: steps = 30, before 20",
+            "from step 3 on: learning_rate = 0.002, before 0.01",
+            "from step 3 on: log_every = 2, before 1",
+        ]
+    assert resolve_config(path=again.run.config) == small_config(
+        steps=30, learning_rate=0.002, log_every=2
+    )
+    assert split_of(path, "settings") == [
+        {
+            "step": 3,
+            "split": "settings",
+            "changed": {"steps": [20, 30], "learning_rate": [0.01, 0.002], "log_every": [1, 2]},
+        }
+    ]
+    with resume(path, [], None, quiet(), StopSignals()).run as run:
+        assert run.environment()["source"] == {
+            "corpus": [str(corpus)],
+            "tokens": None,
+            "text_key": "text",
+        }
+    again = resume(path, [], None, quiet(), StopSignals())
+    with again.run:
+        again.train(StopSignals(), 6)
+    assert [r["step"] for r in split_of(path, "training")] == [1, 2, 3, 4, 6]
+    assert split_of(path, "training")[-1]["learning_rate"] == 0.002 * (1 - 5 / 30)
+    progress = listening()
+    resume(path, [], None, progress, StopSignals()).run.close()
+    assert not any(line.startswith("from step") for line in said_to(progress))
+
+
+@pytest.mark.parametrize(
+    "setting", ["hidden_size=16", "seed=3", "batch_size=8", "preset=base", "max_vocab_size=70"]
+)
+def test_what_is_fixed_is_refused_by_name_and_nothing_changes(
+    setting: str, corpus: Path, tmp_path: Path
+) -> None:
+    path = trained(corpus, tmp_path / "run")
+    before = (path / "config.toml").read_bytes()
+    key = setting.partition("=")[0]
+    for _ in range(2):  # the second time it is not locked
+        with pytest.raises(UserError, match=f"{key} cannot change .* steps, .* can$"):
+            resume(path, [setting], None, quiet(), StopSignals())
+    assert (path / "config.toml").read_bytes() == before
+    same = f"seed={small_config().seed}"
+    resume(path, [same], None, quiet(), StopSignals()).run.close()
+
+
+def test_fewer_steps_than_are_done_are_refused(corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    with pytest.raises(UserError, match=r"steps = 2, but .* is at step 3 already"):
+        resume(path, ["steps=2"], None, quiet(), StopSignals())
+    assert resolve_config(path=path / "config.toml").steps == 20
+
+
+def test_the_data_may_lie_elsewhere(corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    moved = corpus.rename(tmp_path / "moved.txt")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(UserError, match="if it lies elsewhere now, name it: --resume --corpus"):
+        resume(path, [], None, quiet(), StopSignals())
+    here = Source([str(moved)], None)
+    resume(path, [], here, quiet(), StopSignals()).run.close()
+    shutil.rmtree(tmp_path / "cache")
+    again = resume(path, [], None, quiet(), StopSignals())  # the folder knows
+    again.run.close()
+    assert again.run.environment()["source"] == here._asdict()
+    assert again.state.step == 3
+
+
+def test_other_data_are_refused_even_if_the_cache_is_there(corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    other = Source([str(write_corpus(tmp_path / "other.txt", seed=1))], None)
+    with pytest.raises(UserError, match="not the one this run began with"):
+        resume(path, [], other, quiet(), StopSignals())
+    with resume(path, [], None, quiet(), StopSignals()).run as run:
+        assert run.environment()["source"]["corpus"] == [str(corpus)]
+
+
+def test_records_beyond_a_checkpoint_that_is_gone_are_not_overwritten(
+    corpus: Path, tmp_path: Path
+) -> None:
+    path = trained(corpus, tmp_path / "run", steps=11)
+    (path / "checkpoints").rename(tmp_path / "elsewhere")
+    before = (path / "metrics.jsonl").read_bytes()
+    for settings in ([], ["checkpoint_every=100"]):
+        with pytest.raises(CheckpointError, match=r"goes to step 11, but there is no checkpoint"):
+            resume(path, settings, None, quiet(), StopSignals())
+    assert (path / "metrics.jsonl").read_bytes() == before
+    (path / "checkpoints").rmdir()
+    (tmp_path / "elsewhere").rename(path / "checkpoints")  # as the message says
+    again = resume(path, [], None, quiet(), StopSignals())
+    again.run.close()
+    assert again.state.step == 11
+
+
+def test_steps_before_the_first_checkpoint_are_made_again(corpus: Path, tmp_path: Path) -> None:
+    """As after kill -9: the same steps give the same records."""
+    path = trained(corpus, tmp_path / "run", steps=9, checkpoint_every=10)
+    before = (path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(path / "checkpoints")
+    progress = listening()
+    again = resume(path, ["checkpoint_every=5"], None, progress, StopSignals())
+    again.run.close()
+    assert again.state.step == 0
+    assert "no checkpoint was due before step 9: beginning at step 0" in said_to(progress)
+    assert before
+    assert (path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_data_that_another_version_divided_are_refused(corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    data = json.loads((path / "data.json").read_text())
+    del data["format"]
+    (path / "data.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="began with a version that held out other documents"):
+        resume(path, [], None, quiet(), StopSignals())
 
 
 class Finishing(Trainer):
     """A trainer that only notes how far it shall train and says it is there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int = 0) -> None:
         run, progress = RunDirectory(folder), listening()
-        nothing: Any = type("Nothing", (), {"step": 0})()
+        nothing: Any = type("Nothing", (), {"step": step})()
         super().__init__(small_config(steps=20), reference, nothing, nothing, run, progress)
-        self.last_step = 0
+        self.trained: tuple[int, float] | None = None
 
-    def train(self, stop: StopSignals, last_step: int) -> None:
+    def train(self, stop: StopSignals, last_step: int, deadline: float = math.inf) -> None:
         del stop
-        self.last_step = self.state.step = last_step
+        self.trained = last_step, deadline
+        self.state.step = last_step
 
     def evaluate(self) -> Evaluation:
-        return Evaluation({}, [SAMPLE, SAMPLE], "all is well")
+        return Evaluation({"rtd_auc": 0.75}, [SAMPLE, SAMPLE], "all is well")
 
 
 @pytest.mark.parametrize(("max_steps", "last"), [(None, 20), (7, 7), (20, 20), (21, 20), (1, 1)])
@@ -363,21 +537,55 @@ def test_a_run_is_completed(
     """Samples and figures go to standard output, as wide as the terminal."""
     monkeypatch.setenv("COLUMNS", "27")
     trainer = Finishing(tmp_path)
-    complete(trainer, StopSignals(), max_steps)
-    assert trainer.last_step == last
+    complete(trainer, StopSignals(), max_steps, started=time.monotonic() - 65)
+    assert trainer.trained == (last, math.inf)
     printed = capsys.readouterr().out.split("\n\n")
     assert printed[0] == f"held-out samples: {LEGEND}"
     assert printed[1] == printed[2]
     assert printed[1].splitlines()[1] == "   masked [CLS] a [MASK]"
-    assert printed[3] == f"step {last}: all is well\nthe run is in {tmp_path}\n"
+    command = f"python -m electra_ref.train --resume --output-dir {tmp_path}"
+    assert printed[3].splitlines() == [
+        f"step {last}: all is well",
+        f"{last} steps in 1 min 05 s; the run is in {tmp_path}; to train on:",
+        f"{command}{' --set steps=40' if last == 20 else ''}",
+    ]
     assert said_to(trainer.progress) == []
+
+
+def test_minutes_count_from_the_start_of_the_command(tmp_path: Path) -> None:
+    trainer = Finishing(tmp_path)
+    complete(trainer, StopSignals(), None, started=100.0, max_minutes=2.5)
+    assert trainer.trained == (20, 250.0)
+
+
+@pytest.mark.parametrize("step", [0, 12, 20])
+def test_the_closing_evaluation_is_recorded_once(step: int, tmp_path: Path) -> None:
+    for _ in range(2):
+        complete(Finishing(tmp_path, step), StopSignals(), 12, started=time.monotonic())
+    end = max(step, 12)
+    metrics = read_records(tmp_path / "metrics.jsonl")
+    assert metrics == [{"step": end, "split": "held_out", "rtd_auc": 0.75}]
+    samples = read_records(tmp_path / "samples.jsonl")
+    assert samples == [{"step": end, **SAMPLE}] * 2
+
+
+def test_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Finishing(tmp_path, 20)
+    complete(trainer, StopSignals(), None, started=time.monotonic())
+    assert trainer.trained is None
+    assert said_to(trainer.progress) == ["nothing is left to train: the run is at step 20"]
+    assert "--set steps=40" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_stopped_run_says_how_it_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer, stop = Finishing(tmp_path), StopSignals()
+    (tmp_path / "a run").mkdir()
+    trainer, stop = Finishing(tmp_path / "a run"), StopSignals()
     stop.requested = signal.SIGTERM
-    complete(trainer, stop, 7)
-    assert said_to(trainer.progress) == [f"saved at step 7; --resume continues {tmp_path}"]
+    complete(trainer, stop, 7, started=time.monotonic())
+    assert said_to(trainer.progress) == [
+        "saved at step 7; to go on:",
+        f"python -m electra_ref.train --resume --output-dir '{tmp_path}/a run'",
+    ]
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line every ten seconds, with the remaining time."""
+"""Progress: a line every ten seconds, with the remaining time; on a terminal, one bar."""
 
 from __future__ import annotations
 
@@ -22,4 +22,56 @@ def test_the_time_left_does_not_count_what_came_before_the_first_step(
     first, second = stream.getvalue().splitlines()
     assert first == "training: 1/100 (1 %), loss 3.00"
     assert second == "training: 5/100 (5 %), loss 3.00, 7 min 55 s left"
-    assert progress.format_seconds(3720) == "1 h 02 min left"
+    assert progress.format_duration(3720) == "1 h 02 min"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_is_broken_between_words_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    line = "held-out loss 12.3, replaced-token detection with/a/long/path/that/has/no/space"
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        progress.Progress(stream).say(line)
+    progress.Progress(terminal).say(line, whole=True)
+    assert terminal.getvalue().splitlines() == [
+        "held-out loss 12.3,",
+        "  replaced-token",
+        "  detection",
+        "  with/a/long/path/that/has/no/space",
+        line,
+    ]
+    assert file.getvalue() == f"{line}\n"
+
+
+def test_the_time_left_is_estimated_once_after_some_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    bar = progress.Bar(progress.Progress(io.StringIO()), "training", 100)
+    assert bar.first_estimate() is bar.seconds_left() is None
+    estimates = []
+    for step, now in ((1, 140.0), (2, 141.0), (4, 143.0), (5, 144.0)):  # noqa: B007
+        bar.move_to(step)
+        estimates.append(bar.first_estimate())
+    assert estimates == [None, None, 96.0, None]
+    assert bar.seconds_left() == 95.0
+
+
+def test_a_bar_counts_time_from_its_first_step() -> None:
+    """What came before was the compiler's."""
+    bar = progress.Bar(progress.Progress(Terminal()), "training", 100, start=10)
+    bar.tqdm.start_t -= 50.0
+    bar.tqdm.last_print_t -= 50.0
+    bar.move_to(11)
+    assert bar.tqdm.format_dict["elapsed"] < 5
+    assert (bar.tqdm.n, bar.tqdm.initial) == (11, 11)
+    bar.move_to(13)
+    assert bar.tqdm.n == 13
+    bar.close()

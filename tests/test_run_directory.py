@@ -235,6 +235,8 @@ def test_the_newest_run_is_the_one_last_worked_on(tmp_path: Path) -> None:
 
 
 def test_the_environment_tells_what_the_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment._THREAD_VARIABLES + environment._KERNEL_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     then = describe_environment(device="cpu", precision="float32", backend="reference")
     assert json.loads(json.dumps(then)) == then

@@ -16,7 +16,7 @@ from electra_ref.model.objectives.electra import ElectraOutput
 from electra_ref.sampling import CorruptedBatch
 from electra_ref.training import progress as progress_module
 from electra_ref.training.pretraining.samples import SAMPLES, describe_samples, format_sample
-from electra_ref.training.progress import Bar, Progress, format_seconds, wants_colour
+from electra_ref.training.progress import Bar, Progress, format_duration, wants_colour
 
 SAMPLE: dict[str, Any] = {
     "original": ["[CLS]", "a", "river", "runs", "[SEP]"],
@@ -35,7 +35,7 @@ def test_a_sample_says_what_both_networks_did() -> None:
     attention_mask = np.arange(4) < np.array([4, 3] + [1] * (rows - 2))[:, None]
     replaced = ids != corrupted
     logits = np.zeros((rows, 4))
-    logits[1] = [-np.log(3), np.log(3), 0.0, 9.0]
+    logits[1] = [-np.log(3), np.log(3), np.log(0.1234567 / 0.8765433), 9.0]
     nothing = np.zeros((rows, 1), np.int32)
     batch = Batch(ids, np.zeros_like(ids), attention_mask)
     output = ElectraOutput(
@@ -54,7 +54,7 @@ def test_a_sample_says_what_both_networks_did() -> None:
         "masked": ["zero", "one", "b"],
         "generated": ["zero", "d", "b"],
         "replaced": [False, True, False],
-        "probability": [0.25, 0.75, 0.5],
+        "probability": [0.25, 0.75, 0.1235],
     }
 
 
@@ -65,6 +65,11 @@ def test_a_sample_is_four_aligned_lines() -> None:
         "generated [CLS] a tree   sings  [SEP]",
         "  flagged       ? ^^^^   -----",
     ]
+
+
+def test_a_token_at_even_odds_is_not_flagged() -> None:
+    lines = format_sample({**SAMPLE, "probability": [0.5] * 5}, colour=False, columns=80)
+    assert lines.splitlines()[3] == "  flagged         ----   -----"
 
 
 def test_a_sample_keeps_to_the_width_of_the_terminal() -> None:
@@ -79,12 +84,65 @@ def test_colour_marks_the_verdicts_and_leaves_the_text() -> None:
     assert "\33[33ma" in coloured  # false alarm: yellow
 
 
+def sample_of(*tokens: str) -> dict[str, Any]:
+    """Return a sample in which every token was replaced by itself, and flagged."""
+    count = len(tokens)
+    words = {name: list(tokens) for name in ("original", "masked", "generated")}
+    return {**words, "replaced": [True] * count, "probability": [1.0] * count}
+
+
+def test_marks_stand_below_wide_tokens() -> None:
+    """An ideograph takes two columns; so do its marks, and what follows does not drift."""
+    sample = {**sample_of("中国", "a", "か", "b"), "masked": ["中国", "[MASK]", "か", "b"]}
+    assert format_sample(sample, colour=False, columns=80).splitlines() == [
+        " original 中国 a      か b",
+        "   masked 中国 [MASK] か b",
+        "generated 中国 a      か b",
+        "  flagged ^^^^ ^      ^^ ^",
+    ]
+
+
+def test_a_sample_is_cut_by_its_width() -> None:
+    sample = sample_of("中国", "か", "e\u0301")
+    for columns, shown in ((18, 3), (17, 2), (16, 2), (15, 1)):  # 9 + 5 + 3 + 2 is 19
+        lines = format_sample(sample, colour=False, columns=columns + 1).splitlines()
+        assert lines[0].split()[1:] == sample["original"][:shown]
+        assert len(lines[3]) <= columns + 1
+
+
+def test_tokens_that_are_written_from_right_to_left_keep_their_places() -> None:
+    sample = sample_of("שלמה", "a", "عقلم")
+    lines = format_sample(sample, colour=False, columns=80).splitlines()
+    assert lines[2] == "generated \u2068שלמה\u2069 a \u2068عقلم\u2069"
+    assert lines[3] == "  flagged ^^^^ ^ ^^^^"
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_no_token_is_obeyed_by_the_terminal(colour: bool) -> None:
+    """Escape sequences of a corpus, of ids or of a vocabulary of somebody else are shown."""
+    sample = sample_of("\33[2J", "\x9b", "a\rb", "\u202e", "\u0301", "\n")
+    lines = format_sample(sample, colour=colour, columns=200).splitlines()
+    assert len(lines) == 4
+    for ours in ("\33[32m", "\33[2m", "\33[0m"):
+        lines = [line.replace(ours, "") for line in lines]
+    assert lines[2] == "generated \\x1b[2J \\x9b a\\rb \\u202e \u25cc\u0301 \\n"
+    assert lines[3] == "  flagged ^^^^^^^ ^^^^ ^^^^ ^^^^^^ ^ ^^"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(7.4, "7 s left"), (200, "3 min 20 s left"), (3725, "1 h 02 min left")],
+    [
+        (7.4, "7 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3725, "1 h 02 min"),
+        (71 * 3600, "71 h 00 min"),
+        (72 * 3600, "3 days"),
+        (1300 * 86_400, "1,300 days"),
+    ],
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
+    assert format_duration(seconds) == text
 
 
 class Terminal(io.StringIO):

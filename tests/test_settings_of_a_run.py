@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from electra_ref.backends import reference
 from electra_ref.config.pretraining import PretrainingConfig
-from electra_ref.text.prepare import PreparedData, prepare
-from electra_ref.training.pretraining.task import PretrainingTask
+from electra_ref.training.checkpoint import CheckpointError
+from electra_ref.training.loop import Trainer
+from electra_ref.training.pretraining.run import resume
 from electra_ref.training.step import StepResult, train_step
-from tests.small_runs import begin_small, small_config, write_corpus
+from electra_ref.training.stop_signals import StopSignals
+from tests.small_runs import begin_small, quiet, small_config, write_corpus
 
 # The evaluation before the first step changes, and so do the steps.
 ALL: dict[str, Any] = {
@@ -193,16 +194,41 @@ def test_what_changes_nothing(key: str, value: Any, folder: Path, base: Ending) 
     assert ending.vectors.tobytes() == base.vectors.tobytes()
 
 
-def test_a_checkpoint_belongs_to_its_settings(folder: Path) -> None:
-    """The identity of a run changes with every setting."""
-    data: PreparedData = prepare(
-        small_config(), folder / "cache" / "electra_ref", corpus=[str(folder / "corpus.txt")]
-    )
+RESUMED = {
+    "free": ("steps", "learning_rate", "warmup_steps", "lr_decay_power", "device", "log_every",
+             "evaluate_every", "evaluation_batches", "checkpoint_every", "keep_checkpoints"),
+    "unread": ("preset", "max_vocab_size"),
+}  # fmt: skip
 
-    def identity(**changes: Any) -> str:
-        config = small_config(**{"vocab_size": 60, **changes})
-        return json.dumps(PretrainingTask(config, reference, data).identity())
 
-    changes = [{key: value} for table in TABLES for key, value in table.items()]
-    identities = [identity(), *(identity(**change) for change in changes)]
-    assert len(set(identities)) == len(identities)
+@pytest.fixture(scope="module")
+def stopped(folder: Path) -> Path:
+    """The folder of a run that was stopped at step 3."""
+    trainer = begin_small(folder / "stopped", folder / "corpus.txt")
+    with trainer.run:
+        trainer.train(StopSignals(), 3)
+    return folder / "stopped"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for table in TABLES for key, value in table.items()]
+)
+def test_a_checkpoint_belongs_to_its_settings(key: str, value: Any, stopped: Path) -> None:
+    """A run whose settings were edited: what decides about bits is named, the rest is taken."""
+    trainer = _edited(stopped, key, value)
+    try:
+        if key in RESUMED["free"] or key in RESUMED["unread"]:
+            trainer.restore(small_config())
+            assert trainer.state.step == 3
+        else:
+            with pytest.raises(CheckpointError, match=rf"step-00000003 .* {key} = .* says"):
+                trainer.restore(small_config())
+    finally:
+        trainer.run.close()
+
+
+def _edited(path: Path, key: str, value: Any) -> Trainer:
+    """Return the trainer of the run at ``path``, with the model of before and another setting."""
+    again = resume(path, [], None, quiet(), StopSignals())
+    changed = dataclasses.replace(again.config, **{key: value})
+    return Trainer(changed, again.backend, again.state, again.task, again.run, quiet())

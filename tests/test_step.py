@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from electra_ref.backends import reference
+from electra_ref.batch import Batch
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.masking import mask_tokens
 from electra_ref.model.objectives import electra
@@ -90,6 +93,47 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_gradients() -> None:
     for flat, vector in zip((state.parameters, state.first_moment), before, strict=True):
         np.testing.assert_array_equal(flat.vector, vector)
     assert state.step == 1
+
+
+class BrokenLoss:
+    """ELECTRA with one loss that is not finite in one micro-batch, though its gradient is."""
+
+    parameter_specs = staticmethod(electra.parameter_specs)
+    count_losses = staticmethod(electra.count_losses)
+    backward = staticmethod(electra.backward)
+
+    def __init__(self, value: float, first_example: int) -> None:
+        self.value, self.first_example = value, first_example
+
+    def forward(self, run: Any, model: Any, batch: Batch, stream: RandomStream) -> Any:
+        output, cache = electra.forward(run, model, batch, stream)
+        if stream.first_example == self.first_example:
+            first, last = output.terms
+            output = output._replace(terms=(first, last._replace(sum=self.value)))
+        return output, cache
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("first_example", [0, 2, 4])
+def test_a_loss_that_is_not_finite_changes_nothing_either(value: float, first_example: int) -> None:
+    """Its gradient may be finite: the two are computed by different formulas."""
+    config = tiny_config(warmup_steps=0, learning_rate=0.01)
+    state, model = tiny_state(config, "float64"), tiny_model(config)
+    take_step(config, state)
+    flats = (state.parameters, state.first_moment, state.second_moment)
+    before = [flat.vector.copy() for flat in flats]
+    batches = [draw_rows(2, config.max_length, seed) for seed in range(3)]
+    objective = BrokenLoss(value, first_example)
+    result = train_step(config, reference, objective, model, state, batches)
+    assert not np.isfinite(result.loss)
+    assert 0 < result.gradient_norm < np.inf
+    for flat, vector in zip(flats, before, strict=True):
+        np.testing.assert_array_equal(flat.vector, vector)
+    assert state.step == 1
+    again = train_step(config, reference, electra, model, state, batches)  # nothing is carried over
+    assert np.isfinite(again.loss)
+    assert again.gradient_norm == result.gradient_norm
+    assert state.step == 2
 
 
 def test_evaluation_repeats_itself_and_changes_nothing() -> None:

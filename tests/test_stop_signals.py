@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -47,6 +48,26 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str, int]:
     finally:
         process.kill()
     return output, errors, process.returncode
+
+
+def test_on_a_terminal_the_message_takes_the_line_of_the_bar() -> None:
+    """Behind the bar stands ^C, which the terminal writes; nothing of it is left on that line."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "obedient"], stdout=subprocess.PIPE, stderr=its, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        written = os.read(ours, 1000)
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(its)
+    assert written == b"\r\33[KSIGINT: stopping after this step; again to stop at once\r\n"
 
 
 @pytest.mark.parametrize("number", SIGNALS)

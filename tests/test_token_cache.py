@@ -33,10 +33,8 @@ from electra_ref.text.cache_folder import (
     open_or_build,
 )
 from electra_ref.text.token_cache import (
-    FEWEST_DOCUMENTS,
     FEWEST_TOKENS,
     EncodedDocument,
-    cut_documents,
     id_documents,
     id_vocabulary,
     largest_id,
@@ -145,6 +143,23 @@ def test_an_index_names_files_of_its_own_folder_only(name: str, tmp_path: Path) 
     assert open_intact(tmp_path, KEY) is None
 
 
+@pytest.mark.parametrize("facts", [None, [], "text", 3])
+def test_facts_are_a_table(facts: Any, tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    forge_index(whole.path / "meta.json", lambda index: index.update(facts=facts))
+    assert open_intact(tmp_path, KEY) is None
+    forge_index(whole.path / "meta.json", lambda index: index.pop("facts"))
+    assert open_or_build(tmp_path, KEY, build_two_files) == whole
+
+
+def test_nesting_that_can_be_read_but_not_written_is_damage(tmp_path: Path) -> None:
+    """Around the depth at which Python's reader or its writer gives up, whichever comes first."""
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    for depth in (900, 960, 990, 5_000, 50_000):
+        (whole.path / "meta.json").write_text('{"facts":' * depth + "1" + "}" * depth)
+        assert open_intact(tmp_path, KEY) is None
+
+
 @pytest.mark.parametrize("damage", ["removed", "altered", "another key", "no folder"])
 def test_a_damaged_folder_is_built_anew(damage: str, tmp_path: Path) -> None:
     whole = open_or_build(tmp_path, KEY, build_two_files)
@@ -227,11 +242,27 @@ def test_a_file_cut_short_is_not_mapped(how: str, tmp_path: Path) -> None:
         check_size(folder, "a.bin")
 
 
+def test_a_mapped_array_stays_while_its_folder_is_built_anew(tmp_path: Path) -> None:
+    """A second process may find the folder damaged; the first goes on with what it checked."""
+    folder = open_or_build(tmp_path, KEY, build_two_files)
+    array = map_array(folder, "a.bin", np.uint8)
+    before = array.tobytes()
+    (folder.path / "meta.json").unlink()
+
+    def build_others(path: Path) -> dict[str, Any]:
+        (path / "a.bin").write_bytes(bytes(40))
+        return {}
+
+    open_or_build(tmp_path, KEY, build_others)
+    assert array.tobytes() == before != bytes(40)
+
+
 def test_the_cache_folder_is_the_users_or_the_fallback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert find_cache_dir(tmp_path / "run") == tmp_path / "xdg/electra_ref"
+    assert (tmp_path / "xdg/electra_ref").stat().st_mode & 0o777 == 0o700
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert find_cache_dir(tmp_path / "run") == tmp_path / "home/.cache/electra_ref"
@@ -324,43 +355,6 @@ def test_too_few_tokens_are_a_user_error(tmp_path: Path) -> None:
 def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too small: 0 tokens"):
         cached(tmp_path, [], 10)
-
-
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60),
-    documents=st.integers(1, FEWEST_DOCUMENTS - 1),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_few_documents_are_cut_at_equal_distances(
-    lengths: list[int], documents: int, seed: int
-) -> None:
-    lengths = [*lengths, FEWEST_TOKENS]
-    sentence_ends = np.cumsum(lengths)
-    inner = np.random.default_rng(seed).integers(1, len(lengths) + 1, documents - 1)
-    document_ends = np.unique([*inner, len(lengths)]).astype(np.int64)
-    new_sentence_ends, new_document_ends = cut_documents(sentence_ends, document_ends)
-
-    def in_tokens(sentences: npt.NDArray[np.int64], documents: npt.NDArray[np.int64]) -> set[int]:
-        return set(sentences[documents - 1].tolist())
-
-    old = in_tokens(sentence_ends, document_ends)
-    new = in_tokens(new_sentence_ends, new_document_ends)
-    total = int(sentence_ends[-1])
-    assert new == old | {total * k // FEWEST_DOCUMENTS for k in range(1, FEWEST_DOCUMENTS)}
-    assert set(new_sentence_ends.tolist()) == set(sentence_ends.tolist()) | new
-    assert (np.diff(new_sentence_ends) > 0).all()
-    assert len(new_document_ends) >= FEWEST_DOCUMENTS
-
-
-def test_a_single_long_document_is_cut_on_opening(tmp_path: Path) -> None:
-    cache = cached(tmp_path, [[list(range(500))]], 1000)
-    assert cache.sentence_ends[cache.document_ends - 1].tolist() == list(range(25, 501, 25))
-
-
-def test_twenty_documents_are_enough(tmp_path: Path) -> None:
-    cache = cached(tmp_path, [[[1] * n] for n in range(1, 21)], 10)
-    assert cache.sentence_ends.tolist() == np.cumsum(range(1, 21)).tolist()
-    assert cache.document_ends.tolist() == list(range(1, 21))
 
 
 def saved(folder: Path, array: npt.NDArray[Any]) -> str:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ class Calls:
         self.begun: tuple[Any, ...] | None = None
         self.resumed: tuple[Any, ...] | None = None
         self.completed: tuple[Any, ...] | None = None
+        self.max_minutes: float | None = None
         self.closed: bool | None = None
         self.said: list[str] = []
         self.stop = Stop()
@@ -76,8 +79,9 @@ class Calls:
         assert isinstance(source, Source)
         return source
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, *, whole: bool = False) -> None:
         self.said.append(line)
+        assert whole == (line == "the command")
 
 
 @pytest.fixture
@@ -94,9 +98,11 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
         recorded.resumed = arguments
         return recorded.trainer
 
-    def complete(*arguments: Any) -> None:
+    def complete(*arguments: Any, started: float, max_minutes: float | None) -> None:
         assert recorded.closed is False  # the lock is held
         recorded.completed = arguments
+        recorded.max_minutes = max_minutes
+        assert 0 <= time.monotonic() - started < 60
 
     @contextmanager
     def reporting() -> Iterator[tuple[Any, Any]]:
@@ -121,7 +127,7 @@ def test_without_arguments_the_tiny_preset_trains_on_the_embedded_corpus(calls: 
 def test_every_argument_reaches_its_place(calls: Calls, tmp_path: Path) -> None:
     arguments = (
         "--corpus a.txt b --output-dir out --preset small --device reference --precision float64 "
-        "--seed 7 --max-steps 5 --set steps=9 --set temperature=1.5"
+        "--seed 7 --max-steps 5 --max-minutes 1.5 --set steps=9 --set temperature=1.5"
     )
     assert train.main(arguments.split()) == 0
     settings = ["steps=9", "temperature=1.5", "device=reference", "precision=float64", "seed=7"]
@@ -130,6 +136,7 @@ def test_every_argument_reaches_its_place(calls: Calls, tmp_path: Path) -> None:
     corpus = [str(tmp_path / "a.txt"), str(tmp_path / "b")]
     assert calls.begun == (Path("out"), expected, Source(corpus, None), calls, calls.stop)
     assert calls.completed == (calls.trainer, calls.stop, 5)
+    assert calls.max_minutes == 1.5
 
 
 @pytest.mark.parametrize(
@@ -189,11 +196,11 @@ def test_a_key_without_a_corpus_is_refused(
 
 
 def test_a_run_is_resumed_where_it_is_named(calls: Calls) -> None:
-    """Its configuration stands in its folder; device and number of steps may be others."""
-    arguments = "--resume --output-dir out --device cpu --max-steps 8"
+    """Its configuration stands in its folder; what is free may be set anew."""
+    arguments = "--resume --output-dir out --device cpu --set steps=9 --max-steps 8"
     assert train.main(arguments.split()) == 0
     assert calls.begun is None
-    assert calls.resumed == (Path("out"), "cpu", calls, calls.stop)
+    assert calls.resumed == (Path("out"), ["steps=9", "device=cpu"], None, calls, calls.stop)
     assert calls.completed == (calls.trainer, calls.stop, 8)
     assert calls.closed
 
@@ -203,19 +210,34 @@ def test_the_newest_run_is_resumed_where_none_is_named(
 ) -> None:
     monkeypatch.setattr(run_directory, "newest_run", lambda root: root / "newest")
     assert train.main(["--resume"]) == 0
-    assert calls.resumed == (Path("runs/newest"), None, calls, calls.stop)
+    assert calls.resumed == (Path("runs/newest"), [], None, calls, calls.stop)
     assert calls.completed == (calls.trainer, calls.stop, None)
+    assert calls.max_minutes is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        (["--corpus", "b", "-"], Source(["{}/b", "-"], None)),
+        (["--tokens", "ids.npy"], Source([], "{}/ids.npy")),
+    ],
+)
+def test_a_resumed_run_is_told_where_its_data_lie_now(
+    arguments: list[str], source: Source, calls: Calls, tmp_path: Path
+) -> None:
+    assert train.main(["--resume", "--output-dir", "out", *arguments]) == 0
+    assert calls.resumed is not None
+    moved = calls.resumed[2]
+    assert moved.corpus == [name.format(tmp_path) for name in source.corpus]
+    assert moved.tokens == (source.tokens and source.tokens.format(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("--corpus", "a.txt"),
         ("--text-key", "body"),
-        ("--tokens", "ids.npy"),
         ("--preset", "tiny"),
         ("--config", "run.toml"),
-        ("--set", "steps=3"),
         ("--precision", "float32"),
         ("--seed", "0"),
     ],
@@ -256,11 +278,11 @@ def test_a_signal_gives_the_exit_code_of_a_shell(number: int, code: int, calls: 
 
 
 def test_a_run_stopped_before_its_first_step_says_how_to_begin(calls: Calls) -> None:
-    calls.error = pretraining.StoppedError()
+    calls.error = pretraining.StoppedError("the command")
     calls.stop.requested = signal.SIGTERM
     assert train.main([]) == 143
     assert calls.completed is None
-    assert calls.said == ["stopped before the first step; --resume begins it"]
+    assert calls.said == ["stopped before the first step; to go on:", "the command"]
 
 
 @pytest.mark.parametrize(
@@ -289,12 +311,50 @@ def test_a_mistake_of_ours_is_not_hidden(calls: Calls) -> None:
         train.main([])
 
 
-@pytest.mark.parametrize("arguments", [["--unknown"], ["--seed", "x"], ["--device", "tpu"]])
-def test_unknown_arguments_end_with_exit_code_2(arguments: list[str], calls: Calls) -> None:
-    with pytest.raises(SystemExit) as caught:
-        train.main(arguments)
-    assert caught.value.code == 2
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_no_minutes_are_refused(
+    minutes: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["--max-minutes", minutes]) == 2
     assert calls.begun is None
+    assert f"--max-minutes {minutes}: a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unknown"], "unknown argument --unknown; --help lists all arguments"),
+        (["word"], "word belongs to no argument; --help lists all arguments"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'; --help lists all arguments"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["--max-step", "4"], "unknown argument --max-step; the nearest one is --max-steps"),
+        (["--seeds=4"], "unknown argument --seeds; the nearest one is --seed"),
+        (["--lr", "4"], "unknown argument --lr; write --set learning_rate=VALUE"),
+        (["--epochs=4"], "unknown argument --epochs; write --set steps=VALUE"),
+        (["--batch-size=4"], "unknown argument --batch-size; write --set batch_size=4"),
+        (["--corpus"], "argument --corpus: expected at least one argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(
+    arguments: list[str], message: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(arguments) == 2
+    assert calls.begun is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m electra_ref.train: error: {message}")
+
+
+def test_an_argument_is_not_abbreviated(calls: Calls) -> None:
+    assert train.main(["--max-s", "4"]) == 2
+    assert calls.begun is None
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"electra_ref {version('electra-ref')}\n"
 
 
 def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,6 +374,7 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
             "--device",
         ),
         *("--precision", "--seed", "--print-config", "--max-steps", "--resume"),
+        *("--max-minutes", "--version"),
     ):
         assert flag in printed
 

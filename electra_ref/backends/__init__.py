@@ -31,6 +31,8 @@ from electra_ref.rng import RandomStream
 Cache = Any  # what a backward pass needs; only the backend that made it looks inside
 Bits = Any  # random bits of a dropout, as the backend made them; None in evaluation
 
+NO_CUPY = "CuPy is not installed (pip install 'electra-ref[gpu]')"
+
 
 class Backend(Protocol):
     """The operations of ELECTRA; see ``backends.reference`` for formulas, shapes and sources."""
@@ -153,6 +155,8 @@ def open_backend(device: str, precision: str) -> OpenedBackend:
         if device == "gpu":
             raise UserError(f"--device gpu: {missing}; use --device cpu")
         on_cpu = _open_cpu_backend(precision)
+        if missing == NO_CUPY:  # nobody asked for a GPU
+            return on_cpu
         return on_cpu._replace(reason=f"{on_cpu.reason} (auto: {missing})")
     if precision == "bfloat16":
         raise UserError("--precision bfloat16 needs --device cpu; use float32")
@@ -192,10 +196,11 @@ def why_no_gpu() -> str | None:
     try:
         cupy = arrays.import_cupy()
     except ImportError:
-        return "CuPy is not installed (pip install 'electra-ref[gpu]')"
+        return NO_CUPY
     try:
         cupy.cuda.runtime.getDeviceCount()
         cupy.zeros(1).sum().item()
     except Exception as error:  # CuPy raises many kinds; all mean the same here
-        return f"CuPy finds no usable GPU ({str(error).splitlines()[0]})"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return f"CuPy finds no usable GPU ({reason})"
     return None

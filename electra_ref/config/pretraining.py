@@ -18,7 +18,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from electra_ref.config.model import ModelConfig
-from electra_ref.config.settings import Settings, Value, count, resolve, setting, share
+from electra_ref.config.settings import (
+    Settings,
+    Value,
+    count,
+    part_of,
+    resolve,
+    setting,
+    share,
+)
 from electra_ref.config.training import TrainingConfig
 
 
@@ -39,14 +47,14 @@ class DataConfig(Settings):
     """How text becomes rows of token ids."""
 
     max_vocab_size: int = count(
-        30522, "WordPieces at most; a small corpus yields fewer", at_least=6
+        30522, "WordPieces at most; a small corpus yields fewer", at_least=6, resumed="unread"
     )
     lowercase: bool = setting(True, "lower-case the text and strip its accents")
     max_length: int = count(128, "tokens a row, [CLS] and [SEP] included", at_least=8)
     single_segment_probability: float = share(0.1, "share of the rows with one segment only")
     short_probability: float = share(0.05, "share of the rows cut at a random length")
     held_out_fraction: float = setting(
-        0.05, "share of the documents kept for evaluation", above=0.0, at_most=0.5
+        0.05, "share of the tokens kept for evaluation", above=0.0, at_most=0.5
     )
 
 
@@ -54,7 +62,11 @@ class DataConfig(Settings):
 class PresetName(Settings):
     """Which of the presets the other values come from."""
 
-    preset: str = setting("tiny", "named set of sizes: tiny, small, base or large")
+    preset: str = setting(
+        "tiny",
+        "named set of sizes: tiny, small, base or large; custom: sizes of no preset",
+        resumed="unread",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +134,26 @@ PRESETS: dict[str, dict[str, Value]] = {
 }
 
 
+CUSTOM = "custom"  # the name of sizes that no preset has
+
+
 def resolve_config(
     *, preset: str | None = None, path: Path | None = None, settings: Iterable[str] = ()
 ) -> PretrainingConfig:
-    """Build the configuration of a pre-training run: see ``settings.resolve``."""
-    return resolve(PretrainingConfig, PRESETS, preset=preset, path=path, settings=settings)
+    """Build the configuration of a pre-training run: see ``settings.resolve``.
+
+    Its ``preset`` is the name of a preset with the same model, or CUSTOM: a file or a setting may
+    have changed the sizes.
+    """
+    presets = {**PRESETS, CUSTOM: {}}
+    config = resolve(PretrainingConfig, presets, preset=preset, path=path, settings=settings)
+    names = [name for name in (config.preset, *PRESETS) if _is_model_of(name, config)]
+    return dataclasses.replace(config, preset=names[0] if names else CUSTOM)
+
+
+def _is_model_of(preset: str, config: PretrainingConfig) -> bool:
+    """Return whether ``config`` has the model of ``preset``; the data decide ``vocab_size``."""
+    if preset == CUSTOM:
+        return False
+    model = part_of(ModelConfig, resolve(PretrainingConfig, PRESETS, preset=preset))
+    return part_of(ModelConfig, config) == dataclasses.replace(model, vocab_size=config.vocab_size)

@@ -17,13 +17,40 @@ import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from electra_ref.errors import UserError
 
 Value = bool | int | float | str
 Presets = Mapping[str, Mapping[str, Value]]
+Resumed = Literal["fixed", "free", "unread"]
 LARGEST_COUNT = 2**31 - 1
+OTHER_NAMES = {  # what people look for first: names of other programs, the original's among them
+    "lr": "learning_rate",
+    "epochs": "steps",
+    "max_steps": "steps",
+    "num_train_steps": "steps",
+    "warmup": "warmup_steps",
+    "num_warmup_steps": "warmup_steps",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "weight_decay_rate": "weight_decay",
+    "max_grad_norm": "gradient_clip",
+    "max_seq_length": "max_length",
+    "mask_prob": "mask_probability",
+    "gen_weight": "generator_weight",
+    "disc_weight": "discriminator_weight",
+    "do_lower_case": "lowercase",
+    "dropout": "hidden_dropout",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "keep_checkpoint_max": "keep_checkpoints",
+    "save_steps": "checkpoint_every",
+    "eval_steps": "evaluate_every",
+    "logging_steps": "log_every",
+}
+_NEAR = 0.75  # of 1, difflib's ratio: "learning_rat" is near "learning_rate", "colour" near nothing
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
 def setting(
@@ -34,20 +61,34 @@ def setting(
     above: float = -math.inf,
     at_most: float = math.inf,
     choices: Sequence[str] = (),
+    resumed: Resumed = "fixed",
 ) -> Any:
-    """Return a field of a table: a number within its limits, or one of ``choices``."""
+    """Return a field of a table: a number within its limits, or one of ``choices``.
+
+    ``resumed`` says what may happen to it in a run that has begun: ``fixed``, it stays; ``free``,
+    it may change from a step on; ``unread``, nothing depends on it any more.
+    """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
-    return dataclasses.field(default=default, metadata={"description": description, **limits})
+    metadata = {"description": description, "resumed": resumed, **limits}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def count(default: int, description: str, *, at_least: int = 1) -> Any:
+def count(default: int, description: str, *, at_least: int = 1, resumed: Resumed = "fixed") -> Any:
     """Return a field that holds a number of things."""
-    return setting(default, description, at_least=at_least, at_most=LARGEST_COUNT)
+    return setting(default, description, at_least=at_least, at_most=LARGEST_COUNT, resumed=resumed)
 
 
 def share(default: float, description: str) -> Any:
     """Return a field that holds a number from 0 to 1."""
     return setting(default, description, at_least=0.0, at_most=1.0)
+
+
+class Change(NamedTuple):
+    """A key whose value was another one when a run was saved."""
+
+    key: str
+    before: Value
+    after: Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +134,8 @@ def resolve(
     """Fill ``table`` from a preset, a TOML file and ``key=value`` settings, in that order.
 
     The preset is the argument, or what a setting or the file names, or the table's default. A table
-    without a field ``preset`` has none. Raises UserError for an unknown key (naming the nearest
-    one), a value of the wrong type, or a file that cannot be read.
+    without a field ``preset`` has none. Raises UserError for an unknown key, a value of the wrong
+    type, or a file that cannot be read.
     """
     chosen = {} if path is None else _checked(table, _read_toml(path), where=str(path))
     chosen.update(_checked(table, dict(map(_parse_setting, settings)), where="--set"))
@@ -109,9 +150,39 @@ def resolve(
     return table(**values)
 
 
+def unknown_key(table: type[Settings], key: str) -> str:
+    """Return what to say of a ``key`` that ``table`` does not have, with the one that was meant."""
+    keys = _defaults(table)
+    if OTHER_NAMES.get(key) in keys:
+        return f"unknown key {key!r}; set {OTHER_NAMES[key]!r}"
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), keys, n=1, cutoff=_NEAR)
+    meant = f"the nearest one is {near[0]!r}" if near else "--print-config lists all keys"
+    return f"unknown key {key!r}; {meant}"
+
+
 def part_of(table: type[S], config: Settings) -> S:
     """Return the fields of ``config`` that belong to ``table``, one of those it inherits from."""
     return table(**{field.name: getattr(config, field.name) for field in dataclasses.fields(table)})
+
+
+def keys_of(table: type[Settings], resumed: Resumed) -> list[str]:
+    """Return the keys of ``table`` that are ``resumed``: see ``setting``."""
+    return [
+        field.name for field in dataclasses.fields(table) if field.metadata["resumed"] == resumed
+    ]
+
+
+def changes_between(then: Mapping[str, Value], now: Settings, resumed: Resumed) -> list[Change]:
+    """Return the keys that are ``resumed`` and differ, with both values.
+
+    A key that ``then`` lacks is new in this version, and had its default.
+    """
+    values = {**_defaults(type(now)), **then}
+    return [
+        Change(key, values[key], getattr(now, key))
+        for key in keys_of(type(now), resumed)
+        if values[key] != getattr(now, key)
+    ]
 
 
 def to_toml(config: Settings) -> str:
@@ -128,7 +199,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -138,7 +209,7 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
         raise UserError(f"--set {setting}: write it as key=value")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key.strip(), text  # a bare word is a string
 
 
@@ -152,13 +223,12 @@ def _checked(table: type[Settings], chosen: Mapping[str, Any], where: str) -> di
     checked: dict[str, Value] = {}
     for key, value in chosen.items():
         if key not in defaults:
-            nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0.0)[0]
-            raise UserError(f"{where}: unknown key {key!r}; the nearest one is {nearest!r}")
+            raise UserError(f"{where}: {unknown_key(table, key)}")
         wanted = type(defaults[key])
         if wanted is float and type(value) is int:
             value = float(value)  # noqa: PLW2901  (1 stands for 1.0)
         if type(value) is not wanted:
-            raise UserError(f"{where}: {key} = {value!r} is not of type {wanted.__name__}")
+            raise UserError(f"{where}: {key} = {value!r} should be {_KINDS[wanted]}")
         if wanted is float and not math.isfinite(value):
             raise UserError(f"{where}: {key} = {value} is no finite number")
         checked[key] = value

@@ -19,12 +19,14 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 class OptimizerConfig(Settings):
     """How often, and by how much, the parameters move."""
 
-    steps: int = count(1_000_000, "optimizer steps of the whole run")
+    steps: int = count(1_000_000, "optimizer steps of the whole run", resumed="free")
     batch_size: int = count(128, "sequences an optimizer step")
     accumulate: int = count(1, "micro-batches a step is split into; same result, less memory")
-    learning_rate: float = setting(5e-4, "peak of the schedule", above=0.0)
-    warmup_steps: int = count(10_000, "steps of linear warm-up", at_least=0)
-    lr_decay_power: float = setting(1.0, "power of the decay to zero; 1 is linear", at_least=0.0)
+    learning_rate: float = setting(5e-4, "peak of the schedule", above=0.0, resumed="free")
+    warmup_steps: int = count(10_000, "steps of linear warm-up", at_least=0, resumed="free")
+    lr_decay_power: float = setting(
+        1.0, "power of the decay to zero; 1 is linear", at_least=0.0, resumed="free"
+    )
     weight_decay: float = setting(
         0.01, "decoupled decay of all but biases and layer norms", at_least=0.0
     )
@@ -47,13 +49,15 @@ class RunConfig(Settings):
     """Where a run computes, and how often it reports."""
 
     seed: int = setting(0, "names every random number of the run", at_least=0, at_most=2**63 - 1)
-    device: str = setting("auto", "auto, cpu, gpu or reference", choices=DEVICES)
+    device: str = setting("auto", "auto, cpu, gpu or reference", choices=DEVICES, resumed="free")
     precision: str = setting("auto", "auto, float32, bfloat16 or float64", choices=PRECISIONS)
-    log_every: int = count(100, "steps between two lines of metrics.jsonl")
-    evaluate_every: int = count(10_000, "steps between two evaluations on held-out rows")
-    evaluation_batches: int = count(100, "batches an evaluation reads at most")
-    checkpoint_every: int = count(1_000, "steps between two checkpoints")
-    keep_checkpoints: int = count(3, "newest checkpoints that are kept")
+    log_every: int = count(100, "steps between two lines of metrics.jsonl", resumed="free")
+    evaluate_every: int = count(
+        10_000, "steps between two evaluations on held-out rows", resumed="free"
+    )
+    evaluation_batches: int = count(100, "batches an evaluation reads at most", resumed="free")
+    checkpoint_every: int = count(1_000, "steps between two checkpoints", resumed="free")
+    keep_checkpoints: int = count(3, "newest checkpoints that are kept", resumed="free")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 The name of a folder is a key: a hash of everything its content depends on. So a folder never has
 to be brought up to date. It is a sealed folder with the index ``meta.json``. On opening, every byte
-is checked (about 1 GB/s); a damaged folder is built anew. Caches can be deleted at any time.
+is checked (about 1 GB/s); a damaged folder is built anew. Caches can be deleted at any time. They
+are data, and nothing in them is executed. Yet whoever can write to the cache folder can change what
+a run trains on, as with the corpus itself; so it is created for the user alone.
 
 While one process builds a folder, it holds a lock. A second process that needs the same folder
 waits and then uses it. If the first process dies, the next one removes what it left.
@@ -62,7 +64,7 @@ def find_cache_dir(fallback: Path) -> Path:
 def writable_folder(folder: Path) -> Path:
     """Create ``folder`` if missing; return it. Raises UserError if no file can be made in it."""
     with disk_errors(f"write to the cache folder {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
 
@@ -115,6 +117,8 @@ def open_intact(cache_dir: Path, key: str) -> CacheFolder | None:
         for name, entry in files.items():
             check_file(folder / name, entry)
     except (OSError, DamageError):
+        return None
+    if not isinstance(facts.get("facts"), dict):  # anybody can seal a folder
         return None
     return CacheFolder(folder, key, {n: e.bytes for n, e in files.items()}, facts["facts"])
 

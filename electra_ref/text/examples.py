@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.batch import Batch, SpecialTokens
-from electra_ref.rng import shuffled
+from electra_ref.rng import EVALUATION, shuffled
 from electra_ref.text.cache_folder import (
     CacheFolder,
     cache_key,
@@ -25,7 +25,8 @@ from electra_ref.text.cache_folder import (
     map_array,
     open_or_build,
 )
-from electra_ref.text.packing import PackingRules, held_out_documents, pack
+from electra_ref.text.holding_out import divide
+from electra_ref.text.packing import PackingRules, pack
 from electra_ref.text.token_cache import TokenCache
 
 TRAINING, HELD_OUT = "training.bin", "held_out.bin"
@@ -39,6 +40,7 @@ class ExampleSource:
     folder: CacheFolder
     file_name: str
     examples: npt.NDArray[np.int64]  # (count, 3)  start, split, end; mapped
+    documents: int  # that the examples come from
 
     @property
     def count(self) -> int:
@@ -76,8 +78,11 @@ class ExampleSource:
         return numbers
 
     def evaluation_examples(self, most: int, seed: int) -> npt.NDArray[np.int64]:
-        """Return the numbers of at most ``most`` different examples, the same at every call."""
-        return shuffled(np.arange(min(most, self.count)), self.count, seed, epoch=0)
+        """Return the numbers of at most ``most`` different examples, the same at every call.
+
+        They come from a permutation that no epoch of training has.
+        """
+        return shuffled(np.arange(min(most, self.count)), self.count, seed, epoch=EVALUATION)
 
 
 def assemble(
@@ -121,22 +126,25 @@ def open_examples(
     """Return the examples for training and the held-out ones, packed now or in an earlier run.
 
     Which documents are held out depends on ``held_out_fraction`` and ``rules.seed``, not on the
-    other rules.
+    other rules: see ``holding_out``.
     """
     key = cache_key("examples", tokens=cache.folder.key, held_out=held_out_fraction, rules=rules)
-    ends = cache.sentence_ends, cache.document_ends
 
     def build(folder: Path) -> dict[str, Any]:
-        held_out = held_out_documents(cache.document_ends.size, held_out_fraction, rules.seed)
+        sentence_ends, document_ends, held_out = divide(
+            cache.tokens, cache.sentence_ends, cache.document_ends, held_out_fraction, rules.seed
+        )
         for name, part in ((TRAINING, ~held_out), (HELD_OUT, held_out)):
             with open(folder / name, "wb") as stream:
-                for examples in pack(*ends, np.flatnonzero(part), rules):
+                for examples in pack(sentence_ends, document_ends, np.flatnonzero(part), rules):
                     stream.write(examples.tobytes())
-        return {}
+        return {TRAINING: int((~held_out).sum()), HELD_OUT: int(held_out.sum())}
 
     folder = open_or_build(cache_dir, key, build, on_wait)
     training, held_out = (
-        ExampleSource(cache, folder, name, map_array(folder, name, np.int64, columns=3))
+        ExampleSource(
+            cache, folder, name, map_array(folder, name, np.int64, columns=3), folder.facts[name]
+        )
         for name in (TRAINING, HELD_OUT)
     )
     return training, held_out

@@ -39,7 +39,6 @@ from electra_ref.rng import (
     RandomStream,
     key_words,
     philox_block,
-    random_doubles,
     random_words_reference,
 )
 
@@ -58,22 +57,6 @@ class PackingRules(NamedTuple):
     single_segment_probability: float
     short_probability: float
     seed: int
-
-
-def held_out_documents(documents: int, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return (documents,) True for each document that is kept for evaluation.
-
-    Document i has a random number in [0, 1) (Philox, HOLD_OUT, i) and is held out if that is below
-    ``fraction``. At least one document and at most ``documents // 2`` are held out, those with the
-    smallest numbers. Takes 24 bytes a document. Raises ValueError for fewer than two documents.
-    """
-    if documents < 2:
-        raise ValueError(f"{documents} document cannot be divided")
-    numbers = random_doubles(RandomStream(seed, Purpose.HOLD_OUT, step=0), documents, 1)[:, 0]
-    wanted = int((numbers < fraction).sum())
-    held_out = np.zeros(documents, np.bool_)
-    held_out[np.argsort(numbers, kind="stable")[: min(max(wanted, 1), documents // 2)]] = True
-    return held_out
 
 
 def pack(

@@ -74,6 +74,7 @@ def prepare(
     ids_path: str | None = None,
     vocabulary: Sequence[str] | None = None,
     known_key: str | None = None,
+    moved: bool = False,
     progress: Progress = _ignore,
 ) -> PreparedData:
     """Prepare the files and folders of ``corpus``, or the array of ids at ``ids_path``.
@@ -81,15 +82,17 @@ def prepare(
     ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. In JSON
     lines the text stands under ``text_key``. Without a
     ``vocabulary`` one is trained. A resumed run gives the vocabulary and the ``known_key`` of its
-    first start. If that cache is intact, the corpus is not read; otherwise it must be the same.
+    first start. If that cache is intact and the corpus was not ``moved``, the corpus is not read;
+    otherwise it must be the same.
     Of ``config``: DataConfig's fields, vocab_size and seed.
 
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
-    folder = open_intact(cache_dir, known_key) if known_key and vocabulary else None
+    folder = None
     listing = Listing()
-    if folder is not None:
-        assert vocabulary is not None
+    if known_key is not None and vocabulary is not None and not moved:
+        folder = open_intact(cache_dir, known_key)
+    if folder is not None and vocabulary is not None:
         tokenizer = WordPiece(vocabulary, lowercase=config.lowercase)
     elif ids_path is not None:
         tokenizer, folder = _cache_ids(ids_path, cache_dir, progress)
@@ -99,8 +102,8 @@ def prepare(
             tokenizer, folder = _cache_text(listing.files, config, vocabulary, cache_dir, progress)
     if known_key not in (None, folder.key):
         raise UserError(
-            "the corpus is not the one this run began with; name or pipe that one again, or start "
-            "a new run"
+            "the corpus is not the one this run began with; name where that one lies now "
+            "(--resume --corpus or --tokens), or start a new run"
         )
     cache = open_tokens(folder, len(tokenizer.vocab))
     rules = PackingRules(

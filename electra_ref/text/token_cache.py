@@ -24,8 +24,7 @@ from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
 from electra_ref.text.cache_folder import CacheFolder, map_array
 
-FEWEST_DOCUMENTS = 20  # so that a twentieth can be held out for evaluation
-FEWEST_TOKENS = 200
+FEWEST_TOKENS = 200  # a twentieth of less is no row to evaluate on
 LONGEST_ID_DOCUMENT = 1 << 16  # tokens; a longer row or stream of ids is cut into documents
 LARGEST_ID = 10_000_000  # every id needs a name and a row of the embedding table
 ID_SHIFT = 5  # [PAD] [UNK] [CLS] [SEP] [MASK] take ids 0 to 4
@@ -101,10 +100,9 @@ class _ArrayWriter:
 
 
 def open_tokens(folder: CacheFolder, vocab_size: int) -> TokenCache:
-    """Map the files that ``write_tokens`` wrote, and make sure that documents can be held out.
+    """Map the files that ``write_tokens`` wrote.
 
-    If there are fewer than FEWEST_DOCUMENTS documents (a book in one file), ``cut_documents`` adds
-    document ends. Raises UserError if there are fewer than FEWEST_TOKENS tokens.
+    Raises UserError if there are fewer than FEWEST_TOKENS tokens.
     """
     tokens = map_array(folder, "tokens.bin", token_dtype(vocab_size))
     if tokens.size < FEWEST_TOKENS:
@@ -113,24 +111,7 @@ def open_tokens(folder: CacheFolder, vocab_size: int) -> TokenCache:
         )
     sentence_ends = map_array(folder, "sentence_ends.bin", np.int64)
     document_ends = map_array(folder, "document_ends.bin", np.int64)
-    if document_ends.size < FEWEST_DOCUMENTS:
-        sentence_ends, document_ends = cut_documents(sentence_ends, document_ends)
     return TokenCache(folder, tokens, sentence_ends, document_ends)
-
-
-def cut_documents(
-    sentence_ends: npt.NDArray[np.int64], document_ends: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return both arrays with FEWEST_DOCUMENTS - 1 more ends, at equal distances.
-
-    Each new end is that of a sentence and of a document. There must be at least FEWEST_DOCUMENTS
-    tokens, so that no document is empty.
-    """
-    total = int(sentence_ends[-1])
-    cuts = total * np.arange(1, FEWEST_DOCUMENTS, dtype=np.int64) // FEWEST_DOCUMENTS
-    ends_in_tokens = np.union1d(sentence_ends[document_ends - 1], cuts)
-    sentence_ends = np.union1d(sentence_ends, cuts)
-    return sentence_ends, np.searchsorted(sentence_ends, ends_in_tokens).astype(np.int64) + 1
 
 
 def open_id_array(path: str) -> npt.NDArray[np.integer[Any]]:

@@ -104,7 +104,9 @@ def _cpu_model() -> str:
 
 def _usable_cores() -> int:
     """Return how many cores this process may use; BLAS and numba start as many threads."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS ties no process to cores
 
 
 def _git_commit(checkout: Path) -> str | None:

@@ -7,7 +7,9 @@ knows nothing of what is trained: a ``Task`` does.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -21,15 +23,20 @@ from electra_ref.errors import UserError
 from electra_ref.model.objectives import Model, Objective
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.training.checkpoint import (
-    CheckpointError,
     Groups,
     list_checkpoints,
     load_newest_checkpoint,
     save_checkpoint,
 )
+from electra_ref.training.continuation import (
+    configuration_of,
+    last_step_without_checkpoint,
+    record_changes,
+    state_of,
+)
 from electra_ref.training.optimizer import TrainingState
-from electra_ref.training.progress import Bar, Progress
-from electra_ref.training.records import RecordFile, truncate_records
+from electra_ref.training.progress import Bar, Progress, format_duration
+from electra_ref.training.records import RecordFile, read_records, truncate_records
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.step import StepResult, train_step
 from electra_ref.training.stop_signals import StopSignals
@@ -52,7 +59,10 @@ class Task(Protocol):
     def model(self) -> Model: ...
 
     def identity(self) -> dict[str, Any]:
-        """Return, as JSON, what must be the same for a checkpoint to be one of this run."""
+        """Return, as JSON, what must be the same for a checkpoint to be one of this run.
+
+        The configuration is compared besides.
+        """
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Return the micro-batches of the step number ``step``, counted from 0."""
@@ -77,52 +87,78 @@ class Trainer:
         self.run, self.progress = run, progress
         self._evaluations: dict[int, Evaluation] = {}  # by step; only the last one is kept
 
-    def restore(self) -> None:
-        """Go back to the newest sound checkpoint, or to step 0 if the run has saved none.
+    def restore(self, before: TrainingConfig) -> None:
+        """Go back to the newest sound checkpoint, or to step 0 if none was due yet.
 
-        Raises CheckpointError if there are checkpoints and none of them can be used, or if the
-        newest belongs to another run.
+        ``before`` is the configuration that the run had until now. Settings that are free may have
+        other values from here on; metrics.jsonl records which.
+
+        Raises CheckpointError if there are checkpoints and none of them can be used, if the newest
+        belongs to another run, or if there is none although one was due. Raises UserError if the
+        run has more steps behind it than it shall have.
         """
         if list_checkpoints(self.run.checkpoints):
-            groups = self._groups()
             checkpoint = load_newest_checkpoint(
-                self.run.checkpoints, warn=self.progress.say, like=groups
+                self.run.checkpoints, warn=self.progress.say, like=self._groups()
             )
-            if checkpoint.state != self.task.identity():
-                raise CheckpointError(
-                    f"{checkpoint.path} belongs to a run with another configuration or other data; "
-                    "remove it"
-                )
+            then = configuration_of(checkpoint, self.task.identity(), self.config, self.run)
             for views, group in zip(self._views(), ("model", "optimizer"), strict=True):
                 for name, view in views.items():
                     view[...] = self.backend.to_device(checkpoint.groups[group][name])
             self.state.step = checkpoint.step
+        else:
+            if last := last_step_without_checkpoint(self.run, before):
+                self.progress.say(f"no checkpoint was due before step {last}: beginning at step 0")
+            then = dataclasses.asdict(self.config)
         for path in (self.run.metrics, self.run.samples):
             truncate_records(path, self.state.step)
+        for key, old, new in record_changes(self.run, self.state.step, then, self.config):
+            self.progress.say(f"from step {self.state.step} on: {key} = {new}, before {old}")
 
-    def train(self, stop: StopSignals, last_step: int) -> None:
-        """Train up to ``last_step`` or until a signal asks to stop; save a checkpoint at the end.
+    def train(self, stop: StopSignals, last_step: int, deadline: float = math.inf) -> None:
+        """Train up to ``last_step``; save a checkpoint at the end.
 
-        Raises UserError if the loss or the gradients stop being finite; the parameters of that
-        step are not saved.
+        End earlier if a signal asks to, or after the first step that ends after ``deadline``, a
+        time of ``time.monotonic``. Raises UserError if the loss or the gradients stop being
+        finite; the parameters of that step are not saved.
         """
         bar = Bar(self.progress, "training", last_step, start=self.state.step)
         self.progress.bar = bar
+        is_last = self.state.step >= last_step
+        is_first = True  # its time is that of the compiler
         with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
-            while self.state.step < last_step and stop.requested is None:
+            while not is_last and stop.requested is None:
                 started = time.monotonic()
                 result = self._step()
-                rate = result.tokens / (time.monotonic() - started)
-                bar.move_to(self.state.step, f"loss {result.loss:.2f}, {rate:,.0f} tokens/s")
+                seconds = time.monotonic() - started
+                rate = None if is_first else result.tokens / seconds
+                is_first = False
+                is_last = self.state.step >= last_step or time.monotonic() >= deadline
+                bar.move_to(self.state.step, _note(result.loss, rate))
+                if not is_last and (left := bar.first_estimate()) is not None:
+                    left = min(left, deadline - time.monotonic())
+                    self.progress.say(f"about {format_duration(left)} of training left")
                 if self._is_due(self.config.log_every):
                     metrics.append(self._training_record(result, rate))
                 if self._is_due(self.config.evaluate_every):
-                    self._record_evaluation(metrics, samples)
+                    evaluation = self._record_evaluation(metrics, samples)
+                    if not is_last:  # then the caller has the last word
+                        self.progress.say(f"step {self.state.step}: {evaluation.summary}")
                 if self._is_due(self.config.checkpoint_every):
                     self._save(metrics, samples)
             if not self._is_due(self.config.checkpoint_every):
                 self._save(metrics, samples)
         self.progress.close()
+
+    def closing_evaluation(self) -> Evaluation:
+        """Return the evaluation at the present parameters; record it if it is not recorded yet."""
+        step = self.state.step
+        if any(
+            r["step"] == step and r["split"] == "held_out" for r in read_records(self.run.metrics)
+        ):
+            return self.evaluate()
+        with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
+            return self._record_evaluation(metrics, samples)
 
     def evaluate(self) -> Evaluation:
         """Return the evaluation at the present parameters; it is made once a step."""
@@ -145,15 +181,24 @@ class Trainer:
                     batches,
                 )
         except FloatingPointError as error:
-            raise _diverged(step, str(error)) from error
+            raise self._diverged(step, str(error)) from error
         if not math.isfinite(result.loss) or not math.isfinite(result.gradient_norm):
-            raise _diverged(step, f"loss {result.loss}, gradient norm {result.gradient_norm}")
+            what = f"loss {result.loss}, gradient norm {result.gradient_norm}"
+            raise self._diverged(step, what)
         return result
+
+    def _diverged(self, step: int, what: str) -> UserError:
+        return UserError(
+            f"step {step} has diverged ({what}) and is not saved; go on from the last checkpoint "
+            f"at a lower rate: --resume --output-dir {shlex.quote(str(self.run.path))} --set "
+            f"learning_rate={self.config.learning_rate / 2:g}; if that diverges too, start a new "
+            "run with it"
+        )
 
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.config.steps
 
-    def _training_record(self, result: StepResult, rate: float) -> dict[str, Any]:
+    def _training_record(self, result: StepResult, rate: float | None) -> dict[str, Any]:
         return {
             "step": self.state.step,
             "split": "training",
@@ -161,15 +206,15 @@ class Trainer:
             **result.losses,
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
-            "tokens_per_second": round(rate, 1),
+            "tokens_per_second": rate and round(rate, 1),
         }
 
-    def _record_evaluation(self, metrics: RecordFile, samples: RecordFile) -> None:
+    def _record_evaluation(self, metrics: RecordFile, samples: RecordFile) -> Evaluation:
         evaluation = self.evaluate()
         metrics.append({"step": self.state.step, "split": "held_out", **evaluation.metrics})
         for sample in evaluation.samples:
             samples.append({"step": self.state.step, **sample})
-        self.progress.say(f"step {self.state.step}: {evaluation.summary}")
+        return evaluation
 
     def _save(self, metrics: RecordFile, samples: RecordFile) -> None:
         for records in (metrics, samples):
@@ -178,7 +223,7 @@ class Trainer:
             self.run.checkpoints,
             self.state.step,
             self._groups(),
-            self.task.identity(),
+            state_of(self.task.identity(), dataclasses.asdict(self.config)),
             keep=self.config.keep_checkpoints,
         )
 
@@ -203,8 +248,5 @@ class Trainer:
         return {"model": model, "optimizer": optimizer}
 
 
-def _diverged(step: int, what: str) -> UserError:
-    return UserError(
-        f"step {step} has diverged ({what}) and is not saved; lower learning_rate or raise "
-        "warmup_steps, or --resume from the last checkpoint with another --device"
-    )
+def _note(loss: float, rate: float | None) -> str:
+    return f"loss {loss:.2f}" + ("" if rate is None else f", {rate:,.0f} tokens/s")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from typing import Any, TextIO
@@ -11,8 +13,10 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from electra_ref.files import disk_errors
+from electra_ref.terminal_text import encodable, visible
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_TO_ESTIMATE = 3.0  # of steps, before the remaining time is told
 
 
 def wants_colour(stream: TextIO) -> bool:
@@ -20,11 +24,22 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def fitted(line: str, stream: TextIO) -> str:
+    """Return ``line`` as several lines on a terminal that is narrower, none cut inside a word."""
+    if not stream.isatty():
+        return line
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(
+        line, max(columns, 20), break_long_words=False, break_on_hyphens=False,
+        subsequent_indent="  ",
+    )  # fmt: skip
+
+
 def show(text: str) -> None:
     """Write a result to standard output. Raises UserError if it cannot be written."""
     with disk_errors("write to standard output"):
         try:
-            print(text, end="", flush=True)
+            print(encodable(text, sys.stdout), end="", flush=True)
         except OSError:
             # At exit, Python writes the rest again, which would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,8 +53,13 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.bar: Bar | None = None
 
-    def say(self, line: str) -> None:
-        """Write one line, above the bar if there is one."""
+    def say(self, line: str, *, whole: bool = False) -> None:
+        """Write one line, above the bar if there is one; wrapped where the terminal is narrow.
+
+        A ``whole`` line is not wrapped, so that it can be copied: a command.
+        """
+        line = visible(line)
+        line = line if whole else fitted(line, self.stream)
         if self.bar is not None and self.bar.tqdm is not None:
             self.bar.tqdm.write(line, file=self.stream)
         else:
@@ -76,6 +96,7 @@ class Bar:
         self._progress, self._total, self._done = progress, total, start
         self._last_line = time.monotonic()
         self._since, self._first = 0.0, -1  # start of the estimate, and what was done then
+        self._told = False  # whether ``first_estimate`` has been given
         self.tqdm: Any = None
         if progress.stream.isatty():
             self.tqdm = tqdm(
@@ -97,14 +118,39 @@ class Bar:
         compilation of kernels, does not happen again.
         """
         advanced, self._done = done - self._done, done
-        if self._first < 0:
+        is_first = self._first < 0
+        if is_first:
             self._since, self._first = time.monotonic(), done
         if self.tqdm is not None:
             if note:
                 self.tqdm.set_postfix_str(note, refresh=False)
-            self.tqdm.update(advanced)
+            if is_first:
+                self._start_clock(done)
+            else:
+                self.tqdm.update(advanced)
         elif self._is_due():
             self._progress.say(self._line(note))
+
+    def seconds_left(self) -> float | None:
+        """Return the remaining time, None before there is anything to estimate it from."""
+        moved = self._done - self._first
+        if self._first < 0 or moved <= 0:
+            return None
+        return (time.monotonic() - self._since) / moved * (self._total - self._done)
+
+    def first_estimate(self) -> float | None:
+        """Return the remaining time once: as soon as it is worth telling."""
+        left = self.seconds_left()
+        if self._told or left is None or time.monotonic() - self._since < SECONDS_TO_ESTIMATE:
+            return None
+        self._told = True
+        return left
+
+    def _start_clock(self, done: int) -> None:
+        """Let the rate and the remaining time of the bar begin here."""
+        self.tqdm.unpause()
+        self.tqdm.n = self.tqdm.last_print_n = self.tqdm.initial = done
+        self.tqdm.refresh()
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
@@ -121,18 +167,18 @@ class Bar:
     def _line(self, note: str) -> str:
         if not self._total:
             return f"{self.description}: {self._done}"
-        left = ""
-        if (moved := self._done - self._first) > 0:
-            per_item = (time.monotonic() - self._since) / moved
-            left = format_seconds(per_item * (self._total - self._done))
+        seconds = self.seconds_left()
+        left = "" if seconds is None else f"{format_duration(seconds)} left"
         share = f"{self._done}/{self._total} ({100 * self._done // self._total} %)"
         return ", ".join(part for part in (f"{self.description}: {share}", note, left) if part)
 
 
-def format_seconds(seconds: float) -> str:
-    """Return "1 h 02 min left", "3 min 20 s left" or "7 s left"."""
+def format_duration(seconds: float) -> str:
+    """Return "49 days", "1 h 02 min", "3 min 20 s" or "7 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 72:
+        return f"{round(hours / 24):,} days"
     if hours:
-        return f"{hours} h {minutes:02d} min left"
-    return f"{minutes} min {rest:02d} s left" if minutes else f"{rest} s left"
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from electra_ref.errors import UserError
-from electra_ref.files import disk_errors, write_all, write_bytes_atomically
+from electra_ref.files import disk_errors, force_to_disk, write_all, write_bytes_atomically
 from electra_ref.training.checkpoint import NonFiniteError
 
 
@@ -61,7 +61,7 @@ class RecordFile:
         Raises UserError.
         """
         with disk_errors(f"write {self.path}"):
-            os.fsync(self._descriptor)
+            force_to_disk(self._descriptor)
 
     def close(self) -> None:
         """Close the file; the lines are already with the kernel."""
@@ -88,7 +88,9 @@ def truncate_records(path: Path, step: int) -> None:
         kept += 1
     for number, later in enumerate(steps[kept:], kept + 1):
         if later <= step:
-            raise UserError(f"{path} is damaged before line {number}: repair it or remove it")
+            raise UserError(
+                f"{path} is damaged before line {number}: repair it, or move it elsewhere"
+            )
     result = b"".join(line + b"\n" for line in lines[:kept])
     if result != data:
         write_bytes_atomically(path, result)
@@ -104,7 +106,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         records.pop()
     for number, record in enumerate(records, 1):
         if record is None:
-            raise UserError(f"line {number} of {path} is damaged: repair it or remove it")
+            raise UserError(f"line {number} of {path} is damaged: repair it, or move it elsewhere")
     return [record for record in records if record is not None]
 
 

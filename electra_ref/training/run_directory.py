@@ -70,8 +70,7 @@ class RunDirectory:
         try:
             _require_unused(path)  # again: another process may have begun before we got the lock
             run._tidy()
-            write_json_atomically(path / _MARKER, {"format": FORMAT, **environment})
-            write_text_atomically(run.config, config)
+            run.rewrite(config, environment)
             with disk_errors(f"create {path}"):
                 sync_folder(path.parent)
         except BaseException:
@@ -112,6 +111,11 @@ class RunDirectory:
         if environment is None:
             raise UserError(f"{self.path / _MARKER} cannot be read as this run's")
         return environment
+
+    def rewrite(self, config: str, environment: Mapping[str, Any]) -> None:
+        """Replace what ``create`` wrote. Raises UserError if the disk refuses."""
+        write_json_atomically(self.path / _MARKER, {"format": FORMAT, **environment})
+        write_text_atomically(self.config, config)
 
     def discard(self, *, folder: bool) -> None:
         """Delete what ``create`` and the preparation of the data wrote, then ``close``.

@@ -13,10 +13,10 @@ from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
 from electra_ref.model.objectives.electra import Electra, electra_of, parameter_specs
 from electra_ref.model.parameters import FlatParameters
-from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.checkpoint import load_checkpoint, load_newest_checkpoint
 from electra_ref.training.progress import Progress
+from electra_ref.training.run_data import read_vocabulary
 from electra_ref.training.run_directory import RunDirectory, is_run
 
 GROUP = "model"  # of a checkpoint's files; the other one is the optimizer's
@@ -37,14 +37,14 @@ def open_model(path: Path, device: str = "auto", precision: str = "auto") -> Sav
     """Open the newest model of the run at ``path``, or the one of the checkpoint at ``path``.
 
     The optimizer's file is not read. Raises UserError if there is no such run or checkpoint, if it
-    is damaged, or if the device or the precision is not available.
+    is damaged or its vocabulary was changed, or if the device or the precision is not available.
     """
     is_checkpoint = is_run(path.parent.parent) and not is_run(path)
     run = RunDirectory.open(path.parent.parent if is_checkpoint else path)
     if not run.vocabulary.exists():
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
-    tokenizer = WordPiece(load_vocabulary(run.vocabulary), lowercase=config.lowercase)
+    tokenizer = WordPiece(read_vocabulary(run), lowercase=config.lowercase)
     config = dataclasses.replace(config, vocab_size=len(tokenizer.vocab))
     model = electra_of(config, config, tokenizer.special_tokens)
     specs = parameter_specs(model)

@@ -6,6 +6,7 @@ computed again from its number alone, in any number of micro-batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ def train_step(
 ) -> StepResult:
     """Update ``state`` by one step on ``batches``, the micro-batches of the step, in order.
 
-    A gradient that is not finite leaves the parameters as they are.
+    A loss or a gradient that is not finite leaves parameters, moments and the number of updates as
+    they are: the caller looks at the result and stops.
     """
     counts = add_counts(objective.count_losses(model, batch) for batch in batches)
     terms, first_example = [], 0
@@ -54,7 +56,11 @@ def train_step(
         state.gradients.add(gradients)
         terms.append(output.terms)
     rate = learning_rate(config, state.step)
-    norm = optimizer_step(config, backend, state, state.gradients.total())
-    total = add_terms(terms)
+    total, gradient = add_terms(terms), state.gradients.total()
+    loss = float(total_loss(total))
+    if math.isfinite(loss):
+        norm = optimizer_step(config, backend, state, gradient)
+    else:
+        norm = float(backend.global_norm(gradient.vector))
     tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
-    return StepResult(float(total_loss(total)), mean_losses(total), norm, rate, tokens)
+    return StepResult(loss, mean_losses(total), norm, rate, tokens)

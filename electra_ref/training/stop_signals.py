@@ -54,6 +54,10 @@ def exit_code(number: int) -> int:
 
 
 def _say(text: str) -> None:
-    """Write a line to standard error; print() may be running already when the signal comes."""
+    """Write a line to standard error; print() may be running already when the signal comes.
+
+    On a terminal it takes the place of the bar, behind which the terminal has written ^C.
+    """
     with suppress(OSError):  # the terminal may be gone: that must not end the run
-        os.write(2, f"\n{text}\n".encode())
+        start = "\r\33[K" if os.isatty(2) else "\n"
+        os.write(2, f"{start}{text}\n".encode())

@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import shlex
 import shutil
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
-from electra_ref.config.settings import to_toml
+from electra_ref.config.settings import changes_between, keys_of, to_toml
 from electra_ref.errors import UserError
-from electra_ref.files import write_json_atomically
 from electra_ref.masking import masked_slots
-from electra_ref.text.cache_folder import find_cache_dir
+from electra_ref.model.objectives import electra
+from electra_ref.terminal_text import visible
+from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
-from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining.data_report import data_lines
+from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
-from electra_ref.training.progress import Progress, show, wants_colour
+from electra_ref.training.progress import (
+    Progress,
+    fitted,
+    format_duration,
+    show,
+    wants_colour,
+)
+from electra_ref.training.run_data import read_vocabulary, record_data
 from electra_ref.training.run_directory import RunDirectory, new_run_path
 from electra_ref.training.stop_signals import StopSignals
 
+COMMAND = "python -m electra_ref.train"
 RUNS = Path("runs")  # of the runs without --output-dir
 
 
 class StoppedError(Exception):
-    """A signal asked to stop before the first step; the run can be resumed."""
+    """A signal asked to stop before the first step. The message is the command that resumes."""
 
 
 def begin(
@@ -66,12 +81,24 @@ def begin(
         raise
 
 
-def resume(path: Path, device: str | None, progress: Progress, stop: StopSignals) -> Trainer:
-    """Continue the run at ``path`` from its newest checkpoint, on ``device`` if given."""
+def resume(
+    path: Path,
+    settings: Sequence[str],
+    source: Source | None,
+    progress: Progress,
+    stop: StopSignals,
+) -> Trainer:
+    """Continue the run at ``path`` from its newest checkpoint.
+
+    ``settings`` are ``key=value`` of settings that are free. ``source`` names where the data lie
+    now, if not where they were. Both are kept in the run's folder. Raises UserError for a setting
+    that cannot change, for other data, and for a run that cannot be continued.
+    """
     run = RunDirectory.resume(path)
     try:
-        config = resolve_config(path=run.config)
-        opened = open_backend(device or config.device, config.precision)
+        before = resolve_config(path=run.config)
+        config = _changed(run, before, settings)
+        opened = open_backend(config.device, config.precision)
         progress.say(opened.reason)
         then = run.environment()
         now = describe_environment(
@@ -79,9 +106,13 @@ def resume(path: Path, device: str | None, progress: Progress, stop: StopSignals
         )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        source = _source_of(run)
-        trainer = _trainer(run, config, opened, source, progress, stop)
-        trainer.restore()
+        named = _source_of(run)
+        if source is not None:
+            named = source._replace(text_key=named.text_key)
+        trainer = _trainer(run, config, opened, named, progress, stop, moved=source is not None)
+        trainer.restore(before)
+        if config != before or source is not None:
+            run.rewrite(to_toml(config), {**then, "source": named._asdict()})
         progress.say(f"resumed at step {trainer.state.step:,} of {config.steps:,}")
         return trainer
     except BaseException:
@@ -89,22 +120,63 @@ def resume(path: Path, device: str | None, progress: Progress, stop: StopSignals
         raise
 
 
-def complete(trainer: Trainer, stop: StopSignals, max_steps: int | None) -> None:
-    """Train to the end, or to ``max_steps``, or until a signal; then report the state of the run.
+def _changed(
+    run: RunDirectory, before: PretrainingConfig, settings: Sequence[str]
+) -> PretrainingConfig:
+    """Return the run's configuration with ``settings``. Raises UserError if one is not free."""
+    config = resolve_config(path=run.config, settings=settings)
+    free = keys_of(PretrainingConfig, "free")
+    unread = keys_of(PretrainingConfig, "unread")
+    for key, *_ in changes_between(dataclasses.asdict(before), config, "fixed"):
+        raise UserError(f"{key} cannot change in a run that has begun; {', '.join(free)} can")
+    for setting in settings:
+        if (key := setting.partition("=")[0].strip()) in unread:
+            raise UserError(f"{key} cannot change in a run that has begun; {', '.join(free)} can")
+    return config
 
-    Samples and figures of the held-out rows go to standard output.
+
+def complete(
+    trainer: Trainer,
+    stop: StopSignals,
+    max_steps: int | None,
+    *,
+    started: float,
+    max_minutes: float | None = None,
+) -> None:
+    """Train to the end, or to ``max_steps``, or for ``max_minutes``, or until a signal.
+
+    The time counts from ``started`` of ``time.monotonic``. Then report the state of the run:
+    samples and figures of the held-out rows go to standard output.
     """
     last_step = min(trainer.config.steps, max_steps or trainer.config.steps)
-    trainer.train(stop, last_step)
-    path = trainer.run.path
+    first_step = trainer.state.step
+    if first_step >= last_step:
+        trainer.progress.say(f"nothing is left to train: the run is at step {first_step:,}")
+    else:
+        deadline = math.inf if max_minutes is None else started + 60 * max_minutes
+        trainer.train(stop, last_step, deadline)
+    step = trainer.state.step
     if stop.requested is not None:
-        trainer.progress.say(f"saved at step {trainer.state.step}; --resume continues {path}")
+        trainer.progress.say(f"saved at step {step:,}; to go on:")
+        trainer.progress.say(resume_command(trainer.run.path), whole=True)
         return
-    evaluation = trainer.evaluate()
+    evaluation = trainer.closing_evaluation()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
     samples = [format_sample(s, colour=colour, columns=columns) for s in evaluation.samples]
-    figures = f"step {trainer.state.step}: {evaluation.summary}\nthe run is in {path}\n"
-    show("\n\n".join([f"held-out samples: {LEGEND}", *samples, figures]))
+    path, took = visible(str(trainer.run.path)), format_duration(time.monotonic() - started)
+    lines = [
+        f"step {step}: {evaluation.summary}",
+        f"{step - first_step:,} steps in {took}; the run is in {path}; to train on:",
+    ]
+    figures = "".join(f"{fitted(line, sys.stdout)}\n" for line in lines)
+    more = f" --set steps={2 * step}" if step == trainer.config.steps else ""
+    figures += f"{visible(resume_command(trainer.run.path))}{more}\n"
+    show("\n\n".join([fitted(f"held-out samples: {LEGEND}", sys.stdout), *samples, figures]))
+
+
+def resume_command(path: Path) -> str:
+    """Return the whole command that continues the run at ``path``."""
+    return f"{COMMAND} --resume --output-dir {shlex.quote(str(path))}"
 
 
 def _trainer(
@@ -114,12 +186,15 @@ def _trainer(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    *,
+    moved: bool = False,
 ) -> Trainer:
     """Prepare the data, save vocabulary and report in the run's folder, return the trainer.
 
-    Raises UserError if the vocabulary of the data has not as many entries as ``config`` asks for.
+    The data of a resumed run that were ``moved`` are read again. Raises UserError if the vocabulary
+    of the data has not as many entries as ``config`` asks for.
     """
-    data = _prepare(run, config, source, progress, stop)
+    data = _prepare(run, config, source, progress, stop, moved=moved)
     entries = len(data.tokenizer.vocab)
     if config.vocab_size not in (0, entries):
         raise UserError(
@@ -128,9 +203,16 @@ def _trainer(
         )
     config = dataclasses.replace(config, vocab_size=entries)
     if not run.data.exists():  # a resumed run may have been stopped before this
-        save_vocabulary(run.vocabulary, data.tokenizer.vocab)
-        write_json_atomically(run.data, {"key": data.key, **data.report})
+        facts = {"key": data.key, "format": FORMAT_VERSION, **data.report}
+        record_data(run, data.tokenizer.vocab, facts)
     task = PretrainingTask(config, opened.backend, data)
+    parameters = sum(math.prod(spec.shape) for spec in electra.parameter_specs(task.model))
+    itemsize = np.dtype(opened.dtype).itemsize
+    if opened.device != "gpu":
+        require_memory(config, parameters, itemsize)
+    needs = forecast(config, parameters, itemsize, data.training, data.held_out)
+    for line in describe(config, needs, on_gpu=opened.device == "gpu"):
+        progress.say(line)
     state = initial_state(config, opened.backend, task.model, opened.dtype)
     return Trainer(config, opened.backend, state, task, run, progress)
 
@@ -145,10 +227,20 @@ def _source_of(run: RunDirectory) -> Source:
 
 
 def _known_key(run: RunDirectory) -> str:
+    """Return the key of the data. Raises UserError if this version would divide them otherwise."""
     try:
-        return str(json.loads(run.data.read_bytes())["key"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run.data} is damaged: remove it to prepare the data anew") from error
+        data = json.loads(run.data.read_bytes())
+        key, version = str(data["key"]), data.get("format", 2)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{run.data} is damaged: move it elsewhere, and the data are prepared anew"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"the run in {run.path} began with a version that held out other documents: resume it "
+            "with that one (git_commit in environment.json), or start a new run"
+        )
+    return key
 
 
 def _prepare(
@@ -157,12 +249,14 @@ def _prepare(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    *,
+    moved: bool,
 ) -> PreparedData:
     """Prepare the data; a resumed run takes those of its first start."""
 
     def report(stage: str, done: int, total: int) -> None:
         if stop.requested is not None:
-            raise StoppedError
+            raise StoppedError(resume_command(run.path))
         progress.stage(stage, done, total)
 
     try:
@@ -172,10 +266,18 @@ def _prepare(
             corpus=source.corpus,
             text_key=source.text_key,
             ids_path=source.tokens,
-            vocabulary=load_vocabulary(run.vocabulary) if run.data.exists() else None,
+            vocabulary=read_vocabulary(run) if run.data.exists() else None,
             known_key=_known_key(run) if run.data.exists() else None,
+            moved=moved,
             progress=report,
         )
+    except UserError as error:
+        names = [name for name in (*source.corpus, source.tokens) if name not in ("-", None)]
+        if run.data.exists() and not moved and not all(map(os.path.exists, names)):
+            raise UserError(
+                f"{error}; if it lies elsewhere now, name it: --resume --corpus or --tokens"
+            ) from error
+        raise
     finally:
         progress.close()
     figures = data.report

@@ -9,6 +9,7 @@ import numpy as np
 
 from electra_ref.backends import Backend
 from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.terminal_text import cell, columns_of
 
 SAMPLES = 4  # rows that an evaluation keeps
 _RED, _GREEN, _YELLOW, _DIM, _PLAIN = "\33[31m", "\33[32m", "\33[33m", "\33[2m", "\33[0m"
@@ -47,25 +48,31 @@ LEGEND = "^ replaced and flagged (green), - replaced and missed (red), ? false a
 
 
 def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
-    """Return ``sample`` as four aligned lines, cut to ``columns``."""
+    """Return ``sample`` as four aligned lines, cut to ``columns`` of a terminal."""
     lines: dict[str, list[str]] = {"original": [], "masked": [], "generated": [], "flagged": []}
     room = columns - len("generated")
-    for original, masked, generated, replaced, probability in zip(
+    for *tokens, replaced, probability in zip(
         *(sample[key] for key in ("original", "masked", "generated", "replaced", "probability")),
         strict=True,
     ):
-        width = max(len(original), len(masked), len(generated))
+        original, masked, generated = (cell(token) for token in tokens)
+        width = max(map(columns_of, (original, masked, generated)))
         room -= 1 + width
         if room < 0:
             break
         verdict = {(True, True): "^", (True, False): "-", (False, True): "?"}
-        sign = verdict.get((replaced, probability > 0.5), " ") * len(generated)
+        sign = verdict.get((replaced, probability > 0.5), " ") * columns_of(generated)
         paint = {"^": _GREEN, "-": _RED, "?": _YELLOW}.get(sign[:1], "") if colour else ""
-        lines["original"].append(original.ljust(width))
-        lines["masked"].append(masked.ljust(width))
-        lines["generated"].append(f"{paint}{generated.ljust(width)}{_PLAIN if paint else ''}")
-        lines["flagged"].append(f"{paint}{sign.ljust(width)}{_PLAIN if paint else ''}")
+        plain = _PLAIN if paint else ""
+        lines["original"].append(_padded(original, width))
+        lines["masked"].append(_padded(masked, width))
+        lines["generated"].append(f"{paint}{_padded(generated, width)}{plain}")
+        lines["flagged"].append(f"{paint}{_padded(sign, width)}{plain}")
     dim, plain = (_DIM, _PLAIN) if colour else ("", "")
     return "\n".join(
         f"{dim}{name:>9}{plain} {' '.join(tokens).rstrip()}" for name, tokens in lines.items()
     )
+
+
+def _padded(text: str, columns: int) -> str:
+    return text + " " * (columns - columns_of(text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,8 +33,8 @@ class PretrainingTask:
         self.model = electra_of(config, config, self._special_tokens)
 
     def identity(self) -> dict[str, Any]:
-        """Return the key of the data and the configuration."""
-        return {"data": self._data.key, "config": dataclasses.asdict(self._config)}
+        """Return the key of the data."""
+        return {"data": self._data.key}
 
     def batches(self, step: int) -> Sequence[Batch]:
         """Return the rows of a step in ``accumulate`` micro-batches."""

@@ -1,0 +1,85 @@
+"""Whether a checkpoint continues a run, and what has changed since it was saved.
+
+Most settings decide about the data, the model or the bits of a step; they stay what they were.
+Steps, schedule, intervals and device are free: they may change from a step on. metrics.jsonl then
+has a line at that step:
+
+    {"step": 300, "split": "settings", "changed": {"steps": [1000, 2000]}}      before and after
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from electra_ref.config.settings import Change, changes_between
+from electra_ref.config.training import TrainingConfig
+from electra_ref.errors import UserError
+from electra_ref.training.checkpoint import Checkpoint, CheckpointError
+from electra_ref.training.records import RecordFile, read_records
+from electra_ref.training.run_directory import RunDirectory
+
+_CONFIG = "config"  # of a checkpoint's state; the rest is the task's
+
+
+def state_of(identity: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint keeps besides its tensors: the task's identity, the settings."""
+    return {**identity, _CONFIG: config}
+
+
+def configuration_of(
+    checkpoint: Checkpoint, identity: dict[str, Any], config: TrainingConfig, run: RunDirectory
+) -> dict[str, Any]:
+    """Return the settings that ``checkpoint`` was saved with.
+
+    Raises CheckpointError if it belongs to other data or to other settings that are fixed, and
+    UserError if it is beyond the last step of ``config``.
+    """
+    state = dict(checkpoint.state)
+    then = state.pop(_CONFIG, None)
+    if not isinstance(then, dict):
+        raise CheckpointError(f"{checkpoint.path} does not name its settings")
+    if state != identity:
+        raise CheckpointError(
+            f"{checkpoint.path} belongs to a run on other data: {json.dumps(state)} there, "
+            f"{json.dumps(identity)} here; start a new run in another --output-dir"
+        )
+    for key, there, here in changes_between(then, config, "fixed"):
+        raise CheckpointError(
+            f"{checkpoint.path} was computed with {key} = {json.dumps(there)}, and {run.config} "
+            f"says {json.dumps(here)}; set that back, or start a new run in another --output-dir"
+        )
+    if config.steps < checkpoint.step:
+        raise UserError(
+            f"steps = {config.steps}, but {run.path} is at step {checkpoint.step} already; give a "
+            "larger number"
+        )
+    return then
+
+
+def last_step_without_checkpoint(run: RunDirectory, before: TrainingConfig) -> int:
+    """Return the last step on record of a run without a checkpoint; 0 if there is none.
+
+    ``before`` is the configuration in which these steps were computed. Raises CheckpointError if a
+    checkpoint was due before that step: then there was one.
+    """
+    last: int = max((record["step"] for record in read_records(run.metrics)), default=0)
+    if last > min(before.checkpoint_every, before.steps):
+        raise CheckpointError(
+            f"{run.metrics} goes to step {last}, but there is no checkpoint in {run.checkpoints}: "
+            "put it back, or start a new run in another --output-dir"
+        )
+    return last
+
+
+def record_changes(
+    run: RunDirectory, step: int, then: dict[str, Any], config: TrainingConfig
+) -> list[Change]:
+    """Return the free settings that are others than ``then``; record them once, at ``step``."""
+    changes = changes_between(then, config, "free")
+    changed = {key: [before, after] for key, before, after in changes}
+    record = {"step": step, "split": "settings", "changed": changed}
+    if changes and record not in read_records(run.metrics):
+        with RecordFile(run.metrics) as metrics:
+            metrics.append(record)
+    return changes

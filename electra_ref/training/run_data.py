@@ -1,0 +1,77 @@
+"""What a run read: ``data.json`` and ``vocab.txt``, written when its data are prepared.
+
+The ids of a run mean nothing without its vocabulary, and a vocabulary with one letter changed looks
+like any other. So ``data.json`` holds the SHA-256 of ``vocab.txt``, which is compared whenever the
+vocabulary is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from electra_ref.errors import UserError
+from electra_ref.files import disk_errors, write_json_atomically
+from electra_ref.text.cache_folder import find_cache_dir
+from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
+from electra_ref.training.run_directory import RunDirectory
+
+_DIGEST = "vocabulary_sha256"
+
+
+def record_data(run: RunDirectory, vocabulary: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Save the vocabulary of ``run``, then ``facts`` and its hash in ``data.json``.
+
+    Raises UserError if the disk refuses.
+    """
+    save_vocabulary(run.vocabulary, vocabulary)
+    digest = hashlib.sha256("".join(token + "\n" for token in vocabulary).encode()).hexdigest()
+    write_json_atomically(run.data, {**facts, _DIGEST: digest})
+
+
+def read_vocabulary(run: RunDirectory) -> list[str]:
+    """Return the vocabulary of ``run``; its hash is compared if ``data.json`` has one.
+
+    Raises UserError, with the way to repair it, if the file was changed, and if it cannot be read.
+    """
+    recorded = _recorded_digest(run)
+    with disk_errors(f"read the vocabulary {run.vocabulary}"):
+        found = _digest_of(run.vocabulary)
+    if recorded not in (None, found):
+        copy = _copy_in_cache(run, recorded)
+        advice = (
+            f"copy {copy} to it"
+            if copy
+            else (
+                "put back a copy of it; a new run on the same data with --config "
+                f"{run.config} --max-steps 1 also writes one"
+            )
+        )
+        raise UserError(f"{run.vocabulary} was changed after the run began; {advice}")
+    return load_vocabulary(run.vocabulary)
+
+
+def _recorded_digest(run: RunDirectory) -> str | None:
+    """Return None for runs of older versions, and where ``data.json`` cannot be read."""
+    try:
+        facts = json.loads(run.data.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return facts.get(_DIGEST) if isinstance(facts, dict) else None
+
+
+def _copy_in_cache(run: RunDirectory, digest: str | None) -> Path | None:
+    """Return the file that the vocabulary was copied from, if the cache still has it."""
+    with suppress(OSError, UserError):
+        for path in sorted(find_cache_dir(run.path / "cache").glob("*/vocab.txt")):
+            if _digest_of(path) == digest:
+                return path
+    return None
+
+
+def _digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,99 @@
+"""All commands under one name, and what a package index is told of them."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from electra_ref import __main__ as commands
+from electra_ref import __version__, train
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_a_command_gets_its_arguments_and_its_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    module = importlib.import_module(f"electra_ref.{name}")
+
+    def record(*arguments: Any) -> int:
+        given.append(arguments)
+        return 7
+
+    monkeypatch.setattr(module, "main", record)
+    assert commands.main([name, "--flag", "value"]) == 7
+    assert given == [(["--flag", "value"], f"electra-ref {name}")]
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+@pytest.mark.parametrize("program", ["electra-ref", "python -m electra_ref"])
+def test_messages_call_a_command_as_the_user_did(
+    name: str,
+    program: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        commands.main([name, "--help"], program)
+    assert capsys.readouterr().out.startswith(f"usage: {program} {name} ")
+
+
+def test_an_error_of_a_command_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["train", "--max-steps", "0"]) == 2
+    assert capsys.readouterr().err == "electra-ref train: error: --max-steps 0: at least 1\n"
+    assert train.main(["--max-steps", "0"]) == 2
+    assert capsys.readouterr().err.startswith("python -m electra_ref.train: error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a command: train"),
+        (["trian"], "there is no command 'trian'; there are: train"),
+        (["--unknown"], "there is no command '--unknown'"),
+        (["\33[2J"], r"there is no command '\x1b[2J'"),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"electra-ref: error: {message}")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_has_a_line_for_each_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main([flag]) == 0
+    shown = capsys.readouterr().out
+    for name, description in commands.COMMANDS.items():
+        assert f"\n  {name}  {description}\n" in shown
+
+
+def test_the_package_runs_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["electra_ref", "--version"])
+    monkeypatch.delitem(sys.modules, "electra_ref.__main__")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("electra_ref", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"electra_ref {__version__}\n"
+
+
+def test_the_project_names_its_script_and_its_version() -> None:
+    module, _, function = PROJECT["scripts"]["electra-ref"].partition(":")
+    assert getattr(importlib.import_module(module), function) is commands.main
+    assert PROJECT["version"] == __version__
