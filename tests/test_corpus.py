@@ -164,6 +164,7 @@ def test_long_lines_are_cut_at_spaces(
         ["end"],
     ]
     assert report.cut_sentences == 5
+    assert read_bytes(tmp_path, b" abcdefghijklm") == [["abcdefghij", "klm"]]
 
 
 def test_a_long_sentence_inside_a_line_is_cut(
@@ -204,6 +205,9 @@ def test_long_documents_come_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(corpus, "LONGEST_DOCUMENT", 5)
     assert read_bytes(tmp_path, b"aaa\nbb\nccc\ndd\n\neee\nff\n") == [
         *(["aaa", "bb"], ["ccc", "dd"], ["eee", "ff"])
+    ]
+    assert read_bytes(tmp_path, b"aaa\nbb\nccc\nddd\n\neee\nfff\n") == [
+        *(["aaa", "bb"], ["ccc"], ["ddd"], ["eee"], ["fff"])
     ]
     assert read_bytes(tmp_path, b"aa\nbb\ncc\ndddddddd\ne") == [
         ["aa", "bb"],
@@ -280,10 +284,10 @@ def test_other_ends_separate_no_objects(end: str, tmp_path: Path) -> None:
         ('["text"]', "not an array; jq -c '.[]'"),
         ('"text"', "not a string"),
         ("1", "not a number"),
-        ("null", "not null"),
+        ("null", "not null;"),
         ("true", "not true or false"),
         ('{"text": 1}', "expected a string 'text', not a number"),
-        ('{"text": null}', "expected a string 'text', not null"),
+        ('{"text": null}', "expected a string 'text', not null."),
         ('{"text": {"text": "a"}}', "expected a string 'text', not an object"),
         ('{"other": "a", "\\u001b": 1}', r"no 'text'; its keys are 'other', '\x1b'; choose that"),
         ("{}", "no 'text'; its keys are none"),
@@ -295,7 +299,7 @@ def test_a_bad_json_line_is_named(line: str, message: str, tmp_path: Path) -> No
     with pytest.raises(UserError) as caught:
         read(path)
     assert f"{path}, line 3: " in str(caught.value)
-    assert message in str(caught.value)
+    assert message in f"{caught.value}."
     assert "\n" not in str(caught.value)
 
 
@@ -310,7 +314,7 @@ def test_an_object_with_a_thousand_keys_is_a_short_message(tmp_path: Path) -> No
     (tmp_path / "a.jsonl").write_text(json.dumps({"k" * 1000 + str(i): 1 for i in range(1000)}))
     with pytest.raises(UserError, match="has no 'text'") as caught:
         read(tmp_path / "a.jsonl")
-    assert str(caught.value).count(", '" + "k" * 38) == 9
+    assert str(caught.value).count(", '" + "k" * 39) == 9
     assert "k" * 40 not in str(caught.value)
 
 
@@ -333,6 +337,28 @@ def test_an_unreadable_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(UserError, match="Permission denied"):
         read(tmp_path / "a.txt")
+
+
+def test_a_part_of_a_file_is_read(tmp_path: Path) -> None:
+    """It may begin like a file that is refused: it is not the beginning of one."""
+    data = b'a line\n{"text": 1}\n\nand more\n'
+    (tmp_path / "a.txt").write_bytes(data)
+    file = list_files([str(tmp_path / "a.txt")]).files[0]
+    told: list[int] = []
+    part = file._replace(part=(7, 23))
+    assert list(read_documents([part], CorpusReport(), told.append)) == [['{"text": 1}'], ["and"]]
+    assert sum(told) == 16
+    (tmp_path / "a.txt").write_bytes(b"\xe9" + data[1:])
+    file = list_files([str(tmp_path / "a.txt")]).files[0]
+    assert list(read_documents([file._replace(part=(0, 6))], CorpusReport())) == [["\ufffd line"]]
+
+
+def test_plain_files_may_be_read_in_parts(tmp_path: Path) -> None:
+    data = {"a.txt": b"text", "b.jsonl": b"", "c.txt": "text".encode("utf-16"), "d.txt.gz": b""}
+    for name, content in data.items():
+        (tmp_path / name).write_bytes(content)
+    files = list_files([str(tmp_path)]).files
+    assert [decoding.is_plain(file) for file in files] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("change", ["grown", "gone"])

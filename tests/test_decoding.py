@@ -106,9 +106,9 @@ def test_the_end_of_a_file_is_judged_with_the_whole(
     for module in (corpus_file, decoding):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(decoding, "HEAD_BYTES", 1000)
-    for bad in (b"\xe9", b"\0"):
+    for bad, kind in ((b"\xe9", "in another encoding"), (b"\0", "no text")):
         data = (5 * bad).ljust(1000) + (9 * bad + b"a").rjust(50, b"a")
-        assert "1.3 % of its bytes" in refusal(tmp_path, data)
+        assert f"is {kind}: 1.3 % of its bytes" in refusal(tmp_path, data)
 
 
 def test_a_head_is_read_and_not_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +179,12 @@ def test_one_percent_is_allowed(invalid: int, refused: bool, tmp_path: Path) -> 
         assert "is no text: 1.1 % of its bytes" in refusal(tmp_path, data)
     else:
         assert read_bytes(tmp_path, data)
+
+
+@pytest.mark.parametrize(("controls", "kind"), [(20, "is in another encoding"), (21, "is no text")])
+def test_control_characters_tell_binary_data(controls: int, kind: str, tmp_path: Path) -> None:
+    data = b"\xe9 " * 11 + b"\x01" * controls
+    assert kind in refusal(tmp_path, data.ljust(1000, b"a"))
 
 
 def test_a_character_cut_off_at_the_end_is_no_encoding(tmp_path: Path) -> None:

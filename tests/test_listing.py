@@ -26,6 +26,7 @@ def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
     listing = list_files([str(tmp_path)])
     found = [os.path.relpath(str(file.path), tmp_path) for file in listing.files]
     assert found == ["a/x.TXT.xz", "a/y.jsonl", "a/z.text", "b.txt"]
+    assert [file.format for file in listing.files] == ["text", "objects", "text", "text"]
     assert listing.skipped == 5
     assert listing.skipped_names == ["'a/d.bin'", "'a/e.json'", "'a/f.gz'"]
 

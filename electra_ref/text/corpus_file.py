@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -25,6 +27,9 @@ class CorpusFile(NamedTuple):
     compression: Compression | None
     size: int  # bytes on disk
     modified: int  # nanoseconds
+    part: tuple[int, int] | None = (
+        None  # the bytes to read, if not all; of a file that ``is_plain``
+    )
 
 
 @dataclass
@@ -41,19 +46,26 @@ class CorpusReport:
     cut_sentences: int = 0  # cuts in lines that are too long
 
 
+@contextmanager
+def opened(file: CorpusFile) -> Iterator[BinaryIO]:
+    """Open a file at its start for the block; a descriptor stays open. Raises OSError."""
+    with open(file.path, "rb", closefd=isinstance(file.path, str)) as stream:
+        stream.seek(0)  # a descriptor stands where it was left
+        yield stream
+
+
 def read_blocks(
     file: CorpusFile, on_bytes: BytesRead | None = None, *, decompressed: bool = True
 ) -> Iterator[bytes]:
-    """Yield the content of a file in blocks of at most BLOCK_BYTES.
+    """Yield the content of a file, or of a part of it, in blocks of at most BLOCK_BYTES.
 
     Raises UserError for a file that cannot be read, is damaged, or changed since it was listed.
     """
-    is_path = isinstance(file.path, str)
+    before, end = file.part or (0, sys.maxsize)
     try:
-        with open(file.path, "rb", closefd=is_path) as stream:
-            stream.seek(0)  # a descriptor stands where it was left
-            before = 0
-            for block in _blocks(stream, file.compression if decompressed else None):
+        with opened(file) as stream:
+            stream.seek(before)
+            for block in _blocks(stream, file.compression if decompressed else None, end):
                 yield block
                 if on_bytes is not None:
                     on_bytes(stream.tell() - before)
@@ -69,11 +81,11 @@ def read_blocks(
         raise UserError(f"cannot read {file.name}: {error.strerror or error}") from error
 
 
-def _blocks(stream: BinaryIO, compression: Compression | None) -> Iterator[bytes]:
+def _blocks(stream: BinaryIO, compression: Compression | None, end: int) -> Iterator[bytes]:
     if compression is not None:
         yield from decompress(compression, stream, BLOCK_BYTES)
     else:
-        while block := stream.read(BLOCK_BYTES):
+        while block := stream.read(min(BLOCK_BYTES, end - stream.tell())):
             yield block
 
 

@@ -29,6 +29,7 @@ from electra_ref.text.corpus_file import (
     BytesRead,
     CorpusFile,
     CorpusReport,
+    opened,
     read_blocks,
 )
 
@@ -76,11 +77,14 @@ def decode(
 ) -> Iterator[str]:
     """Yield the characters of a file in blocks; add its counts of bytes to ``report``.
 
-    Raises UserError for a file that cannot be read or is refused.
+    Of a part, only whole blocks are judged: its beginning is not that of the file, and its share
+    not that of the file. Raises UserError for a file that cannot be read or is refused.
     """
     head, blocks = _split_head(read_blocks(file, on_bytes))
-    _refuse_formats(file, head)
-    encoding = encoding_of(head)
+    encoding = "utf-8"
+    if file.part is None:
+        _refuse_formats(file, head)
+        encoding = encoding_of(head)
     errors = "surrogateescape" if encoding == "utf-8" else "replace"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     found = _Found(file, encoding)
@@ -93,9 +97,9 @@ def decode(
             unit = 2 if encoding == "utf-16" else 4
             found.add(len(block), text.encode("utf-8"), unit * text.count("\ufffd"))
         if found.size == len(head):  # before an error in its text is
-            found.refuse_bad(found.size, found.invalid, found.nuls)
+            found.refuse_bad_file()
         yield text.replace("\ufeff", "")
-    found.refuse_bad(found.size, found.invalid, found.nuls)
+    found.refuse_bad_file()
     # A character that is cut off by the end of the file says nothing about its encoding.
     text, invalid = replace_surrogates(decoder.decode(b"", final=True))
     report.bytes += found.size
@@ -121,6 +125,14 @@ def encoding_of(head: bytes) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     return "utf-8"
+
+
+def is_plain(file: CorpusFile) -> bool:
+    """Return whether the file may be read in parts: not compressed, and UTF-8. Raises OSError."""
+    if file.compression is not None:
+        return False
+    with opened(file) as stream:
+        return encoding_of(stream.read(4)) == "utf-8"
 
 
 def holds_json(file: CorpusFile) -> bool:
@@ -183,6 +195,11 @@ class _Found:
         self.invalid += invalid
         self.nuls += nuls
         self.refuse_bad(BLOCK_BYTES, invalid, nuls)
+
+    def refuse_bad_file(self) -> None:
+        """Raise UserError if too much of what was counted is invalid or NUL."""
+        if self.file.part is None:
+            self.refuse_bad(self.size, self.invalid, self.nuls)
 
     def refuse_bad(self, size: int, invalid: int, nuls: int) -> None:
         """Raise UserError if too many of ``size`` bytes are invalid or NUL."""
