@@ -34,7 +34,7 @@ def test_good_text_is_one_line() -> None:
 
 
 def test_token_ids_have_no_text() -> None:
-    assert list(data_lines({"files": 1, "bytes": 80, "tokens": 10})) == []
+    assert list(data_lines({"files": 1, "bytes": 80, "documents": 2, "tokens": 10})) == []
 
 
 def test_a_cache_from_before_unknown_words_were_counted_says_less() -> None:

@@ -17,7 +17,7 @@ def data_lines(report: Mapping[str, Any]) -> Iterator[str]:
 
     What it does not have is not said: token ids have no text, and a resumed run lists no files.
     """
-    if "documents" in report:
+    if "sentences" in report:
         yield _what_was_read(report)
     if skipped := report.get("skipped"):
         names = ", ".join([*report["skipped_names"], "..."][:skipped])
