@@ -359,6 +359,9 @@ def test_plain_files_may_be_read_in_parts(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     files = list_files([str(tmp_path)]).files
     assert [decoding.is_plain(file) for file in files] == [True, True, False, False]
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*a\.txt: No such file"):
+        decoding.is_plain(files[0])
 
 
 @pytest.mark.parametrize("change", ["grown", "gone"])

@@ -128,11 +128,17 @@ def encoding_of(head: bytes) -> str:
 
 
 def is_plain(file: CorpusFile) -> bool:
-    """Return whether the file may be read in parts: not compressed, and UTF-8. Raises OSError."""
+    """Return whether a file may be read in parts: not compressed, and UTF-8.
+
+    Raises UserError if it cannot be read.
+    """
     if file.compression is not None:
         return False
-    with opened(file) as stream:
-        return encoding_of(stream.read(4)) == "utf-8"
+    try:
+        with opened(file) as stream:
+            return encoding_of(stream.read(4)) == "utf-8"
+    except OSError as error:
+        raise UserError(f"cannot read {file.name}: {error.strerror or error}") from error
 
 
 def holds_json(file: CorpusFile) -> bool:
