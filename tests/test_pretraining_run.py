@@ -82,7 +82,7 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert trainer.config == dataclasses.replace(config, vocab_size=60)  # as the data yield
     assert load_vocabulary(run.vocabulary) == list(data.tokenizer.vocab)
     digest = hashlib.sha256(run.vocabulary.read_bytes()).hexdigest()
-    facts = {"key": data.key, "format": FORMAT_VERSION, **data.report, "vocabulary_sha256": digest}
+    facts = {"key": data.key, **data.report, "format": FORMAT_VERSION, "vocabulary_sha256": digest}
     assert json.loads(run.data.read_text()) == facts
     assert data.report["bytes"] == corpus.stat().st_size
     environment = run.environment()
@@ -108,9 +108,11 @@ def test_folders_and_files_may_have_names_that_are_no_utf_8(
     corpus = corpus.rename(folder / "corpus.txt")
     trainer = begin_small(folder / "run", corpus, steps=2)
     with trainer.run:
-        complete(trainer, StopSignals(), 1)
-    assert capsys.readouterr().out.endswith(r"/caf\udce9 \x1b[31m/run" + "\n")
-    resumed = resume(folder / "run", None, quiet(), StopSignals())
+        complete(trainer, StopSignals(), 1, started=time.monotonic())
+    assert (
+        r"the run is in " + str(tmp_path) + r"/caf\udce9 \x1b[31m/run;" in capsys.readouterr().out
+    )
+    resumed = resume(folder / "run", [], None, quiet(), StopSignals())
     with resumed.run as run:
         assert run.environment()["source"]["corpus"] == [str(corpus)]
         assert resumed.state.step == 1

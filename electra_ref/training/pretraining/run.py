@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import shlex
@@ -22,7 +21,7 @@ from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.model.objectives import electra
 from electra_ref.terminal_text import visible
-from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
+from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
@@ -37,7 +36,7 @@ from electra_ref.training.progress import (
     show,
     wants_colour,
 )
-from electra_ref.training.run_data import read_vocabulary, record_data
+from electra_ref.training.run_data import read_key, read_vocabulary, record_data
 from electra_ref.training.run_directory import RunDirectory, new_run_path
 from electra_ref.training.stop_signals import StopSignals
 
@@ -200,8 +199,7 @@ def _trainer(
         )
     config = dataclasses.replace(config, vocab_size=entries)
     if not run.data.exists():  # a resumed run may have been stopped before this
-        facts = {"key": data.key, "format": FORMAT_VERSION, **data.report}
-        record_data(run, data.tokenizer.vocab, facts)
+        record_data(run, data.tokenizer.vocab, {"key": data.key, **data.report})
     task = PretrainingTask(config, opened.backend, data)
     parameters = sum(math.prod(spec.shape) for spec in electra.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
@@ -221,23 +219,6 @@ def _source_of(run: RunDirectory) -> Source:
         raise UserError(
             f"the environment.json of {run.path} no longer names the data; start a new run"
         ) from error
-
-
-def _known_key(run: RunDirectory) -> str:
-    """Return the key of the data. Raises UserError if this version would divide them otherwise."""
-    try:
-        data = json.loads(run.data.read_bytes())
-        key, version = str(data["key"]), data.get("format", 2)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{run.data} is damaged: move it elsewhere, and the data are prepared anew"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"the run in {run.path} began with a version that held out other documents: resume it "
-            "with that one (git_commit in environment.json), or start a new run"
-        )
-    return key
 
 
 def _prepare(
@@ -263,7 +244,7 @@ def _prepare(
             corpus=source.corpus,
             ids_path=source.tokens,
             vocabulary=read_vocabulary(run) if run.data.exists() else None,
-            known_key=_known_key(run) if run.data.exists() else None,
+            known_key=read_key(run) if run.data.exists() else None,
             moved=moved,
             progress=report,
         )
