@@ -11,10 +11,10 @@ import difflib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
+from electra_ref import __version__
 from electra_ref.config.settings import OTHER_NAMES, Presets, Settings
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         """``table`` has the settings that ``--set`` may name."""
         super().__init__(prog=program, description=description, allow_abbrev=False)
         self._table = table
-        self.add_argument("--version", action="version", version=f"electra_ref {_version()}")
+        self.add_argument("--version", action="version", version=f"electra_ref {__version__}")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Return the parsed arguments. Raises UserError where argparse would print and exit."""
@@ -73,13 +73,6 @@ class Parser(argparse.ArgumentParser):
         if (other := OTHER_NAMES.get(key)) is not None:
             return f"unknown argument {flag}; write --set {other}=VALUE"
         return f"unknown argument {flag}; --help lists all arguments"
-
-
-def _version() -> str:
-    try:
-        return version("electra-ref")
-    except PackageNotFoundError:  # a tree that is not installed
-        return "(not installed)"
 
 
 @contextmanager

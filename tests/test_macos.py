@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,8 +50,8 @@ def test_a_run_begins_ends_and_resumes(
     corpus = write_corpus(tmp_path / "corpus.txt")
     trainer = begin_small(tmp_path / "run", corpus, steps=2)
     with reporting() as (_, stop), trainer.run:
-        complete(trainer, stop, 1)
-    with resume(tmp_path / "run", None, quiet(), StopSignals()).run as run:
+        complete(trainer, stop, 1, started=time.monotonic())
+    with resume(tmp_path / "run", [], None, quiet(), StopSignals()).run as run:
         fingerprint = run.environment()["fingerprint"]
     assert fingerprint["cores"] == os.cpu_count()
     assert fingerprint["cpu"] == os.uname().machine

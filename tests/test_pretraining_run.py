@@ -83,7 +83,7 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert trainer.config == dataclasses.replace(config, vocab_size=60)  # as the data yield
     assert load_vocabulary(run.vocabulary) == list(data.tokenizer.vocab)
     digest = hashlib.sha256(run.vocabulary.read_bytes()).hexdigest()
-    facts = {"key": data.key, "format": FORMAT_VERSION, **data.report, "vocabulary_sha256": digest}
+    facts = {"key": data.key, **data.report, "format": FORMAT_VERSION, "vocabulary_sha256": digest}
     assert json.loads(run.data.read_text()) == facts
     assert data.report["bytes"] == corpus.stat().st_size
     environment = run.environment()
@@ -127,6 +127,18 @@ def test_a_resumed_run_reads_the_text_under_the_same_key(
     assert (again["corpus"], again["text_key"]) == ([str(moved)], "body")
 
 
+@pytest.mark.parametrize("source", [None, {}, {"corpus": []}, [1]])
+def test_a_run_that_forgot_its_data_is_resumed_on_those_that_are_named(
+    source: Any, corpus: Path, tmp_path: Path
+) -> None:
+    begin_small(tmp_path / "run", corpus).run.close()
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": source}))
+    named = Source([str(corpus)], None)
+    resume(tmp_path / "run", [], named, quiet(), StopSignals()).run.close()
+    assert RunDirectory(tmp_path / "run").environment()["source"] == named._asdict()
+
+
 def test_a_run_from_before_there_were_keys_is_resumed(corpus: Path, tmp_path: Path) -> None:
     begin_small(tmp_path / "run", corpus).run.close()
     path = tmp_path / "run" / "environment.json"
@@ -146,7 +158,9 @@ def test_folders_and_files_may_have_names_that_are_no_utf_8(
     trainer = begin_small(folder / "run", corpus, steps=2)
     with trainer.run:
         complete(trainer, StopSignals(), 1, started=time.monotonic())
-    assert r"/caf\udce9 \x1b[31m/run" in capsys.readouterr().out
+    assert (
+        r"the run is in " + str(tmp_path) + r"/caf\udce9 \x1b[31m/run;" in capsys.readouterr().out
+    )
     resumed = resume(folder / "run", [], None, quiet(), StopSignals())
     with resumed.run as run:
         assert run.environment()["source"]["corpus"] == [str(corpus)]

@@ -12,6 +12,7 @@ import pytest
 
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
+from electra_ref.text.cache_folder import FORMAT_VERSION
 from electra_ref.text.vocabulary import save_vocabulary
 from electra_ref.training.pretraining.run import resume
 from electra_ref.training.run_data import read_vocabulary, record_data
@@ -55,7 +56,12 @@ def change_facts(run: RunDirectory, **facts: Any) -> None:
 
 def test_the_record_holds_what_was_read_and_the_hash_of_the_file(run: RunDirectory) -> None:
     digest = hashlib.sha256(run.vocabulary.read_bytes()).hexdigest()
-    facts = {"key": "tokens-1", "tokens": 5, "vocabulary_sha256": digest}
+    facts = {
+        "key": "tokens-1",
+        "tokens": 5,
+        "format": FORMAT_VERSION,
+        "vocabulary_sha256": digest,
+    }
     assert json.loads(run.data.read_text("utf-8")) == facts
     assert read_vocabulary(run) == VOCABULARY
 
@@ -128,13 +134,13 @@ def test_a_run_and_its_model_open_after_what_the_errors_advise(tmp_path: Path, c
     run.close()
     flip(run.vocabulary, 40)
     with pytest.raises(UserError, match=f"{CHANGED}copy ") as caught:
-        resume(run.path, None, quiet(), StopSignals())
+        resume(run.path, [], None, quiet(), StopSignals())
     with pytest.raises(UserError, match=f"{CHANGED}copy "):
         open_model(run.path)
     copy = Path(str(caught.value).partition("; copy ")[2].removesuffix(" to it"))
     before = copy.read_bytes()
     shutil.copy(copy, run.vocabulary)
-    resume(run.path, None, quiet(), StopSignals()).run.close()
+    resume(run.path, [], None, quiet(), StopSignals()).run.close()
     shutil.rmtree(cache)
     begin_small(tmp_path / "new", corpus).run.close()
     assert (tmp_path / "new/vocab.txt").read_bytes() == before

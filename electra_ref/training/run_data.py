@@ -16,7 +16,7 @@ from typing import Any
 
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_json_atomically
-from electra_ref.text.cache_folder import find_cache_dir
+from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.run_directory import RunDirectory
 
@@ -29,8 +29,29 @@ def record_data(run: RunDirectory, vocabulary: Sequence[str], facts: Mapping[str
     Raises UserError if the disk refuses.
     """
     save_vocabulary(run.vocabulary, vocabulary)
+    facts = {**facts, "format": FORMAT_VERSION}
     digest = hashlib.sha256("".join(token + "\n" for token in vocabulary).encode()).hexdigest()
     write_json_atomically(run.data, {**facts, _DIGEST: digest})
+
+
+def read_key(run: RunDirectory) -> str:
+    """Return the key of the token cache, which ``facts`` must have held.
+
+    Raises UserError if it cannot be read, and if this version divides the data otherwise.
+    """
+    try:
+        facts = json.loads(run.data.read_bytes())
+        key, version = str(facts["key"]), facts.get("format", 2)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{run.data} is damaged: move it elsewhere, and the data are prepared anew"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"the run in {run.path} began with a version that held out other documents: resume it "
+            "with that one (git_commit in environment.json), or start a new run"
+        )
+    return key
 
 
 def read_vocabulary(run: RunDirectory) -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.model.objectives import electra
 from electra_ref.terminal_text import visible
-from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
+from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
@@ -38,7 +38,7 @@ from electra_ref.training.progress import (
     show,
     wants_colour,
 )
-from electra_ref.training.run_data import read_vocabulary, record_data
+from electra_ref.training.run_data import read_key, read_vocabulary, record_data
 from electra_ref.training.run_directory import RunDirectory, new_run_path
 from electra_ref.training.stop_signals import StopSignals
 
@@ -106,9 +106,7 @@ def resume(
         )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        named = _source_of(run)
-        if source is not None:
-            named = source._replace(text_key=named.text_key)
+        named = source._replace(text_key=_text_key(then)) if source else _source_of(run)
         trainer = _trainer(run, config, opened, named, progress, stop, moved=source is not None)
         trainer.restore(before)
         if config != before or source is not None:
@@ -203,8 +201,7 @@ def _trainer(
         )
     config = dataclasses.replace(config, vocab_size=entries)
     if not run.data.exists():  # a resumed run may have been stopped before this
-        facts = {"key": data.key, "format": FORMAT_VERSION, **data.report}
-        record_data(run, data.tokenizer.vocab, facts)
+        record_data(run, data.tokenizer.vocab, {"key": data.key, **data.report})
     task = PretrainingTask(config, opened.backend, data)
     parameters = sum(math.prod(spec.shape) for spec in electra.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
@@ -226,21 +223,10 @@ def _source_of(run: RunDirectory) -> Source:
         ) from error
 
 
-def _known_key(run: RunDirectory) -> str:
-    """Return the key of the data. Raises UserError if this version would divide them otherwise."""
-    try:
-        data = json.loads(run.data.read_bytes())
-        key, version = str(data["key"]), data.get("format", 2)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{run.data} is damaged: move it elsewhere, and the data are prepared anew"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"the run in {run.path} began with a version that held out other documents: resume it "
-            "with that one (git_commit in environment.json), or start a new run"
-        )
-    return key
+def _text_key(environment: Mapping[str, Any]) -> str:
+    """Return the key that the run began with: its data may lie elsewhere, but are the same."""
+    source = environment.get("source")
+    return str(source.get("text_key", "text")) if isinstance(source, dict) else "text"
 
 
 def _prepare(
@@ -267,7 +253,7 @@ def _prepare(
             text_key=source.text_key,
             ids_path=source.tokens,
             vocabulary=read_vocabulary(run) if run.data.exists() else None,
-            known_key=_known_key(run) if run.data.exists() else None,
+            known_key=read_key(run) if run.data.exists() else None,
             moved=moved,
             progress=report,
         )
