@@ -69,9 +69,11 @@ def build_parser(program: str = PROGRAM) -> Parser:
         nargs="+",
         metavar="PATH",
         default=[],
-        help="files and folders of .txt (blank "
-        "line = document), .jsonl (key text), their .gz forms, or - for standard input",
+        help="files and folders of text (.txt, .text; named directly also .md or no ending; blank "
+        "line = document) or JSON lines (.jsonl; named directly also .json; object = document), "
+        "also compressed (.gz, .bz2, .xz, .zst), or - for standard input",
     )
+    add("--text-key", metavar="KEY", help="key of the text in JSON lines (default: text)")
     add(
         "--tokens",
         metavar="FILE.npy",
@@ -117,9 +119,10 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
         raise UserError(
             "--print-config and --resume exclude each other; see config.toml in the run"
         )
-    for name in ("preset", "config", "precision", "seed"):
+    for name in ("preset", "config", "precision", "seed", "text_key"):
         if getattr(options, name) is not None:
-            raise UserError(f"--{name} cannot change a run that is resumed; leave it out")
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} cannot change a run that is resumed; leave it out")
 
 
 def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
@@ -156,10 +159,13 @@ def source_of(options: argparse.Namespace) -> Source:
     """Return where the data come from, by absolute paths, so that a resumed run finds them."""
     if options.corpus and options.tokens:
         raise UserError("--corpus and --tokens exclude each other; give one of them")
+    if options.text_key is not None and not options.corpus:
+        raise UserError("--text-key names a key of JSON lines; name them with --corpus")
     if "" in (*options.corpus, options.tokens):
         raise UserError("an empty name stands for no file; check the variable it comes from")
     corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
-    return Source(corpus, os.path.abspath(options.tokens) if options.tokens else None)
+    tokens = os.path.abspath(options.tokens) if options.tokens else None
+    return Source(corpus, tokens, "text" if options.text_key is None else options.text_key)
 
 
 if __name__ == "__main__":

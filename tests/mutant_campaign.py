@@ -60,8 +60,8 @@ AREAS = {
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
-        "corpus embedded_corpus holding_out packing prepare prepare_settings token_cache "
-        "vocabulary wordpiece",
+        "compression corpus decoding embedded_corpus holding_out listing packing prepare "
+        "prepare_settings token_cache unknown_words vocabulary wordpiece",
     ),
     "model": Area(
         ("model",),
@@ -69,9 +69,10 @@ AREAS = {
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint config device forecast loop metrics optimizer presets pretraining_run "
-        "pretraining_task progress records run_data run_directory samples saved_model schedule "
-        "step step_wiring stop_signals summation train_arguments train_command",
+        "checkpoint config data_report device forecast loop metrics optimizer presets "
+        "pretraining_run pretraining_task progress records run_data run_directory samples "
+        "saved_model schedule step step_wiring stop_signals summation train_arguments "
+        "train_command",
     ),
 }
 

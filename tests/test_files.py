@@ -26,6 +26,12 @@ def test_text_is_written_as_it_is(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["text"]
 
 
+def test_json_holds_a_file_name_of_another_encoding(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    write_json_atomically(tmp_path / "a.json", {"path": name})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"path": name}
+
+
 def test_json_is_written_for_people_and_without_nan(tmp_path: Path) -> None:
     write_json_atomically(tmp_path / "a.json", {"b": "é", "a": [1]})
     text = '{\n  "b": "é",\n  "a": [\n    1\n  ]\n}\n'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,7 @@ import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.text import corpus as corpus_module
-from electra_ref.text import embedded_corpus, token_cache
+from electra_ref.text import corpus_file, embedded_corpus, token_cache
 from electra_ref.text import examples as examples_module
 from electra_ref.text import prepare as prepare_module
 from electra_ref.text.cache_folder import open_or_build
@@ -133,7 +134,85 @@ def test_standard_input_is_read_once_and_leaves_nothing(
         monkeypatch.setattr("sys.stdin", stream)
         piped = prepare(configure(), cache_dir, corpus=["-"])
     assert piped.key == from_file.key
+    assert piped.report["documents"] == 60
     assert sorted(path.name for path in cache_dir.iterdir()) == names
+
+
+def test_standard_input_is_not_opened_by_a_name(
+    text: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On macOS, a descriptor that is opened as /dev/fd/N goes on where the first one stands."""
+
+    really_open = open
+
+    def as_on_macos(path: Any, *arguments: Any, **options: Any) -> Any:
+        if str(path).startswith("/dev/fd/"):
+            path = os.dup(int(str(path).rpartition("/")[2]))
+        return really_open(path, *arguments, **options)
+
+    with open(text, encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        monkeypatch.setattr("builtins.open", as_on_macos)
+        piped = prepare(configure(), cache_dir, corpus=["-"])
+    assert words_of(piped) == Path(text).read_text().split()
+
+
+def test_standard_input_may_be_json_lines(
+    cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"text": "not this", "body": " ".join(WORDS)}) for _ in range(60)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines))
+    from_file = prepare(configure(), cache_dir, corpus=[str(path)], text_key="body")
+    with open(path, encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        piped = prepare(configure(), cache_dir, corpus=["-"], text_key="body")
+    assert words_of(piped) == 60 * WORDS
+    assert piped.key == from_file.key
+    assert (piped.report["object_files"], piped.report["documents"]) == (1, 60)
+
+
+def test_another_key_of_the_text_is_another_corpus(cache_dir: Path, tmp_path: Path) -> None:
+    line = json.dumps({"text": " ".join(WORDS), "body": " ".join(reversed(WORDS))})
+    (tmp_path / "a.jsonl").write_text((line + "\n") * 60)
+    corpus = [str(tmp_path / "a.jsonl")]
+    first = prepare(configure(), cache_dir, corpus=corpus)
+    other = prepare(configure(), cache_dir, corpus=corpus, text_key="body")
+    assert first.key != other.key
+    assert words_of(other) == 60 * WORDS[::-1]
+
+
+def test_a_key_without_json_lines_is_an_error(text: str, cache_dir: Path) -> None:
+    with pytest.raises(UserError, match="--text-key body: the corpus has no JSON lines"):
+        prepare(configure(), cache_dir, corpus=[text], text_key="body")
+    prepare(configure(), cache_dir, corpus=[text], text_key="text")
+
+
+def test_what_a_folder_holds_besides_is_reported(text: str, cache_dir: Path) -> None:
+    folder = Path(text).parent / "folder"
+    folder.mkdir()
+    Path(text).rename(folder / "text.txt")
+    for name in ("wiki_00", "wiki_01"):
+        (folder / name).write_text("text")
+    for _ in range(2):  # the second time from the cache
+        report = prepare(configure(), cache_dir, corpus=[str(folder)]).report
+        assert (report["skipped"], report["skipped_names"]) == (2, ["'wiki_00'", "'wiki_01'"])
+
+
+@pytest.mark.parametrize("kind", ["file", "standard input"])
+def test_a_corpus_that_turns_bad_leaves_nothing(
+    kind: str, text: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The good part of it was read before."""
+    good = Path(text).read_bytes()
+    Path(text).write_bytes(good * 300 + b"caf\xe9 au lait\n" * 30_000 + good * 300)
+    with open(text, encoding="utf-8") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        with pytest.raises(UserError, match="iconv"):
+            prepare(configure(), cache_dir, corpus=["-" if kind == "standard input" else text])
+    assert [path.name for path in cache_dir.iterdir() if not path.name.endswith(".lock")] == []
+    Path(text).write_bytes(good)
+    assert words_of(prepare(configure(), cache_dir, corpus=[text])) == good.decode().split()
 
 
 def test_standard_input_twice_or_closed_is_a_user_error(
@@ -246,7 +325,7 @@ def test_progress_tells_each_stage_what_is_done_of_the_whole(
 ) -> None:
     size = Path(text).stat().st_size
     block = size // 3 + 1
-    monkeypatch.setattr(corpus_module, "BLOCK_BYTES", block)
+    monkeypatch.setattr(corpus_file, "BLOCK_BYTES", block)
     told: list[tuple[str, int, int]] = []
     prepare(configure(), cache_dir, corpus=[text], progress=lambda *now: told.append(now))
     counts = [(block, size), (2 * block, size), (size, size)]

@@ -159,17 +159,25 @@ def test_the_corpus_is_read_in_the_order_it_was_named(
 
 
 def test_the_report_counts_what_was_read(tmp_path: Path, cache: Path) -> None:
-    content = b"\n\n".join([b"one two\nthree", b"four \xff five\nsix\nseven"] * 30)
+    long = b"three" * 30  # more characters than a word may have
+    content = b"\n\n".join([b"one two\n" + long, b"four \xff five\x01\nsix\nseven"] * 30)
     (tmp_path / "a.txt").write_bytes(content)
     (tmp_path / "b.txt").write_bytes(b"eight " * 50)
     data = prepare(small_config(), cache, corpus=[str(tmp_path / n) for n in ("a.txt", "b.txt")])
     assert data.report == {
         "files": 2,
+        "object_files": 0,
         "bytes": len(content) + 300,
         "documents": 61,
         "sentences": 30 * 5 + 1,
         "invalid_bytes": 30,
+        "control_characters": 30,
         "cut_sentences": 0,
+        "unknown_tokens": 30,
+        "unknown_examined": 30,
+        "unknown_too_long": 30,
+        "unknown_characters": 0,
+        "missing_characters": [],
         "tokens": data.training.tokens + data.held_out.tokens,
     }
 

@@ -31,6 +31,7 @@ from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import CheckpointError
 from electra_ref.training.loop import Evaluation, Trainer
 from electra_ref.training.pretraining import run as pretraining
+from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.run import StoppedError, begin, complete, resume
 from electra_ref.training.pretraining.samples import LEGEND
 from electra_ref.training.pretraining.source import Source
@@ -86,17 +87,65 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert json.loads(run.data.read_text()) == facts
     assert data.report["bytes"] == corpus.stat().st_size
     environment = run.environment()
-    assert environment["source"] == {"corpus": [str(corpus)], "tokens": None}
+    assert environment["source"] == {"corpus": [str(corpus)], "tokens": None, "text_key": "text"}
     fingerprint = environment["fingerprint"]
     assert [fingerprint[key] for key in ("device", "precision", "backend")] == [
         *("cpu", "float64", "reference")
     ]
     assert trainer.state.step == 0
-    assert said_to(progress)[:2] == [
+    assert said_to(progress)[:3] == [
         "device: cpu, float64",
         f"data: {data.report['tokens']:,} tokens, 60 in the vocabulary, "
         f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out",
+        *data_lines(data.report),
     ]
+
+
+def test_what_was_read_is_said(corpus: Path, tmp_path: Path) -> None:
+    corpus.write_bytes(corpus.read_bytes() + b"\xff\xfe\xff")
+    progress, source = listening(), Source([str(corpus)], None)
+    begin(tmp_path / "run", small_config(), source, progress, StopSignals()).run.close()
+    assert said_to(progress)[2].startswith("text: 1 file, 40 documents, ")
+    assert said_to(progress)[3].startswith("3 bytes of the text (")
+
+
+def test_a_resumed_run_reads_the_text_under_the_same_key(
+    prepared: list[dict[str, Any]], corpus: Path, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"body": text}) for text in corpus.read_text().split("\n\n")]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(lines))
+    source = Source([str(path)], None, "body")
+    begin(tmp_path / "run", small_config(), source, quiet(), StopSignals()).run.close()
+    shutil.rmtree(tmp_path / "cache")
+    resume(tmp_path / "run", [], None, quiet(), StopSignals()).run.close()
+    moved = path.rename(tmp_path / "moved.jsonl")
+    named = Source([str(moved)], None)
+    resume(tmp_path / "run", [], named, quiet(), StopSignals()).run.close()
+    assert [call["text_key"] for call in prepared] == ["body", "body", "body"]
+    again = RunDirectory(tmp_path / "run").environment()["source"]
+    assert (again["corpus"], again["text_key"]) == ([str(moved)], "body")
+
+
+@pytest.mark.parametrize("source", [None, {}, {"corpus": []}, [1]])
+def test_a_run_that_forgot_its_data_is_resumed_on_those_that_are_named(
+    source: Any, corpus: Path, tmp_path: Path
+) -> None:
+    begin_small(tmp_path / "run", corpus).run.close()
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": source}))
+    named = Source([str(corpus)], None)
+    resume(tmp_path / "run", [], named, quiet(), StopSignals()).run.close()
+    assert RunDirectory(tmp_path / "run").environment()["source"] == named._asdict()
+
+
+def test_a_run_from_before_there_were_keys_is_resumed(corpus: Path, tmp_path: Path) -> None:
+    begin_small(tmp_path / "run", corpus).run.close()
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    del environment["source"]["text_key"]
+    path.write_text(json.dumps(environment))
+    resume(tmp_path / "run", [], None, quiet(), StopSignals()).run.close()
 
 
 def test_folders_and_files_may_have_names_that_are_no_utf_8(
@@ -116,13 +165,6 @@ def test_folders_and_files_may_have_names_that_are_no_utf_8(
     with resumed.run as run:
         assert run.environment()["source"]["corpus"] == [str(corpus)]
         assert resumed.state.step == 1
-
-
-def test_bytes_that_are_no_text_are_counted_for_the_user(corpus: Path, tmp_path: Path) -> None:
-    corpus.write_bytes(corpus.read_bytes() + b"\xff\xfe\xff")
-    progress, source = listening(), Source([str(corpus)], None)
-    begin(tmp_path / "run", small_config(), source, progress, StopSignals()).run.close()
-    assert said_to(progress)[2].startswith("3 bytes of the text were no valid UTF-8")
 
 
 @pytest.fixture
@@ -242,6 +284,7 @@ def test_a_resumed_run_prepares_the_data_of_its_beginning(
         "config": small_config(),
         "cache_dir": tmp_path / "cache" / "electra_ref",
         "corpus": [str(corpus)],
+        "text_key": "text",
         "ids_path": None,
     }
     assert first == {**same, "vocabulary": None, "known_key": None, "moved": False}
@@ -257,7 +300,7 @@ def test_token_ids_are_prepared_as_such(prepared: list[dict[str, Any]], tmp_path
     trainer.run.close()
     (call,) = prepared
     assert (call["corpus"], call["ids_path"]) == ([], path)
-    assert trainer.run.environment()["source"] == {"corpus": [], "tokens": path}
+    assert trainer.run.environment()["source"] == {"corpus": [], "tokens": path, "text_key": "text"}
 
 
 def test_a_cache_that_cannot_be_written_lies_in_the_run(
@@ -376,7 +419,11 @@ def test_what_is_free_changes_from_a_step_on_and_is_recorded(corpus: Path, tmp_p
         }
     ]
     with resume(path, [], None, quiet(), StopSignals()).run as run:
-        assert run.environment()["source"] == {"corpus": [str(corpus)], "tokens": None}
+        assert run.environment()["source"] == {
+            "corpus": [str(corpus)],
+            "tokens": None,
+            "text_key": "text",
+        }
     again = resume(path, [], None, quiet(), StopSignals())
     with again.run:
         again.train(StopSignals(), 6)

@@ -178,6 +178,21 @@ def test_data_are_named_by_absolute_paths(
     assert train.main(arguments) == 0
     assert calls.source.corpus == [name.format(tmp_path) for name in corpus]
     assert calls.source.tokens == (tokens and tokens.format(tmp_path))
+    assert calls.source.text_key == "text"
+
+
+def test_the_key_of_the_text_is_part_of_the_source(calls: Calls, tmp_path: Path) -> None:
+    assert train.main(["--corpus", "a.jsonl", "--text-key", "body"]) == 0
+    assert calls.source == Source([str(tmp_path / "a.jsonl")], None, "body")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--tokens", "ids.npy"]])
+def test_a_key_without_a_corpus_is_refused(
+    arguments: list[str], calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*arguments, "--text-key", "body"]) == 2
+    assert calls.begun is None
+    assert "--text-key names a key of JSON lines" in capsys.readouterr().err
 
 
 def test_a_run_is_resumed_where_it_is_named(calls: Calls) -> None:
@@ -220,6 +235,7 @@ def test_a_resumed_run_is_told_where_its_data_lie_now(
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
+        ("--text-key", "body"),
         ("--preset", "tiny"),
         ("--config", "run.toml"),
         ("--precision", "float32"),
@@ -347,7 +363,16 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     printed = capsys.readouterr().out
     for flag in (
-        *("--corpus", "--tokens", "--output-dir", "--preset", "--config", "--set", "--device"),
+        *(
+            "--corpus",
+            "--text-key",
+            "--tokens",
+            "--output-dir",
+            "--preset",
+            "--config",
+            "--set",
+            "--device",
+        ),
         *("--precision", "--seed", "--print-config", "--max-steps", "--resume"),
         *("--max-minutes", "--version"),
     ):

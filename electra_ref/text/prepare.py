@@ -22,16 +22,10 @@ from electra_ref.errors import UserError
 from electra_ref.files import disk_errors
 from electra_ref.text import embedded_corpus
 from electra_ref.text.cache_folder import CacheFolder, cache_key, open_intact, open_or_build
-from electra_ref.text.corpus import (
-    BLOCK_BYTES,
-    CorpusFile,
-    CorpusReport,
-    corpus_file,
-    hash_files,
-    list_files,
-    read_documents,
-)
+from electra_ref.text.corpus import hash_files, read_documents
+from electra_ref.text.corpus_file import BLOCK_BYTES, CorpusFile, CorpusReport
 from electra_ref.text.examples import ExampleSource, open_examples
+from electra_ref.text.listing import DEFAULT_TEXT_KEY, Listing, describe_file, list_files
 from electra_ref.text.packing import PackingRules
 from electra_ref.text.token_cache import (
     EncodedDocument,
@@ -42,6 +36,7 @@ from electra_ref.text.token_cache import (
     open_tokens,
     write_tokens,
 )
+from electra_ref.text.unknown_words import UnknownWords
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.wordpiece import WordPiece
 
@@ -66,7 +61,8 @@ class PreparedData(NamedTuple):
     training: ExampleSource
     held_out: ExampleSource
     key: str  # of the token cache; a resumed run hands it back as ``known_key``
-    report: dict[str, Any]  # CorpusReport's fields, and ``tokens``: what was read
+    report: dict[str, Any]  # what was read: CorpusReport's fields, UnknownWords' facts, ``tokens``;
+    # if files were listed, ``skipped`` and ``skipped_names`` of the listing
 
 
 def prepare(
@@ -74,6 +70,7 @@ def prepare(
     cache_dir: Path,
     *,
     corpus: Sequence[str] = (),
+    text_key: str = DEFAULT_TEXT_KEY,
     ids_path: str | None = None,
     vocabulary: Sequence[str] | None = None,
     known_key: str | None = None,
@@ -82,7 +79,8 @@ def prepare(
 ) -> PreparedData:
     """Prepare the files and folders of ``corpus``, or the array of ids at ``ids_path``.
 
-    ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. Without a
+    ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. In JSON
+    lines the text stands under ``text_key``. Without a
     ``vocabulary`` one is trained. A resumed run gives the vocabulary and the ``known_key`` of its
     first start. If that cache is intact and the corpus was not ``moved``, the corpus is not read;
     otherwise it must be the same.
@@ -91,6 +89,7 @@ def prepare(
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
     folder = None
+    listing = Listing()
     if known_key is not None and vocabulary is not None and not moved:
         folder = open_intact(cache_dir, known_key)
     if folder is not None and vocabulary is not None:
@@ -98,8 +97,9 @@ def prepare(
     elif ids_path is not None:
         tokenizer, folder = _cache_ids(ids_path, cache_dir, progress)
     else:
-        with _named_files(corpus, cache_dir, progress) as files:
-            tokenizer, folder = _cache_text(files, config, vocabulary, cache_dir, progress)
+        with _named_files(corpus, text_key, cache_dir, progress) as listing:
+            _check_text_key(text_key, listing)
+            tokenizer, folder = _cache_text(listing.files, config, vocabulary, cache_dir, progress)
     if known_key not in (None, folder.key):
         raise UserError(
             "the corpus is not the one this run began with; name where that one lies now "
@@ -116,31 +116,44 @@ def prepare(
         cache_dir, cache, rules, config.held_out_fraction, lambda: progress("waiting", 0, 0)
     )
     report = {**folder.facts, "tokens": int(cache.tokens.size)}
+    if listing.skipped:
+        report |= {"skipped": listing.skipped, "skipped_names": listing.skipped_names}
     return PreparedData(tokenizer, training, held_out, folder.key, report)
+
+
+def _check_text_key(text_key: str, listing: Listing) -> None:
+    if text_key != DEFAULT_TEXT_KEY and all(file.format == "text" for file in listing.files):
+        raise UserError(
+            f"--text-key {text_key}: the corpus has no JSON lines; their files end in .jsonl"
+        )
 
 
 @contextmanager
 def _named_files(
-    corpus: Sequence[str], cache_dir: Path, progress: Progress
-) -> Iterator[list[CorpusFile]]:
+    corpus: Sequence[str], text_key: str, cache_dir: Path, progress: Progress
+) -> Iterator[Listing]:
     """Yield the files to read, in the order they were named; standard input is kept on disk."""
     if not corpus:
-        yield [_embedded_file(cache_dir, progress)]
+        yield Listing([_embedded_file(cache_dir, progress)])
     elif STANDARD_INPUT not in corpus:
-        yield list_files(corpus)
+        yield list_files(corpus, text_key)
     elif corpus.count(STANDARD_INPUT) > 1:
         raise UserError("standard input (-) can be read only once; name it once")
     else:
         before = corpus.index(STANDARD_INPUT)
-        with _spooled_input(cache_dir, progress) as typed:
-            yield [*list_files(corpus[:before]), typed, *list_files(corpus[before + 1 :])]
+        listing = list_files(corpus[:before], text_key)
+        with _spooled_input(text_key, cache_dir, progress) as typed:
+            listing.files.append(typed)
+            listing.add(list_files(corpus[before + 1 :], text_key))
+            yield listing
 
 
 @contextmanager
-def _spooled_input(cache_dir: Path, progress: Progress) -> Iterator[CorpusFile]:
+def _spooled_input(text_key: str, cache_dir: Path, progress: Progress) -> Iterator[CorpusFile]:
     """Standard input as a file that can be read twice.
 
-    The file has no name, so nothing stays behind however the process ends.
+    The file has no name, so nothing stays behind however the process ends. It is read by its
+    descriptor: opening /dev/fd/N begins at the start on Linux, but not on macOS.
     """
     if sys.stdin is None:
         raise UserError("standard input (-) is closed; pipe text into it or name a file")
@@ -152,7 +165,7 @@ def _spooled_input(cache_dir: Path, progress: Progress) -> Iterator[CorpusFile]:
                 spool.write(block)
                 advance(len(block))
             spool.flush()
-        yield corpus_file(f"/dev/fd/{spool.fileno()}", name="standard input")
+        yield describe_file(spool.fileno(), name="standard input", text_key=text_key)
 
 
 def _embedded_file(cache_dir: Path, progress: Progress) -> CorpusFile:
@@ -175,7 +188,7 @@ def _embedded_file(cache_dir: Path, progress: Progress) -> CorpusFile:
                 stream.write("\n".join(document) + "\n\n")
         return {}
 
-    return corpus_file(str(open_or_build(cache_dir, key, build).path / "documentation.txt"))
+    return describe_file(str(open_or_build(cache_dir, key, build).path / "documentation.txt"))
 
 
 def _cache_text(
@@ -195,9 +208,10 @@ def _cache_text(
         report = CorpusReport()
         advance = _counter(progress, "tokenizing", on_disk)
         documents = read_documents(files, report, advance)
-        encoded = (EncodedDocument(*tokenizer.encode_lines(document)) for document in documents)
+        unknown = UnknownWords(tokenizer)
+        encoded = (_encode(document, tokenizer, unknown) for document in documents)
         write_tokens(folder, encoded, len(tokenizer.vocab))
-        return dataclasses.asdict(report)
+        return {**dataclasses.asdict(report), **unknown.facts()}
 
     key = cache_key(
         "tokens",
@@ -206,6 +220,12 @@ def _cache_text(
         lowercase=config.lowercase,
     )
     return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
+
+
+def _encode(document: list[str], tokenizer: WordPiece, unknown: UnknownWords) -> EncodedDocument:
+    encoded = tokenizer.encode_lines(document)
+    unknown.count(document, encoded)
+    return EncodedDocument(*encoded)
 
 
 def _cached_vocabulary(

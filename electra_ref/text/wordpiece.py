@@ -98,6 +98,12 @@ class WordPiece:
         total = int(lengths.sum())
         return EncodedLines(np.fromiter(chain.from_iterable(encoded), np.int32, total), lengths)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of ``text``, normalized, that become [UNK]."""
+        unknown = (self.special_tokens.unknown,)
+        words = self._characters.normalize(text).split()
+        return [word for word in words if self._words[word] == unknown]
+
     def encode_with_offsets(self, text: str) -> Encoding:
         """Return the ids of ``encode(text)``, each with its token and its place in ``text``.
 

@@ -9,8 +9,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
+from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
 from electra_ref.training.pretraining.source import Source
@@ -104,7 +106,7 @@ def resume(
         )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        named = source or _source_of(run)
+        named = source._replace(text_key=_text_key(then)) if source else _source_of(run)
         trainer = _trainer(run, config, opened, named, progress, stop, moved=source is not None)
         trainer.restore(before)
         if config != before or source is not None:
@@ -221,6 +223,12 @@ def _source_of(run: RunDirectory) -> Source:
         ) from error
 
 
+def _text_key(environment: Mapping[str, Any]) -> str:
+    """Return the key that the run began with: its data may lie elsewhere, but are the same."""
+    source = environment.get("source")
+    return str(source.get("text_key", "text")) if isinstance(source, dict) else "text"
+
+
 def _prepare(
     run: RunDirectory,
     config: PretrainingConfig,
@@ -242,6 +250,7 @@ def _prepare(
             config,
             find_cache_dir(run.path / "cache"),
             corpus=source.corpus,
+            text_key=source.text_key,
             ids_path=source.tokens,
             vocabulary=read_vocabulary(run) if run.data.exists() else None,
             known_key=read_key(run) if run.data.exists() else None,
@@ -262,6 +271,6 @@ def _prepare(
         f"data: {figures['tokens']:,} tokens, {len(data.tokenizer.vocab):,} in the vocabulary, "
         f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out"
     )
-    if invalid := figures.get("invalid_bytes"):  # ids have none
-        progress.say(f"{invalid:,} bytes of the text were no valid UTF-8 and were left out")
+    for line in data_lines(figures):
+        progress.say(line)
     return data

@@ -11,3 +11,4 @@ class Source(NamedTuple):
 
     corpus: Sequence[str]  # files and folders by absolute path, or "-" for standard input
     tokens: str | None  # an .npy file of ids by absolute path
+    text_key: str = "text"  # of the text in JSON lines
