@@ -60,7 +60,8 @@ AREAS = {
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
-        "corpus embedded_corpus packing prepare prepare_settings token_cache vocabulary wordpiece",
+        "corpus embedded_corpus packing prepare prepare_settings token_cache "
+        "vocabulary word_counts wordpiece",
     ),
     "model": Area(
         ("model",),
