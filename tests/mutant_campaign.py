@@ -60,7 +60,7 @@ AREAS = {
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
-        "corpus embedded_corpus packing prepare prepare_settings token_cache "
+        "corpus embedded_corpus fast_merging packing prepare prepare_settings token_cache "
         "vocabulary word_counts wordpiece",
     ),
     "model": Area(

@@ -19,7 +19,7 @@ from pathlib import Path
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
 from electra_ref.files import write_text_atomically
-from electra_ref.text.merging import find_merges
+from electra_ref.text.fast_merging import find_merges
 from electra_ref.text.word_counts import count_characters, count_words, frequent_characters
 from electra_ref.text.wordpiece import PREFIX, find_special_tokens
 
@@ -123,7 +123,7 @@ def _add_merges(
     def tell() -> None:
         on_merges(len(vocabulary) - characters, size - characters)
 
-    for piece in find_merges(words, MINIMUM_PAIR_COUNT):
+    for piece in find_merges(words, MINIMUM_PAIR_COUNT, tell):
         if len(vocabulary) == size:
             break
         if piece not in known:  # two different pairs can spell the same piece
