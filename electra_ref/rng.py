@@ -50,6 +50,7 @@ class Purpose(enum.IntEnum):
     PACK = 5
     INITIALIZE = 6
     HOLD_OUT = 7
+    VOCABULARY = 8
     DROPOUT = 0x100  # plus the number of the dropout site
 
 

@@ -98,7 +98,7 @@ def test_a_micro_batch_draws_what_the_batch_draws(
 
 
 def test_no_two_uses_share_their_words() -> None:
-    """The first 64 bits of 27,000 places differ; by chance two agree with probability 2e-11."""
+    """The first 64 bits of 34,000 places differ; by chance two agree with probability 3e-11."""
     purposes = [*Purpose, *(p | EVALUATION for p in Purpose), Purpose.DROPOUT + 1]
     places = [
         random_words(RandomStream(seed, purpose, step), 200, 2)
@@ -107,7 +107,7 @@ def test_no_two_uses_share_their_words() -> None:
         for step in range(3)
     ]
     prefixes = np.concatenate(places).view(np.uint64)
-    assert prefixes.size == 3 * 17 * 3 * 200
+    assert prefixes.size == 3 * len(purposes) * 3 * 200
     assert np.unique(prefixes).size == prefixes.size
 
 

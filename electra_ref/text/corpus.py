@@ -23,6 +23,7 @@ import json
 import os
 import re
 import stat
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class CorpusFile(NamedTuple):
     compressed: bool
     size: int  # bytes on disk
     modified: int  # nanoseconds
+    part: tuple[int, int] | None = None  # the bytes to read, if not all; of an uncompressed file
 
 
 @dataclass
@@ -175,14 +177,15 @@ def read_documents(
 def _blocks(
     file: CorpusFile, on_bytes: BytesRead | None, *, decompress: bool = True
 ) -> Iterator[bytes]:
-    """Yield the content of a file in blocks of BLOCK_BYTES."""
+    """Yield the content of a file, or of a part of it, in blocks of BLOCK_BYTES."""
+    before, end = file.part or (0, sys.maxsize)
     try:
         with open(file.path, "rb") as raw:
             stream: IO[bytes] = raw
             if file.compressed and decompress:
                 stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
-            before = 0
-            while block := stream.read(BLOCK_BYTES):
+            raw.seek(before)
+            while block := stream.read(min(BLOCK_BYTES, end - raw.tell())):
                 yield block
                 if on_bytes is not None:
                     on_bytes(raw.tell() - before)
