@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.text import corpus as corpus_module
-from electra_ref.text import embedded_corpus, token_cache
+from electra_ref.text import corpus_sample, embedded_corpus, token_cache
 from electra_ref.text import examples as examples_module
 from electra_ref.text import prepare as prepare_module
 from electra_ref.text.cache_folder import open_or_build
@@ -197,7 +198,9 @@ def test_without_a_corpus_the_embedded_one_is_read_once(
     assert prepare(configure(), cache_dir).key == first.key
 
 
-@pytest.mark.parametrize("stage", ["hashing the corpus", "training the vocabulary", "tokenizing"])
+@pytest.mark.parametrize(
+    "stage", ["hashing the corpus", "training the vocabulary", "merging pieces", "tokenizing"]
+)
 def test_a_stop_at_any_stage_leaves_nothing_half_built(
     stage: str, text: str, cache_dir: Path
 ) -> None:
@@ -211,20 +214,57 @@ def test_a_stop_at_any_stage_leaves_nothing_half_built(
     assert words_of(prepare(configure(), cache_dir, corpus=[text]))
 
 
-def test_a_huge_corpus_trains_its_vocabulary_on_every_nth_document(
-    text: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_huge_corpus_trains_its_vocabulary_on_a_sample(
+    cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lines = [f"word{i} and more text\n\n" for i in range(1000)]
+    (tmp_path / "a.txt").write_text("".join(lines))
     seen: list[str] = []
 
-    def train(texts: Any, _size: int, *, lowercase: bool) -> list[str]:
-        assert lowercase
+    def train(texts: Iterator[str], _size: int, **_: Any) -> list[str]:
         seen.extend(texts)
         return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 
+    size = sum(map(len, lines))
+    monkeypatch.setattr(corpus_sample, "BLOCK_BYTES", 300)
     monkeypatch.setattr(prepare_module, "train_vocabulary", train)
-    monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", Path(text).stat().st_size // 2 - 1)
-    prepare(configure(), cache_dir, corpus=[text])
-    assert len(seen) == 180 // 3
+    monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", size // 2)
+    told: list[tuple[str, int, int]] = []
+    corpus = [str(tmp_path / "a.txt")]
+    prepare(configure(), cache_dir, corpus=corpus, progress=lambda *now: told.append(now))
+    assert 400 < len(seen) < 600
+    assert {text + "\n\n" for text in seen} < set(lines)
+    _, done, total = [now for now in told if now[0] == "training the vocabulary"][-1]
+    assert abs(done - sum(map(len, seen))) <= 2 * len(seen)
+    assert done == total
+
+
+CHINESE = "\n\n".join("".join(chr(0x4E00 + i + j) for j in range(40)) for i in range(0, 2040, 40))
+
+
+def test_a_large_alphabet_raises_a_size_that_was_not_asked_for(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text(CHINESE + "\n\nabcdefgh" * 5)
+
+    def prepared(**changes: Any) -> PreparedData:
+        config = PretrainingConfig(preset="tiny", max_length=16, **changes)
+        return prepare(config, cache_dir, corpus=[str(tmp_path / "a.txt")])
+
+    for _ in range(2):  # trained, then from the cache
+        data = prepared(max_vocab_size=2048)
+        assert len(data.tokenizer.vocab) == 5 + 2040 + 8 + 7
+        assert len(data.report["notes"]) == 1
+        assert (
+            "take 2,048 entries, so its vocabulary has 2,060 and not 2,048"
+            in data.report["notes"][0]
+        )
+    for changes in ({"max_vocab_size": 2047}, {"max_vocab_size": 2048, "vocab_size": 2048}):
+        with pytest.raises(UserError, match="alone are 2053; ask for at least 2053"):
+            prepared(**changes)
+    enough = prepared(max_vocab_size=2053)
+    assert len(enough.tokenizer.vocab) == 2053
+    assert enough.report["notes"] == []
 
 
 @pytest.fixture
@@ -249,13 +289,17 @@ def test_progress_tells_each_stage_what_is_done_of_the_whole(
     monkeypatch.setattr(corpus_module, "BLOCK_BYTES", block)
     told: list[tuple[str, int, int]] = []
     prepare(configure(), cache_dir, corpus=[text], progress=lambda *now: told.append(now))
+    merging = [now for now in told if now[0] == "merging pieces"]
+    found = merging[-1][1]
+    assert {done for _, done, _ in merging} == set(range(found + 1))
+    assert {total for _, _, total in merging} == {merging[0][2]}
+    told = list(dict.fromkeys(now for now in told if now not in merging))
     counts = [(block, size), (2 * block, size), (size, size)]
     waiting = ("waiting", 0, 0)
     assert told == [
         *(("hashing the corpus", *count) for count in counts),
         *(waiting, *(("training the vocabulary", *count) for count in counts)),
-        *(waiting, *(("tokenizing", *count) for count in counts)),
-        waiting,
+        *(("tokenizing", *count) for count in counts),
     ]
 
 

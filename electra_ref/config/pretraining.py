@@ -127,3 +127,9 @@ def resolve_config(
 ) -> PretrainingConfig:
     """Build the configuration of a pre-training run: see ``settings.resolve``."""
     return resolve(PretrainingConfig, PRESETS, preset=preset, path=path, settings=settings)
+
+
+def has_default_vocabulary_size(config: PretrainingConfig) -> bool:
+    """Return whether the size of the vocabulary is the preset's own, not one that was asked for."""
+    default = PRESETS[config.preset].get("max_vocab_size", DataConfig.max_vocab_size)
+    return config.vocab_size == 0 and config.max_vocab_size == default

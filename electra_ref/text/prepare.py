@@ -13,11 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.config.pretraining import PretrainingConfig, has_default_vocabulary_size
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors
 from electra_ref.text import embedded_corpus
@@ -31,6 +30,7 @@ from electra_ref.text.corpus import (
     list_files,
     read_documents,
 )
+from electra_ref.text.corpus_sample import draw_sample, read_sample
 from electra_ref.text.examples import ExampleSource, open_examples
 from electra_ref.text.packing import PackingRules
 from electra_ref.text.token_cache import (
@@ -43,10 +43,10 @@ from electra_ref.text.token_cache import (
     write_tokens,
 )
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
-from electra_ref.text.wordpiece import WordPiece
+from electra_ref.text.wordpiece import PREFIX, WordPiece
 
 STANDARD_INPUT = "-"
-VOCABULARY_BYTES = 1 << 28  # of a larger corpus only every n-th document trains the vocabulary
+VOCABULARY_BYTES = 1 << 28  # of a larger corpus a sample of about this size trains the vocabulary
 
 Progress = Callable[[str, int, int], None]
 """``progress(stage, done, total)``, in bytes or token ids; both 0 while there is nothing to count.
@@ -66,7 +66,7 @@ class PreparedData(NamedTuple):
     training: ExampleSource
     held_out: ExampleSource
     key: str  # of the token cache; a resumed run hands it back as ``known_key``
-    report: dict[str, Any]  # CorpusReport's fields, and ``tokens``: what was read
+    report: dict[str, Any]  # what was read: CorpusReport's fields and ``tokens``; ``notes`` to show
 
 
 def prepare(
@@ -112,7 +112,9 @@ def prepare(
     training, held_out = open_examples(
         cache_dir, cache, rules, config.held_out_fraction, lambda: progress("waiting", 0, 0)
     )
-    report = {**folder.facts, "tokens": int(cache.tokens.size)}
+    report = {"notes": [], **folder.facts, "tokens": int(cache.tokens.size)}
+    if vocabulary is None and ids_path is None:
+        report["notes"] = [*report["notes"], *_notes_on_size(tokenizer.vocab, config)]
     return PreparedData(tokenizer, training, held_out, folder.key, report)
 
 
@@ -212,22 +214,43 @@ def _cached_vocabulary(
     cache_dir: Path,
     progress: Progress,
 ) -> list[str]:
-    """Train a vocabulary on all documents, the held-out ones too, or on every n-th of many."""
-    on_disk = sum(file.size for file in files)
-    every = 1 + on_disk // VOCABULARY_BYTES
+    """Train a vocabulary on all documents, the held-out ones too, or on a sample of many."""
     size = config.vocab_size or config.max_vocab_size
+    may_grow = has_default_vocabulary_size(config)
 
     def build(folder: Path) -> dict[str, Any]:
-        advance = _counter(progress, "training the vocabulary", on_disk)
-        documents = read_documents(files, CorpusReport(), advance)
-        texts = chain.from_iterable(islice(documents, 0, None, every))
-        vocabulary = train_vocabulary(texts, size, lowercase=config.lowercase)
+        sample = draw_sample(files, VOCABULARY_BYTES)
+        advance = _counter(progress, "training the vocabulary", sample.bytes)
+        vocabulary = train_vocabulary(
+            read_sample(sample, advance),
+            size,
+            lowercase=config.lowercase,
+            may_grow=may_grow,
+            on_work=lambda: advance(0),
+            on_merges=lambda done, wanted: progress("merging pieces", done, wanted),
+        )
         save_vocabulary(folder / "vocab.txt", vocabulary)
         return {}
 
-    key = cache_key("vocabulary", corpus=content, size=size, lowercase=config.lowercase)
+    key = cache_key(
+        "vocabulary",
+        corpus=content,
+        size=size,
+        may_grow=may_grow,
+        lowercase=config.lowercase,
+        sample=VOCABULARY_BYTES,
+    )
     folder = open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
     return load_vocabulary(folder.path / "vocab.txt")
+
+
+def _notes_on_size(vocabulary: Sequence[str], config: PretrainingConfig) -> Iterator[str]:
+    if len(vocabulary) > config.max_vocab_size:
+        characters = sum(len(token.removeprefix(PREFIX)) == 1 for token in vocabulary)
+        yield (
+            f"the characters of this corpus take {characters:,} entries, so its vocabulary has "
+            f"{len(vocabulary):,} and not {config.max_vocab_size:,}; max_vocab_size sets its size"
+        )
 
 
 def _cache_ids(path: str, cache_dir: Path, progress: Progress) -> tuple[WordPiece, CacheFolder]:

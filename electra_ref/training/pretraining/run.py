@@ -183,4 +183,6 @@ def _prepare(
     )
     if invalid := figures.get("invalid_bytes"):  # ids have none
         progress.say(f"{invalid:,} bytes of the text were no valid UTF-8 and were left out")
+    for note in figures["notes"]:
+        progress.say(note)
     return data
