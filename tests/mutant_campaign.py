@@ -60,8 +60,8 @@ AREAS = {
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
-        "corpus embedded_corpus fast_merging packing prepare prepare_settings token_cache "
-        "vocabulary word_counts wordpiece",
+        "corpus corpus_sample embedded_corpus fast_merging packing prepare prepare_settings "
+        "token_cache token_ids vocabulary word_counts wordpiece",
     ),
     "model": Area(
         ("model",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.text import corpus as corpus_module
-from electra_ref.text import corpus_sample, embedded_corpus, token_cache
+from electra_ref.text import corpus_sample, embedded_corpus, token_ids
 from electra_ref.text import examples as examples_module
 from electra_ref.text import prepare as prepare_module
 from electra_ref.text.cache_folder import open_or_build
@@ -182,6 +183,32 @@ def test_token_ids_come_back_under_their_own_names(cache_dir: Path, tmp_path: Pa
     np.testing.assert_array_equal(again.training.examples, data.training.examples)
 
 
+def test_what_token_ids_may_mean_is_a_note_of_every_start(cache_dir: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 50, (40, 20))
+    rows[7] = -1
+    np.save(tmp_path / "ids.npy", rows)
+    for _ in range(2):
+        data = prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"))
+        assert data.report["documents"] == 39
+        (note,) = data.report["notes"]
+        assert note.startswith("1 of 40 rows of")
+
+
+def test_token_ids_that_change_while_they_are_read_are_refused(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(1000))
+
+    def change(stage: str, _done: int, _total: int) -> None:
+        if stage == "copying the token ids":
+            np.save(tmp_path / "ids.npy", np.arange(1000)[::-1])
+            os.utime(tmp_path / "ids.npy", (1, 1))
+
+    with pytest.raises(UserError, match="has changed"):
+        prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"), progress=change)
+    assert not list(cache_dir.glob("ids-*"))
+
+
 def test_without_a_corpus_the_embedded_one_is_read_once(
     cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +334,8 @@ def test_progress_tells_each_stage_what_is_done_of_the_whole(
 def test_progress_counts_token_ids(
     cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_cache, "LONGEST_ID_DOCUMENT", 400)
+    monkeypatch.setattr(token_ids, "LONGEST_ID_DOCUMENT", 400)
+    monkeypatch.setattr(prepare_module, "BLOCK_BYTES", 5000)
     np.save(tmp_path / "ids.npy", np.arange(1000))
     told: list[tuple[str, int, int]] = []
     prepare(
@@ -317,8 +345,13 @@ def test_progress_counts_token_ids(
         progress=lambda *now: told.append(now),
     )
     counts = [(400, 1000), (800, 1000), (1000, 1000)]
-    copying = [("copying the token ids", *count) for count in counts]
-    assert told == [("waiting", 0, 0), *copying, ("waiting", 0, 0)]
+    assert told == [
+        *(("checking the token ids", *count) for count in counts),
+        *(("hashing the token ids", done, 8128) for done in (5000, 8128)),
+        ("waiting", 0, 0),
+        *(("copying the token ids", *count) for count in counts),
+        ("waiting", 0, 0),
+    ]
 
 
 def test_progress_counts_standard_input_and_the_documentation(

@@ -33,15 +33,8 @@ from electra_ref.text.corpus import (
 from electra_ref.text.corpus_sample import draw_sample, read_sample
 from electra_ref.text.examples import ExampleSource, open_examples
 from electra_ref.text.packing import PackingRules
-from electra_ref.text.token_cache import (
-    EncodedDocument,
-    id_documents,
-    id_vocabulary,
-    largest_id,
-    open_id_array,
-    open_tokens,
-    write_tokens,
-)
+from electra_ref.text.token_cache import EncodedDocument, open_tokens, write_tokens
+from electra_ref.text.token_ids import check_ids, id_documents, id_vocabulary, open_id_array
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.wordpiece import PREFIX, WordPiece
 
@@ -255,18 +248,35 @@ def _notes_on_size(vocabulary: Sequence[str], config: PretrainingConfig) -> Iter
 
 def _cache_ids(path: str, cache_dir: Path, progress: Progress) -> tuple[WordPiece, CacheFolder]:
     ids = open_id_array(path)
-    tokenizer = WordPiece(id_vocabulary(largest_id(ids, path)), lowercase=False)
-    status = os.stat(path)
+    before = os.stat(path)
+    found = check_ids(ids, path, _counter(progress, "checking the token ids", ids.size))
+    tokenizer = WordPiece(id_vocabulary(found.largest), lowercase=False)
 
     def build(folder: Path) -> dict[str, Any]:
         advance = _counter(progress, "copying the token ids", ids.size)
         write_tokens(folder, id_documents(ids, advance), len(tokenizer.vocab))
-        return {"files": 1, "bytes": status.st_size}
+        now = os.stat(path)
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise UserError(f"{path} has changed while it was being used; start again")
+        return {
+            "files": 1,
+            "bytes": now.st_size,
+            "documents": found.documents,
+            "notes": found.notes,
+        }
 
-    with open(path, "rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    content = _hash_file(path, _counter(progress, "hashing the token ids", before.st_size))
     key = cache_key("ids", content=content)
     return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
+
+
+def _hash_file(path: str, on_bytes: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+            on_bytes(len(block))
+    return digest.hexdigest()
 
 
 def _counter(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
