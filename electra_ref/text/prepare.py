@@ -42,7 +42,7 @@ STANDARD_INPUT = "-"
 VOCABULARY_BYTES = 1 << 28  # of a larger corpus a sample of about this size trains the vocabulary
 
 Progress = Callable[[str, int, int], None]
-"""``progress(stage, done, total)``, in bytes or token ids; both 0 while there is nothing to count.
+"""``progress(stage, done, total)`` in bytes, token ids or pieces; both 0 if nothing can be counted.
 
 It is called often, and may raise to stop: then nothing half-built stays behind.
 """

@@ -5,8 +5,7 @@ The format is that of BERT and ELECTRA: one token a line; the id of a token is i
 merged pieces in the order in which ``merging.py`` finds them.
 
 The rarest characters, together one ten-thousandth of the text, get no piece. A word with such a
-character is [UNK]. Source: SentencePiece's ``character_coverage`` (Kudo and Richardson 2018,
-arXiv:1808.06226).
+character is [UNK].
 """
 
 from __future__ import annotations
@@ -64,7 +63,8 @@ def train_vocabulary(
     if size < len(vocabulary):
         raise UserError(
             f"a vocabulary of {size} tokens is too small: the special tokens and the characters of "
-            f"this corpus alone are {len(vocabulary)}; ask for at least {len(vocabulary)}"
+            f"this corpus alone are {len(vocabulary)}; ask for at least {len(vocabulary)} "
+            "(max_vocab_size)"
         )
     _add_merges(vocabulary, words, size, on_merges)
     return vocabulary
