@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_ref.text import fast_merging, merging
-from electra_ref.text.fast_merging import NONE, PairIndex, lay_out
+from electra_ref.text.fast_merging import PairIndex, lay_out
+from electra_ref.text.merge_kernels import NONE
 
 # one letter makes runs, two make many ties, ``#`` and characters beyond 16 bits sort otherwise
 LETTERS = st.sampled_from(["a", "ab", "ab#\U0001f600", "abcdefghi\u00e9"])
