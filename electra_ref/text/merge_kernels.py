@@ -12,9 +12,10 @@ depend on how long the words are.
 A pair that contains the new piece m is found by the other piece in a table. So no pair is ever
 looked up by its two pieces.
 
-Memory: PLACE takes 32 bytes a character of the distinct words, PAIR 32 bytes a distinct pair. A
-join makes at most two new pairs and removes a place, so there are at most three pairs a character;
-ordinary text has one for two characters.
+Memory: a place takes 32 bytes, for each character of the distinct words, and a pair 32 bytes. At
+the limits of ``word_counts`` that is 540 MB for the places. Pairs add less than half as much in
+ordinary text, which has one for three to six characters. There can be no more than three pairs a
+character, because a join makes at most two and removes a place.
 """
 
 from __future__ import annotations
