@@ -130,6 +130,21 @@ def test_an_error_in_a_part_says_where_the_part_begins(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(good * 200 + "bad\n" * 200)
     with pytest.raises(UserError, match=r"a\.jsonl from byte \d+, line \d+: expected one JSON"):
         sampled([tmp_path / "a.jsonl"], 2000)
+    (tmp_path / "b.jsonl").write_text("bad\n" * 200)
+    with pytest.raises(UserError, match=r"b\.jsonl, line 1: expected one JSON"):
+        sampled([tmp_path / "b.jsonl"], 795)
+
+
+def test_a_long_object_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the four bytes that a character may have."""
+    monkeypatch.setattr(corpus_sample, "LONGEST_OBJECT", 100)
+    lines = [f"{i} " + "\U0001f600" * 70 for i in range(200)]
+    objects = (json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines)
+    (tmp_path / "a.jsonl").write_text("".join(objects), encoding="utf-8")
+    texts, _, _ = sampled([tmp_path / "a.jsonl"], 30_000)
+    assert 50 < len(texts) < 150
+    assert max(Counter(texts).values()) == 1
+    assert set(texts) <= set(lines)
 
 
 def test_an_object_that_is_too_long_is_refused(

@@ -78,6 +78,12 @@ def test_no_words_have_no_merges() -> None:
     assert list(fast_merging.find_merges({}, 1)) == []
 
 
+def test_a_stop_is_heard_while_the_first_pairs_are_made() -> None:
+    called: list[None] = []
+    PairIndex({"ab" + chr(0x4E00 + i): 1 for i in range(300)}, 2, lambda: called.append(None))
+    assert len(called) >= 302
+
+
 def test_a_stop_is_heard_while_one_pair_is_joined() -> None:
     called: list[None] = []
     words = {"ab" + chr(0x4E00 + i): 1 for i in range(300)}

@@ -78,7 +78,7 @@ def test_rows_in_pieces_are_the_rows(
     path = saved(tmp_path_factory.mktemp("ids"), array)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_ids, "LONGEST_ID_DOCUMENT", 4)
-        patch.setattr(token_ids, "_PIECE_IDS", 8)
+        patch.setattr(token_ids, "_PIECE_IDS", 30)
         facts = check_ids(open_id_array(path), path)
         documents = [document.ids.tolist() for document in id_documents(open_id_array(path))]
     assert facts.largest == array.max()
@@ -133,6 +133,14 @@ def test_a_wrong_id_in_a_stream_is_named_with_its_place(place: int, tmp_path: Pa
     large[place] = 2**64 - 1
     with pytest.raises(UserError, match=f"position {place}: the id {2**64 - 1} is too large"):
         check(tmp_path, large)
+
+
+def test_the_first_of_several_wrong_ids_is_named(tmp_path: Path) -> None:
+    for wrong in (-1, 2**40):
+        rows = np.ones((5, 5), np.int64)
+        rows[1:3, 1:3] = wrong
+        with pytest.raises(UserError, match=r"row 1, column [12]:"):
+            check(tmp_path, rows)
 
 
 def test_an_absurd_id_costs_no_memory(tmp_path: Path) -> None:

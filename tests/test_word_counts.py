@@ -79,6 +79,16 @@ def test_memory_for_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 290 < sum(map(len, words)) <= 300
 
 
+def test_nothing_is_forgotten_up_to_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = numbers_in_hexadecimal(20)
+    for most_words, most_characters in ((20, 1000), (1000, 120)):
+        limit(monkeypatch, words=most_words, characters=most_characters)
+        assert count_words(words, lowercase=True) == (Counter(words), {})
+    for most_words, most_characters in ((19, 1000), (1000, 119)):
+        limit(monkeypatch, words=most_words, characters=most_characters)
+        assert len(count_words(words, lowercase=True).words) == 9
+
+
 def test_the_rarest_words_are_forgotten_until_half_are_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -133,6 +143,13 @@ def test_text_of_distinct_words_gives_a_vocabulary_that_fits(
     for some in (texts, texts[50:]):
         tokenizer = WordPiece(train_vocabulary(some, 300))
         assert not any(1 in tokenizer.encode(text) for text in some)
+
+
+def test_characters_of_forgotten_words_have_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, words=4)
+    trained = train_vocabulary(numbers_in_hexadecimal(3000), 100)
+    digits = set("0123456789abcdef")
+    assert {*digits, *("##" + digit for digit in digits)} <= set(trained)
 
 
 def test_a_stop_is_heard_while_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
