@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -68,7 +69,16 @@ def test_characters_are_counted_as_pieces(words: list[str]) -> None:
 def test_memory_for_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, words=100)
     texts = [f"common rare{i} often{i % 7}" for i in range(500)]
+    most = 0
+
+    def look(counts: WordCounts, on_work: Callable[[], None]) -> None:
+        nonlocal most
+        most = max(most, len(counts.words))
+        forget_rarest(counts, on_work)
+
+    monkeypatch.setattr(word_counts, "forget_rarest", look)
     words = count_words(texts, lowercase=True).words
+    assert most < 110, "words are forgotten while the text is read"
     assert len(words) == 50
     assert words["common"] == 500
     assert all(words[f"often{i}"] in (71, 72) for i in range(7))

@@ -77,7 +77,7 @@ def prepare(
     ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. Without a
     ``vocabulary`` one is trained. A resumed run gives the vocabulary and the ``known_key`` of its
     first start. If that cache is intact, the corpus is not read; otherwise it must be the same.
-    Of ``config``: DataConfig's fields, vocab_size and seed.
+    Of ``config``: DataConfig's fields, preset, vocab_size and seed.
 
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
