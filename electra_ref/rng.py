@@ -49,6 +49,7 @@ class Purpose(enum.IntEnum):
     ORDER = 4
     PACK = 5
     INITIALIZE = 6
+    VOCABULARY = 7
     DROPOUT = 0x100  # plus the number of the dropout site
 
 

@@ -60,8 +60,9 @@ AREAS = {
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
-        "compression corpus decoding embedded_corpus holding_out listing packing prepare "
-        "prepare_settings token_cache unknown_words vocabulary wordpiece",
+        "compression corpus corpus_sample decoding embedded_corpus fast_merging holding_out "
+        "listing packing prepare prepare_settings token_cache token_ids unknown_words vocabulary "
+        "word_counts wordpiece",
     ),
     "model": Area(
         ("model",),

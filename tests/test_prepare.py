@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.text import corpus_file, embedded_corpus, token_cache
+from electra_ref.text import corpus_file, corpus_sample, embedded_corpus, token_ids
 from electra_ref.text import examples as examples_module
 from electra_ref.text import prepare as prepare_module
 from electra_ref.text.cache_folder import open_or_build
@@ -260,6 +261,32 @@ def test_token_ids_come_back_under_their_own_names(cache_dir: Path, tmp_path: Pa
     np.testing.assert_array_equal(again.training.examples, data.training.examples)
 
 
+def test_what_token_ids_may_mean_is_a_note_of_every_start(cache_dir: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 50, (40, 20))
+    rows[7] = -1
+    np.save(tmp_path / "ids.npy", rows)
+    for _ in range(2):
+        data = prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"))
+        assert data.report["documents"] == 39
+        (note,) = data.report["notes"]
+        assert note.startswith("1 of 40 rows of")
+
+
+def test_token_ids_that_change_while_they_are_read_are_refused(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(1000))
+
+    def change(stage: str, _done: int, _total: int) -> None:
+        if stage == "copying the token ids":
+            np.save(tmp_path / "ids.npy", np.arange(1000)[::-1])
+            os.utime(tmp_path / "ids.npy", (1, 1))
+
+    with pytest.raises(UserError, match="has changed"):
+        prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"), progress=change)
+    assert not list(cache_dir.glob("ids-*"))
+
+
 def test_without_a_corpus_the_embedded_one_is_read_once(
     cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +303,9 @@ def test_without_a_corpus_the_embedded_one_is_read_once(
     assert prepare(configure(), cache_dir).key == first.key
 
 
-@pytest.mark.parametrize("stage", ["hashing the corpus", "training the vocabulary", "tokenizing"])
+@pytest.mark.parametrize(
+    "stage", ["hashing the corpus", "training the vocabulary", "merging pieces", "tokenizing"]
+)
 def test_a_stop_at_any_stage_leaves_nothing_half_built(
     stage: str, text: str, cache_dir: Path
 ) -> None:
@@ -290,20 +319,57 @@ def test_a_stop_at_any_stage_leaves_nothing_half_built(
     assert words_of(prepare(configure(), cache_dir, corpus=[text]))
 
 
-def test_a_huge_corpus_trains_its_vocabulary_on_every_nth_document(
-    text: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_huge_corpus_trains_its_vocabulary_on_a_sample(
+    cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lines = [f"word{i} and more text\n\n" for i in range(1000)]
+    (tmp_path / "a.txt").write_text("".join(lines))
     seen: list[str] = []
 
-    def train(texts: Any, _size: int, *, lowercase: bool) -> list[str]:
-        assert lowercase
+    def train(texts: Iterator[str], _size: int, **_: Any) -> list[str]:
         seen.extend(texts)
         return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 
+    size = sum(map(len, lines))
+    monkeypatch.setattr(corpus_sample, "BLOCK_BYTES", 300)
     monkeypatch.setattr(prepare_module, "train_vocabulary", train)
-    monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", Path(text).stat().st_size // 2 - 1)
-    prepare(configure(), cache_dir, corpus=[text])
-    assert len(seen) == 180 // 3
+    monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", size // 2)
+    told: list[tuple[str, int, int]] = []
+    corpus = [str(tmp_path / "a.txt")]
+    prepare(configure(), cache_dir, corpus=corpus, progress=lambda *now: told.append(now))
+    assert 400 < len(seen) < 600
+    assert {text + "\n\n" for text in seen} < set(lines)
+    _, done, total = [now for now in told if now[0] == "training the vocabulary"][-1]
+    assert abs(done - sum(map(len, seen))) <= 2 * len(seen)
+    assert done == total
+
+
+CHINESE = "\n\n".join("".join(chr(0x4E00 + i + j) for j in range(40)) for i in range(0, 2040, 40))
+
+
+def test_a_large_alphabet_raises_a_size_that_was_not_asked_for(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text(CHINESE + "\n\nabcdefgh" * 5)
+
+    def prepared(**changes: Any) -> PreparedData:
+        config = PretrainingConfig(preset="tiny", max_length=16, **changes)
+        return prepare(config, cache_dir, corpus=[str(tmp_path / "a.txt")])
+
+    for _ in range(2):  # trained, then from the cache
+        data = prepared(max_vocab_size=2048)
+        assert len(data.tokenizer.vocab) == 5 + 2040 + 8 + 7
+        assert len(data.report["notes"]) == 1
+        assert (
+            "take 2,048 entries, so its vocabulary has 2,060 and not 2,048"
+            in data.report["notes"][0]
+        )
+    for changes in ({"max_vocab_size": 2047}, {"max_vocab_size": 2048, "vocab_size": 2048}):
+        with pytest.raises(UserError, match="alone are 2053; ask for at least 2053"):
+            prepared(**changes)
+    enough = prepared(max_vocab_size=2053)
+    assert len(enough.tokenizer.vocab) == 2053
+    assert enough.report["notes"] == []
 
 
 @pytest.fixture
@@ -328,13 +394,17 @@ def test_progress_tells_each_stage_what_is_done_of_the_whole(
     monkeypatch.setattr(corpus_file, "BLOCK_BYTES", block)
     told: list[tuple[str, int, int]] = []
     prepare(configure(), cache_dir, corpus=[text], progress=lambda *now: told.append(now))
+    merging = [now for now in told if now[0] == "merging pieces"]
+    found = merging[-1][1]
+    assert {done for _, done, _ in merging} == set(range(found + 1))
+    assert {total for _, _, total in merging} == {merging[0][2]}
+    told = list(dict.fromkeys(now for now in told if now not in merging))
     counts = [(block, size), (2 * block, size), (size, size)]
     waiting = ("waiting", 0, 0)
     assert told == [
         *(("hashing the corpus", *count) for count in counts),
         *(waiting, *(("training the vocabulary", *count) for count in counts)),
-        *(waiting, *(("tokenizing", *count) for count in counts)),
-        waiting,
+        *(("tokenizing", *count) for count in counts),
     ]
 
 
@@ -342,7 +412,8 @@ def test_progress_tells_each_stage_what_is_done_of_the_whole(
 def test_progress_counts_token_ids(
     cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_cache, "LONGEST_ID_DOCUMENT", 400)
+    monkeypatch.setattr(token_ids, "LONGEST_ID_DOCUMENT", 400)
+    monkeypatch.setattr(prepare_module, "BLOCK_BYTES", 5000)
     np.save(tmp_path / "ids.npy", np.arange(1000))
     told: list[tuple[str, int, int]] = []
     prepare(
@@ -352,8 +423,13 @@ def test_progress_counts_token_ids(
         progress=lambda *now: told.append(now),
     )
     counts = [(400, 1000), (800, 1000), (1000, 1000)]
-    copying = [("copying the token ids", *count) for count in counts]
-    assert told == [("waiting", 0, 0), *copying, ("waiting", 0, 0)]
+    assert told == [
+        *(("checking the token ids", *count) for count in counts),
+        *(("hashing the token ids", done, 8128) for done in (5000, 8128)),
+        ("waiting", 0, 0),
+        *(("copying the token ids", *count) for count in counts),
+        ("waiting", 0, 0),
+    ]
 
 
 def test_progress_counts_standard_input_and_the_documentation(

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.text import corpus_sample
 from electra_ref.text import prepare as prepare_module
+from electra_ref.text.corpus_sample import draw_sample, read_sample
 from electra_ref.text.holding_out import divide
+from electra_ref.text.listing import list_files
 from electra_ref.text.packing import PackingRules, pack_reference
 from electra_ref.text.prepare import PreparedData, prepare
-from electra_ref.text.token_cache import ID_SHIFT
+from electra_ref.text.token_ids import ID_SHIFT
 from electra_ref.text.vocabulary import train_vocabulary
 from electra_ref.text.wordpiece import WordPiece
 from tests.small_runs import small_config, write_corpus
@@ -116,7 +119,13 @@ def test_ids_are_packed_by_the_same_settings(tmp_path: Path, cache: Path) -> Non
     assert len(data.tokenizer.vocab) == ids.max() + 1 + ID_SHIFT
     assert_packed_as_asked(data, CONFIG)
     size = (tmp_path / "ids.npy").stat().st_size
-    assert data.report == {"files": 1, "bytes": size, "tokens": 1200}
+    assert data.report == {
+        "files": 1,
+        "bytes": size,
+        "documents": 40,
+        "tokens": 1200,
+        "notes": [],
+    }
 
 
 @pytest.mark.parametrize("key", [*CHANGES, "vocab_size"])
@@ -179,17 +188,21 @@ def test_the_report_counts_what_was_read(tmp_path: Path, cache: Path) -> None:
         "unknown_characters": 0,
         "missing_characters": [],
         "tokens": data.training.tokens + data.held_out.tokens,
+        "notes": [],
     }
 
 
 def test_a_large_corpus_trains_its_vocabulary_on_a_share_of_it(
     text: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has three times what is read whole, so every fourth of its 40 documents is read."""
-    monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", text.stat().st_size // 3)
+    """It has three times what is read whole, so a third of its blocks is read."""
+    most = text.stat().st_size // 3
+    monkeypatch.setattr(prepare_module, "VOCABULARY_BYTES", most)
+    monkeypatch.setattr(corpus_sample, "BLOCK_BYTES", 200)
     data = prepare(small_config(), cache, corpus=[str(text)])
-    documents = text.read_text("utf-8").strip().split("\n\n")[::4]
-    assert list(data.tokenizer.vocab) == train_vocabulary(documents, 60)
+    sample = list(read_sample(draw_sample(list_files([str(text)]).files, most), lambda _: None))
+    assert 0.1 < len("\n".join(sample)) / text.stat().st_size < 0.6
+    assert list(data.tokenizer.vocab) == train_vocabulary(sample, 60)
     assert data.report["documents"] == 40
 
 
@@ -203,11 +216,15 @@ def test_every_stage_says_how_far_it_is(text: Path, tmp_path: Path, cache: Path)
     more = write_corpus(tmp_path / "more.txt", seed=1)
     prepare(small_config(), cache, corpus=[str(text), str(more)], progress=progress)
     size = text.stat().st_size + more.stat().st_size
+    merging = said.pop("merging pieces")
+    assert merging[-1][0] == merging[-1][1] > 10
     assert list(said) == ["hashing the corpus", "training the vocabulary", "tokenizing"]
     assert all(steps[-1] == (size, size) for steps in said.values())
     np.save(tmp_path / "ids.npy", np.arange(400) % 40)
     said.clear()
     prepare(small_config(), cache, ids_path=str(tmp_path / "ids.npy"), progress=progress)
     assert {stage: steps[-1] for stage, steps in said.items()} == {
-        "copying the token ids": (400, 400)
+        "checking the token ids": (400, 400),
+        "hashing the token ids": (128 + 400 * 8, 128 + 400 * 8),
+        "copying the token ids": (400, 400),
     }

@@ -26,6 +26,7 @@ from electra_ref.config.pretraining import (
     DataConfig,
     ObjectiveConfig,
     PretrainingConfig,
+    has_default_vocabulary_size,
     resolve_config,
 )
 from electra_ref.config.settings import Settings
@@ -200,3 +201,10 @@ def test_slots_for_masked_positions(length: int, probability: float, slots: int)
 def test_85_of_100_chosen_tokens_are_hidden() -> None:
     """google-research/electra pretrain/pretrain_helpers.py, ``mask``: uniform < 0.85."""
     assert MASK_BELOW == 3_650_722_201  # 0.85 * 2**32, rounded down
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_size_of_the_vocabulary_that_was_asked_for_is_told_from_the_presets(preset: str) -> None:
+    assert has_default_vocabulary_size(resolve_config(preset=preset))
+    for settings in (["max_vocab_size=3000"], ["vocab_size=2048"]):
+        assert not has_default_vocabulary_size(resolve_config(preset=preset, settings=settings))

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
 from electra_ref.text import cache_folder, token_cache
 from electra_ref.text.cache_folder import (
@@ -35,10 +33,6 @@ from electra_ref.text.cache_folder import (
 from electra_ref.text.token_cache import (
     FEWEST_TOKENS,
     EncodedDocument,
-    id_documents,
-    id_vocabulary,
-    largest_id,
-    open_id_array,
     open_tokens,
     token_dtype,
     write_tokens,
@@ -341,12 +335,6 @@ def test_tokens_are_written_when_the_buffer_is_full(monkeypatch: pytest.MonkeyPa
     assert written == [[], [1, 2, 3, 4], [1, 2, 3, 4], list(range(1, 10))]
 
 
-def test_ids_up_to_ten_million_are_taken() -> None:
-    assert largest_id(np.array([10_000_000]), "ids.npy") == 10_000_000
-    with pytest.raises(UserError, match="renumber to at most 10000000"):
-        largest_id(np.array([10_000_001]), "ids.npy")
-
-
 def test_too_few_tokens_are_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"too small: 199 tokens, need at least {FEWEST_TOKENS}"):
         cached(tmp_path, [[[1] * 199]], 10)
@@ -355,78 +343,6 @@ def test_too_few_tokens_are_a_user_error(tmp_path: Path) -> None:
 def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too small: 0 tokens"):
         cached(tmp_path, [], 10)
-
-
-def saved(folder: Path, array: npt.NDArray[Any]) -> str:
-    np.save(folder / "ids.npy", array)
-    return str(folder / "ids.npy")
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64])
-def test_rows_of_ids_become_documents(dtype: type[np.integer[Any]], tmp_path: Path) -> None:
-    rows = np.array([[3, 1, 0], [7, 7, 7], [0, 2, 5]], dtype)
-    if np.issubdtype(dtype, np.signedinteger):
-        rows[0, 1:] = rows[2, :] = -1
-    ids = open_id_array(saved(tmp_path, rows))
-    assert largest_id(ids, "ids.npy") == 7
-    kept = [(row[row >= 0].astype(int) + 5).tolist() for row in rows]
-    assert [document.ids.tolist() for document in id_documents(ids)] == kept
-    assert [document.lengths.tolist() for document in id_documents(ids)] == [[len(k)] for k in kept]
-    vocabulary = id_vocabulary(7)
-    assert vocabulary[:5] == list(SPECIAL_TOKENS)
-    assert [vocabulary[i] for i in kept[1]] == ["7", "7", "7"]
-
-
-def test_a_stream_of_ids_is_cut_into_documents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(token_cache, "LONGEST_ID_DOCUMENT", 4)
-    ids = open_id_array(saved(tmp_path, np.arange(10)))
-    counted: list[int] = []
-    lengths = [document.ids.size for document in id_documents(ids, counted.append)]
-    assert lengths == counted == [4, 4, 2]
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros(3), "integers"),
-        (np.array(["a"]), "integers"),
-        (np.array([True]), "integers"),
-        (np.array([None]), "no array of integers"),
-        (np.array(3), "shape"),
-        (np.zeros((2, 2, 2), int), "shape"),
-        (np.zeros(0, int), "without elements"),
-        (np.zeros((0, 3), int), "without elements"),
-        (np.array([-1, -5]), "padding"),
-        (np.array([0, 2**31 + 1]), "renumber"),
-    ],
-)
-def test_arrays_that_are_no_ids_are_user_errors(
-    array: npt.NDArray[Any], message: str, tmp_path: Path
-) -> None:
-    path = saved(tmp_path, array)
-    with pytest.raises(UserError, match=message):
-        largest_id(open_id_array(path), path)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY\x01\x00", b"PK\x03\x04", None])
-def test_files_that_are_no_arrays_are_user_errors(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "ids.npy"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"ids\.npy"):
-        open_id_array(str(path))
-
-
-def test_archives_and_truncated_arrays_are_user_errors(tmp_path: Path) -> None:
-    path = Path(saved(tmp_path, np.arange(1000)))
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"ids\.npy"):
-        open_id_array(str(path))
-    np.savez(tmp_path / "ids.npz", a=np.arange(3))
-    with pytest.raises(UserError, match=r"ids\.npz"):
-        open_id_array(str(tmp_path / "ids.npz"))
 
 
 def test_a_disk_that_changes_what_was_written_is_named(

@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
-from electra_ref.text import vocabulary
 from electra_ref.text.merging import PairCounts
-from electra_ref.text.vocabulary import (
-    count_words,
-    frequent_characters,
-    load_vocabulary,
-    save_vocabulary,
-    train_vocabulary,
-)
+from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
+from electra_ref.text.word_counts import WordCounts, frequent_characters
 from electra_ref.text.wordpiece import WordPiece
 
 SEEDS = st.integers(0, 2**32 - 1)  # hypothesis draws structure, the generator draws numbers
@@ -129,54 +123,14 @@ def test_text_is_cleaned_as_it_will_be_when_it_is_encoded(lowercase: bool) -> No
 
 
 def test_characters_too_rare_get_no_piece() -> None:
-    common = {"ab": 20_000, "c": 10_000}
-    assert frequent_characters(common | {"z": 5}) == {"a", "b", "c"}  # 5 of 50,005
-    assert frequent_characters(common | {"z": 6}) == {"a", "b", "c", "z"}  # 6 of 50,006
-    assert frequent_characters({"q": 1}) == {"q"}
+    def frequent(**words: int) -> set[str]:
+        return frequent_characters(WordCounts(Counter(words), Counter()))
+
+    assert frequent(ab=20_000, c=10_000, z=5) == {"a", "b", "c"}  # 5 of 50,005
+    assert frequent(ab=20_000, c=10_000, z=6) == {"a", "b", "c", "z"}  # 6 of 50,006
+    assert frequent(q=1) == {"q"}
     trained = train_vocabulary(["ab " * 20_000 + "abz azb"], 100)
     assert trained == [*SPECIAL_TOKENS, "a", "##b", "ab"]
-
-
-def test_words_too_long_to_encode_are_not_counted() -> None:
-    assert count_words(["a" * 100, "b" * 101, "c"], lowercase=True) == {"a" * 100: 1, "c": 1}
-
-
-def test_memory_for_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "DISTINCT_WORDS", 100)
-    monkeypatch.setattr(vocabulary, "CHARACTERS_BETWEEN_FOLDS", 50)
-    texts = [f"common rare{i} often{i % 7}" for i in range(500)]
-    words = count_words(texts, lowercase=True)
-    assert len(words) <= 100
-    assert words["common"] == 500
-    assert count_words([*texts, "rare0 " * 3], lowercase=True)["rare0"] == 3, "forgotten before"
-    assert all(words[f"often{i}"] in (71, 72) for i in range(7))
-
-
-def test_the_rarest_words_are_forgotten_until_half_are_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(vocabulary, "DISTINCT_WORDS", 6)
-    words = Counter({"a": 5, "b": 5, "c": 1, "d": 1, "e": 3, "f": 2, "g": 2})
-    vocabulary._forget_rarest(words)
-    assert words == {"a": 5, "b": 5, "e": 3}
-    words = Counter(dict.fromkeys("abcdef", 1))
-    vocabulary._forget_rarest(words)
-    assert len(words) == 6
-
-
-def test_limits_are_those_of_the_documentation() -> None:
-    assert vocabulary.DISTINCT_WORDS == 1_000_000
-    assert vocabulary.CHARACTER_COVERAGE == 0.9999
-
-
-def test_counts_are_the_same_however_often_they_are_folded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    texts = [draw_text(30, 4, seed) for seed in range(20)]
-    whole = count_words(texts, lowercase=True)
-    monkeypatch.setattr(vocabulary, "CHARACTERS_BETWEEN_FOLDS", 100)
-    assert count_words(iter(texts), lowercase=True) == whole
-    assert whole == Counter(" ".join(texts).split())
 
 
 def test_a_small_corpus_gives_a_small_vocabulary() -> None:
@@ -187,6 +141,30 @@ def test_a_size_below_the_alphabet_is_refused() -> None:
     assert train_vocabulary(["abc"], 8) == [*SPECIAL_TOKENS, "a", "##b", "##c"]
     with pytest.raises(UserError, match=r"7 tokens is too small.* alone are 8;"):
         train_vocabulary(["abc"], 7)
+
+
+def test_a_size_that_may_grow_leaves_half_of_itself_for_merges() -> None:
+    chinese = "".join(chr(0x4E00 + i) for i in range(30))
+    text = f"{chinese} abcd abcd abcd"
+    alphabet = len(SPECIAL_TOKENS) + 34
+    trained = train_vocabulary([text], 4, may_grow=True)
+    assert trained[:5] == list(SPECIAL_TOKENS)
+    assert trained[alphabet:] == ["##bc", "##bcd"]
+    assert len(train_vocabulary([text], 40, may_grow=True)) == alphabet + 3
+    assert train_vocabulary([text], 78, may_grow=True) == train_vocabulary([text], 78)
+
+
+def test_a_stop_is_heard_while_merging() -> None:
+    told: list[tuple[int, int]] = []
+
+    def stop(done: int, wanted: int) -> None:
+        told.append((done, wanted))
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_vocabulary(["abcdefg abcdefg"], 15, on_merges=stop)
+    assert set(told) == {(0, 3), (1, 3), (2, 3)}
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n", "\u200b\0"]])

@@ -151,6 +151,12 @@ def resolve_config(
     return dataclasses.replace(config, preset=names[0] if names else CUSTOM)
 
 
+def has_default_vocabulary_size(config: PretrainingConfig) -> bool:
+    """Return whether the size of the vocabulary is a preset's own, not one that was asked for."""
+    default = PRESETS.get(config.preset, {}).get("max_vocab_size", DataConfig.max_vocab_size)
+    return config.vocab_size == 0 and config.max_vocab_size == default
+
+
 def _is_model_of(preset: str, config: PretrainingConfig) -> bool:
     """Return whether ``config`` has the model of ``preset``; the data decide ``vocab_size``."""
     if preset == CUSTOM:

@@ -17,12 +17,23 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from electra_ref.text.wordpiece import PREFIX
 
 Pair = tuple[str, str]
+
+
+def find_merges(word_counts: Mapping[str, int], least: int) -> Iterator[str]:
+    """Yield the pieces that the merges make, one after the other.
+
+    ``word_counts`` says how often each word occurs. A piece comes again if two different pairs
+    spell it. The merges end when no pair occurs ``least`` times. ``fast_merging`` does the same.
+    """
+    pairs = PairCounts(word_counts)
+    while (best := pairs.pop_most_frequent()) is not None and best[1] >= least:
+        yield pairs.merge(best[0])
 
 
 class PairCounts:

@@ -13,38 +13,31 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.config.pretraining import PretrainingConfig, has_default_vocabulary_size
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors
 from electra_ref.text import embedded_corpus
 from electra_ref.text.cache_folder import CacheFolder, cache_key, open_intact, open_or_build
 from electra_ref.text.corpus import hash_files, read_documents
 from electra_ref.text.corpus_file import BLOCK_BYTES, CorpusFile, CorpusReport
+from electra_ref.text.corpus_sample import draw_sample, read_sample
 from electra_ref.text.examples import ExampleSource, open_examples
 from electra_ref.text.listing import DEFAULT_TEXT_KEY, Listing, describe_file, list_files
 from electra_ref.text.packing import PackingRules
-from electra_ref.text.token_cache import (
-    EncodedDocument,
-    id_documents,
-    id_vocabulary,
-    largest_id,
-    open_id_array,
-    open_tokens,
-    write_tokens,
-)
+from electra_ref.text.token_cache import EncodedDocument, open_tokens, write_tokens
+from electra_ref.text.token_ids import check_ids, id_documents, id_vocabulary, open_id_array
 from electra_ref.text.unknown_words import UnknownWords
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
-from electra_ref.text.wordpiece import WordPiece
+from electra_ref.text.wordpiece import PREFIX, WordPiece
 
 STANDARD_INPUT = "-"
-VOCABULARY_BYTES = 1 << 28  # of a larger corpus only every n-th document trains the vocabulary
+VOCABULARY_BYTES = 1 << 28  # of a larger corpus a sample of about this size trains the vocabulary
 
 Progress = Callable[[str, int, int], None]
-"""``progress(stage, done, total)``, in bytes or token ids; both 0 while there is nothing to count.
+"""``progress(stage, done, total)`` in bytes, token ids or pieces; both 0 if nothing can be counted.
 
 It is called often, and may raise to stop: then nothing half-built stays behind.
 """
@@ -62,7 +55,7 @@ class PreparedData(NamedTuple):
     held_out: ExampleSource
     key: str  # of the token cache; a resumed run hands it back as ``known_key``
     report: dict[str, Any]  # what was read: CorpusReport's fields, UnknownWords' facts, ``tokens``;
-    # if files were listed, ``skipped`` and ``skipped_names`` of the listing
+    # ``notes`` to show; if files were listed, ``skipped`` and ``skipped_names`` of the listing
 
 
 def prepare(
@@ -84,7 +77,7 @@ def prepare(
     ``vocabulary`` one is trained. A resumed run gives the vocabulary and the ``known_key`` of its
     first start. If that cache is intact and the corpus was not ``moved``, the corpus is not read;
     otherwise it must be the same.
-    Of ``config``: DataConfig's fields, vocab_size and seed.
+    Of ``config``: DataConfig's fields, preset, vocab_size and seed.
 
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
@@ -115,7 +108,9 @@ def prepare(
     training, held_out = open_examples(
         cache_dir, cache, rules, config.held_out_fraction, lambda: progress("waiting", 0, 0)
     )
-    report = {**folder.facts, "tokens": int(cache.tokens.size)}
+    report = {"notes": [], **folder.facts, "tokens": int(cache.tokens.size)}
+    if vocabulary is None and ids_path is None:
+        report["notes"] = [*report["notes"], *_notes_on_size(tokenizer.vocab, config)]
     if listing.skipped:
         report |= {"skipped": listing.skipped, "skipped_names": listing.skipped_names}
     return PreparedData(tokenizer, training, held_out, folder.key, report)
@@ -235,38 +230,76 @@ def _cached_vocabulary(
     cache_dir: Path,
     progress: Progress,
 ) -> list[str]:
-    """Train a vocabulary on all documents, the held-out ones too, or on every n-th of many."""
-    on_disk = sum(file.size for file in files)
-    every = 1 + on_disk // VOCABULARY_BYTES
+    """Train a vocabulary on all documents, the held-out ones too, or on a sample of many."""
     size = config.vocab_size or config.max_vocab_size
+    may_grow = has_default_vocabulary_size(config)
 
     def build(folder: Path) -> dict[str, Any]:
-        advance = _counter(progress, "training the vocabulary", on_disk)
-        documents = read_documents(files, CorpusReport(), advance)
-        texts = chain.from_iterable(islice(documents, 0, None, every))
-        vocabulary = train_vocabulary(texts, size, lowercase=config.lowercase)
+        sample = draw_sample(files, VOCABULARY_BYTES)
+        advance = _counter(progress, "training the vocabulary", sample.bytes)
+        vocabulary = train_vocabulary(
+            read_sample(sample, advance),
+            size,
+            lowercase=config.lowercase,
+            may_grow=may_grow,
+            on_work=lambda: advance(0),
+            on_merges=lambda done, wanted: progress("merging pieces", done, wanted),
+        )
         save_vocabulary(folder / "vocab.txt", vocabulary)
         return {}
 
-    key = cache_key("vocabulary", corpus=content, size=size, lowercase=config.lowercase)
+    key = cache_key(
+        "vocabulary",
+        corpus=content,
+        size=size,
+        may_grow=may_grow,
+        lowercase=config.lowercase,
+        sample=VOCABULARY_BYTES,
+    )
     folder = open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
     return load_vocabulary(folder.path / "vocab.txt")
 
 
+def _notes_on_size(vocabulary: Sequence[str], config: PretrainingConfig) -> Iterator[str]:
+    if len(vocabulary) > config.max_vocab_size:
+        characters = sum(len(token.removeprefix(PREFIX)) == 1 for token in vocabulary)
+        yield (
+            f"the characters of this corpus take {characters:,} entries, so its vocabulary has "
+            f"{len(vocabulary):,} and not {config.max_vocab_size:,}; max_vocab_size sets its size"
+        )
+
+
 def _cache_ids(path: str, cache_dir: Path, progress: Progress) -> tuple[WordPiece, CacheFolder]:
     ids = open_id_array(path)
-    tokenizer = WordPiece(id_vocabulary(largest_id(ids, path)), lowercase=False)
-    status = os.stat(path)
+    before = os.stat(path)
+    found = check_ids(ids, path, _counter(progress, "checking the token ids", ids.size))
+    tokenizer = WordPiece(id_vocabulary(found.largest), lowercase=False)
 
     def build(folder: Path) -> dict[str, Any]:
         advance = _counter(progress, "copying the token ids", ids.size)
         write_tokens(folder, id_documents(ids, advance), len(tokenizer.vocab))
-        return {"files": 1, "bytes": status.st_size}
+        now = os.stat(path)
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise UserError(f"{path} has changed while it was being used; start again")
+        return {
+            "files": 1,
+            "bytes": now.st_size,
+            "documents": found.documents,
+            "notes": found.notes,
+        }
 
-    with open(path, "rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    content = _hash_file(path, _counter(progress, "hashing the token ids", before.st_size))
     key = cache_key("ids", content=content)
     return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
+
+
+def _hash_file(path: str, on_bytes: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+            on_bytes(len(block))
+    return digest.hexdigest()
 
 
 def _counter(progress: Progress, stage: str, total: int) -> Callable[[int], None]:

@@ -11,8 +11,7 @@ of the folder is a hash of the corpus and of everything else that the ids depend
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -20,14 +19,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
 from electra_ref.text.cache_folder import CacheFolder, map_array
 
 FEWEST_TOKENS = 200  # a twentieth of less is no row to evaluate on
-LONGEST_ID_DOCUMENT = 1 << 16  # tokens; a longer row or stream of ids is cut into documents
-LARGEST_ID = 10_000_000  # every id needs a name and a row of the embedding table
-ID_SHIFT = 5  # [PAD] [UNK] [CLS] [SEP] [MASK] take ids 0 to 4
 
 _BUFFER_TOKENS = 1 << 20
 
@@ -112,66 +107,3 @@ def open_tokens(folder: CacheFolder, vocab_size: int) -> TokenCache:
     sentence_ends = map_array(folder, "sentence_ends.bin", np.int64)
     document_ends = map_array(folder, "document_ends.bin", np.int64)
     return TokenCache(folder, tokens, sentence_ends, document_ends)
-
-
-def open_id_array(path: str) -> npt.NDArray[np.integer[Any]]:
-    """Map the .npy file of ``--tokens``: integers, (tokens,) or (documents, tokens).
-
-    Raises UserError for any other file and for an array without elements.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"cannot read the token ids {path!r}: no such file")
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")  # unlike numpy.load, it reads no pickles
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is no array of integers saved by numpy.save: {reason}") from error
-    if array.dtype.kind not in "iu":
-        raise UserError(f"{path} holds {array.dtype}, but token ids are integers")
-    if array.size == 0:
-        raise UserError(f"{path} is an array without elements")
-    if array.ndim not in (1, 2):
-        raise UserError(
-            f"{path} has the shape {array.shape}; expected (tokens,) or (documents, tokens)"
-        )
-    return array
-
-
-def largest_id(ids: npt.NDArray[np.integer[Any]], path: str) -> int:
-    """Return the largest id; read the mapped array in pieces.
-
-    Raises UserError if all ids are negative (padding) or one is above LARGEST_ID.
-    """
-    largest = max(int(piece.max()) for piece in _pieces(ids))
-    if largest < 0:
-        raise UserError(f"{path} holds nothing but padding: every id is negative")
-    if largest > LARGEST_ID:
-        raise UserError(f"{path} holds the id {largest}; renumber to at most {LARGEST_ID}")
-    return largest
-
-
-def id_documents(
-    ids: npt.NDArray[np.integer[Any]], on_ids: Callable[[int], None] | None = None
-) -> Iterator[EncodedDocument]:
-    """Yield the documents of an array of ids, with ID_SHIFT added to each id.
-
-    A document is a row. A longer row and a (tokens,) stream are cut into documents of
-    LONGEST_ID_DOCUMENT tokens. A document is one sentence, so it is always segment A. Negative ids
-    are padding and are dropped.
-    """
-    for piece in _pieces(ids):
-        shifted = piece[piece >= 0].astype(np.int64) + ID_SHIFT
-        yield EncodedDocument(shifted, np.array([shifted.size]))
-        if on_ids is not None:
-            on_ids(piece.size)
-
-
-def _pieces(ids: npt.NDArray[np.integer[Any]]) -> Iterator[npt.NDArray[np.integer[Any]]]:
-    for row in ids if ids.ndim == 2 else (ids,):
-        for start in range(0, row.size, LONGEST_ID_DOCUMENT):
-            yield row[start : start + LONGEST_ID_DOCUMENT]
-
-
-def id_vocabulary(largest: int) -> list[str]:
-    """Return names for the ids of an array: the five special tokens, then 0 to ``largest``."""
-    return [*SPECIAL_TOKENS, *map(str, range(largest + 1))]

@@ -273,4 +273,6 @@ def _prepare(
     )
     for line in data_lines(figures):
         progress.say(line)
+    for note in figures["notes"]:
+        progress.say(note)
     return data
