@@ -92,6 +92,22 @@ def test_each_setting_reaches_its_place(text: Path, cache: Path) -> None:
     assert data.tokenizer.encode("Tést") == tokenizer.encode("Tést") != tokenizer.encode("test")
 
 
+@pytest.mark.parametrize(
+    ("lowercase", "strip_accents", "kept"),
+    [(True, True, "t e s t"), (True, False, "t é s t"), (False, True, "T é s t")],
+)
+def test_accents_are_stripped_apart_from_lower_casing_but_not_in_cased_text(
+    lowercase: bool, strip_accents: bool, kept: str, tmp_path: Path, cache: Path
+) -> None:
+    path = tmp_path / "accents.txt"
+    path.write_text("Tést\n\n" * 200, encoding="utf-8")
+    config = small_config(lowercase=lowercase, strip_accents=strip_accents)
+    data = prepare(config, cache, corpus=[str(path)])
+    (piece,) = data.tokenizer.encode("Tést")
+    assert data.tokenizer.vocab[piece] == kept.replace(" ", "")
+    assert set(data.training.cache.tokens.tolist()) == {piece}
+
+
 def test_a_wanted_number_of_entries_counts_more_than_the_largest(text: Path, cache: Path) -> None:
     config = small_config(vocab_size=63, max_vocab_size=66)
     assert len(prepare(config, cache, corpus=[str(text)]).tokenizer.vocab) == 63

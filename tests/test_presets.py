@@ -58,6 +58,7 @@ OBJECTIVE: dict[str, Any] = {
 DATA: dict[str, Any] = {
     "max_vocab_size": 30522,  # config: vocab_size
     "lowercase": True,  # config: do_lower_case
+    "strip_accents": True,  # original: model/tokenization.py, only where it lower-cases
     "max_length": 128,  # config: max_seq_length; paper: 128
     "single_segment_probability": 0.1,  # builder
     "short_probability": 0.05,  # builder

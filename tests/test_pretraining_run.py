@@ -96,7 +96,8 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert said_to(progress)[:3] == [
         "device: cpu, float64",
         f"data: {data.report['tokens']:,} tokens, 60 in the vocabulary, "
-        f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out",
+        f"{data.training.count:,} rows to train on; held out are {data.held_out.count:,} rows with "
+        f"{data.held_out.tokens:,} tokens of {data.held_out.documents:,} documents",
         *data_lines(data.report),
     ]
 

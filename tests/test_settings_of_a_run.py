@@ -44,6 +44,7 @@ ALL: dict[str, Any] = {
     "discriminator_weight": 20.0,
     "max_vocab_size": 66,
     "lowercase": False,
+    "strip_accents": False,
     "max_length": 18,
     "single_segment_probability": 0.5,
     "short_probability": 0.5,

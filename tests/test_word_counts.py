@@ -38,7 +38,7 @@ def numbers_in_hexadecimal(count: int) -> list[str]:
 
 
 def test_words_too_long_to_encode_are_not_counted() -> None:
-    counts = count_words(["a" * 100, "b" * 101, "c"], lowercase=True)
+    counts = count_words(["a" * 100, "b" * 101, "c"], lowercase=True, strip_accents=True)
     assert counts == ({"a" * 100: 1, "c": 1}, {})
 
 
@@ -46,9 +46,9 @@ def test_counts_are_the_same_however_often_they_are_folded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts = [draw_text(30, 4, seed) for seed in range(20)]
-    whole = count_words(texts, lowercase=True)
+    whole = count_words(texts, lowercase=True, strip_accents=True)
     monkeypatch.setattr(word_counts, "CHARACTERS_BETWEEN_FOLDS", 100)
-    assert count_words(iter(texts), lowercase=True) == whole
+    assert count_words(iter(texts), lowercase=True, strip_accents=True) == whole
     assert whole == (Counter(" ".join(texts).split()), {})
 
 
@@ -77,14 +77,14 @@ def test_memory_for_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         forget_rarest(counts, on_work)
 
     monkeypatch.setattr(word_counts, "forget_rarest", look)
-    words = count_words(texts, lowercase=True).words
+    words = count_words(texts, lowercase=True, strip_accents=True).words
     assert most < 110, "words are forgotten while the text is read"
     assert len(words) == 50
     assert words["common"] == 500
     assert all(words[f"often{i}"] in (71, 72) for i in range(7))
     assert sum(word.startswith("rare") for word in words) == 50 - 8
     limit(monkeypatch, words=10_000, characters=600)
-    words = count_words(texts, lowercase=True).words
+    words = count_words(texts, lowercase=True, strip_accents=True).words
     assert words["common"] == 500
     assert 290 < sum(map(len, words)) <= 300
 
@@ -93,10 +93,10 @@ def test_nothing_is_forgotten_up_to_the_limits(monkeypatch: pytest.MonkeyPatch) 
     words = numbers_in_hexadecimal(20)
     for most_words, most_characters in ((20, 1000), (1000, 120)):
         limit(monkeypatch, words=most_words, characters=most_characters)
-        assert count_words(words, lowercase=True) == (Counter(words), {})
+        assert count_words(words, lowercase=True, strip_accents=True) == (Counter(words), {})
     for most_words, most_characters in ((19, 1000), (1000, 119)):
         limit(monkeypatch, words=most_words, characters=most_characters)
-        assert len(count_words(words, lowercase=True).words) == 9
+        assert len(count_words(words, lowercase=True, strip_accents=True).words) == 9
 
 
 def test_the_rarest_words_are_forgotten_until_half_are_left(
@@ -124,17 +124,19 @@ def test_the_rarest_words_are_forgotten_until_half_are_left(
 def test_of_words_with_equal_counts_an_even_sample_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, words=400)
     words = numbers_in_hexadecimal(2000)
-    kept = count_words(words, lowercase=True).words
+    kept = count_words(words, lowercase=True, strip_accents=True).words
     assert len(kept) == 200
     halves = [sum(word in kept for word in half) for half in (words[:1000], words[1000:])]
     assert 70 < halves[0] < 130, halves
-    assert count_words(words[::-1], lowercase=True).words == kept, "whatever their order"
+    assert count_words(words[::-1], lowercase=True, strip_accents=True).words == kept, (
+        "whatever their order"
+    )
 
 
 def test_characters_of_forgotten_words_stay_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, words=20)
     words = numbers_in_hexadecimal(300)
-    counts = count_words(words, lowercase=True)
+    counts = count_words(words, lowercase=True, strip_accents=True)
     assert len(counts.words) == 10
     assert count_characters(counts.words) + counts.forgotten == count_characters(Counter(words))
 
@@ -167,7 +169,10 @@ def test_a_stop_is_heard_while_words_are_forgotten(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(word_counts, "_WORDS_AT_A_TIME", 10)
     called: list[None] = []
     count_words(
-        [" ".join(numbers_in_hexadecimal(300))], lowercase=True, on_work=lambda: called.append(None)
+        [" ".join(numbers_in_hexadecimal(300))],
+        lowercase=True,
+        strip_accents=True,
+        on_work=lambda: called.append(None),
     )
     assert len(called) >= 300 / 10
 

@@ -20,7 +20,8 @@ Differences from the original:
   than Python's. Decomposition and case come from Python, because ``regex`` has neither.
 - A capital sigma always becomes a medial sigma. The original's ``str.lower`` looks at the
   neighbours and may write a final sigma.
-- Accents can be stripped without lower-casing, on request. The original then keeps them.
+- Accents can be stripped without lower-casing, on request. The original then keeps them, and so do
+  runs of this package (``DataConfig.strips_accents``).
 - Decomposed characters are not sorted into canonical order. Sorting could only move spacing marks
   (25 characters, viramas and musical stems) past one another, and it takes quadratic time on long
   runs of marks.

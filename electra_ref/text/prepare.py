@@ -31,7 +31,7 @@ from electra_ref.text.token_cache import EncodedDocument, open_tokens, write_tok
 from electra_ref.text.token_ids import check_ids, id_documents, id_vocabulary, open_id_array
 from electra_ref.text.unknown_words import UnknownWords
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
-from electra_ref.text.wordpiece import PREFIX, WordPiece
+from electra_ref.text.wordpiece import PREFIX, WordPiece, tokenizer_of
 
 STANDARD_INPUT = "-"
 VOCABULARY_BYTES = 1 << 28  # of a larger corpus a sample of about this size trains the vocabulary
@@ -73,11 +73,10 @@ def prepare(
     """Prepare the files and folders of ``corpus``, or the array of ids at ``ids_path``.
 
     ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. In JSON
-    lines the text stands under ``text_key``. Without a
-    ``vocabulary`` one is trained. A resumed run gives the vocabulary and the ``known_key`` of its
-    first start. If that cache is intact and the corpus was not ``moved``, the corpus is not read;
-    otherwise it must be the same.
-    Of ``config``: DataConfig's fields, preset, vocab_size and seed.
+    lines the text stands under ``text_key``. Without a ``vocabulary`` one is trained. A resumed run
+    gives the vocabulary and the ``known_key`` of its first start. If that cache is intact and the
+    corpus was not ``moved``, the corpus is not read; otherwise it must be the same. Of ``config``:
+    DataConfig's fields, preset, vocab_size and seed.
 
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
@@ -86,7 +85,7 @@ def prepare(
     if known_key is not None and vocabulary is not None and not moved:
         folder = open_intact(cache_dir, known_key)
     if folder is not None and vocabulary is not None:
-        tokenizer = WordPiece(vocabulary, lowercase=config.lowercase)
+        tokenizer = tokenizer_of(vocabulary, config)
     elif ids_path is not None:
         tokenizer, folder = _cache_ids(ids_path, cache_dir, progress)
     else:
@@ -197,7 +196,7 @@ def _cache_text(
     content = hash_files(files, _counter(progress, "hashing the corpus", on_disk))
     if vocabulary is None:
         vocabulary = _cached_vocabulary(files, content, config, cache_dir, progress)
-    tokenizer = WordPiece(vocabulary, lowercase=config.lowercase)
+    tokenizer = tokenizer_of(vocabulary, config)
 
     def build(folder: Path) -> dict[str, Any]:
         report = CorpusReport()
@@ -213,6 +212,7 @@ def _cache_text(
         corpus=content,
         vocabulary=hashlib.sha256("\n".join(tokenizer.vocab).encode()).hexdigest(),
         lowercase=config.lowercase,
+        strip_accents=config.strips_accents,
     )
     return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
 
@@ -241,6 +241,7 @@ def _cached_vocabulary(
             read_sample(sample, advance),
             size,
             lowercase=config.lowercase,
+            strip_accents=config.strips_accents,
             may_grow=may_grow,
             on_work=lambda: advance(0),
             on_merges=lambda done, wanted: progress("merging pieces", done, wanted),
@@ -254,6 +255,7 @@ def _cached_vocabulary(
         size=size,
         may_grow=may_grow,
         lowercase=config.lowercase,
+        strip_accents=config.strips_accents,
         sample=VOCABULARY_BYTES,
     )
     folder = open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))

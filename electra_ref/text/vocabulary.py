@@ -30,6 +30,7 @@ def train_vocabulary(
     size: int,
     *,
     lowercase: bool = True,
+    strip_accents: bool | None = None,
     may_grow: bool = False,
     on_work: Callable[[], None] = lambda: None,
     on_merges: Callable[[int, int], None] = lambda _done, _all: None,
@@ -40,6 +41,8 @@ def train_vocabulary(
     where special tokens and characters take more than the other half. Chinese text, say, has
     thousands of characters.
 
+    ``strip_accents`` is equal to ``lowercase`` if it is not given, as in ``WordPiece``.
+
     The result depends only on how often each word occurs. The order of the texts does not matter,
     except above the limits of ``count_words``. ``texts`` is read once and never kept, so it may be
     larger than memory. ``on_work`` is called several times a second while there is other work than
@@ -48,7 +51,8 @@ def train_vocabulary(
     Raises UserError if the texts hold no words, or if the special tokens and the characters alone
     are more than ``size``.
     """
-    counts = count_words(texts, lowercase=lowercase, on_work=on_work)
+    strip_accents = lowercase if strip_accents is None else strip_accents
+    counts = count_words(texts, lowercase=lowercase, strip_accents=strip_accents, on_work=on_work)
     if not counts.words:
         raise UserError("the corpus holds no words to train a vocabulary from: is it text?")
     on_work()

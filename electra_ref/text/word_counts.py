@@ -41,13 +41,13 @@ class WordCounts(NamedTuple):
 
 
 def count_words(
-    texts: Iterable[str], *, lowercase: bool, on_work: OnWork = lambda: None
+    texts: Iterable[str], *, lowercase: bool, strip_accents: bool, on_work: OnWork = lambda: None
 ) -> WordCounts:
     """Return how often each normalized word occurs, without words too long for WordPiece.
 
     The order of the texts does not matter, except for which words are forgotten.
     """
-    table = CharacterTable(lowercase=lowercase, strip_accents=lowercase)
+    table = CharacterTable(lowercase=lowercase, strip_accents=strip_accents)
     counts = WordCounts(Counter(), Counter())
     chunks: Counter[str] = Counter()  # text between spaces: counted, then normalized once
     characters = 0

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.batch import SPECIAL_TOKENS, SpecialTokens
+from electra_ref.config.pretraining import DataConfig
 from electra_ref.errors import UserError
 from electra_ref.text.normalization import CharacterTable, split_on_spaces
 
@@ -144,6 +145,11 @@ class WordPiece:
             pieces.append((piece, end))
             start = end
         return pieces
+
+
+def tokenizer_of(vocabulary: Sequence[str], config: DataConfig) -> WordPiece:
+    """Return WordPiece with ``vocabulary`` that changes text as ``config`` says."""
+    return WordPiece(vocabulary, lowercase=config.lowercase, strip_accents=config.strips_accents)
 
 
 def find_special_tokens(vocabulary: Sequence[str]) -> SpecialTokens:

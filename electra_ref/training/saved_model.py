@@ -13,7 +13,7 @@ from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
 from electra_ref.model.objectives.electra import Electra, electra_of, parameter_specs
 from electra_ref.model.parameters import FlatParameters
-from electra_ref.text.wordpiece import WordPiece
+from electra_ref.text.wordpiece import WordPiece, tokenizer_of
 from electra_ref.training.checkpoint import load_checkpoint, load_newest_checkpoint
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary
@@ -44,7 +44,7 @@ def open_model(path: Path, device: str = "auto", precision: str = "auto") -> Sav
     if not run.vocabulary.exists():
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
-    tokenizer = WordPiece(read_vocabulary(run), lowercase=config.lowercase)
+    tokenizer = tokenizer_of(read_vocabulary(run), config)
     config = dataclasses.replace(config, vocab_size=len(tokenizer.vocab))
     model = electra_of(config, config, tokenizer.special_tokens)
     specs = parameter_specs(model)

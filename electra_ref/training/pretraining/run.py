@@ -269,7 +269,8 @@ def _prepare(
     figures = data.report
     progress.say(
         f"data: {figures['tokens']:,} tokens, {len(data.tokenizer.vocab):,} in the vocabulary, "
-        f"{data.training.count:,} rows to train on, {data.held_out.count:,} held out"
+        f"{data.training.count:,} rows to train on; held out are {data.held_out.count:,} rows with "
+        f"{data.held_out.tokens:,} tokens of {data.held_out.documents:,} documents"
     )
     for line in data_lines(figures):
         progress.say(line)
