@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
+from electra_ref.text import fast_merging, vocabulary
+from electra_ref.text.fast_merging import find_merges
 from electra_ref.text.merging import PairCounts
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.word_counts import WordCounts, frequent_characters
@@ -152,6 +156,24 @@ def test_a_size_that_may_grow_leaves_half_of_itself_for_merges() -> None:
     assert trained[alphabet:] == ["##bc", "##bcd"]
     assert len(train_vocabulary([text], 40, may_grow=True)) == alphabet + 3
     assert train_vocabulary([text], 78, may_grow=True) == train_vocabulary([text], 78)
+
+
+def test_large_texts_are_merged_by_the_compiled_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vocabulary.COMPILED_FROM == 2**18
+    texts = ["abcabc abd bcd"] * 3
+    characters = len("abcabcabdbcd")
+    plain = train_vocabulary(texts, 50)
+    used: list[int] = []
+
+    def find(words: dict[str, int], *rest: Any) -> Iterator[str]:
+        used.append(len(words))
+        return find_merges(words, *rest)
+
+    monkeypatch.setattr(fast_merging, "find_merges", find)
+    for least, uses in ((characters + 1, []), (characters, [3])):
+        monkeypatch.setattr(vocabulary, "COMPILED_FROM", least)
+        assert train_vocabulary(texts, 50) == plain
+        assert used == uses
 
 
 def test_a_stop_is_heard_while_merging() -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
 from electra_ref.files import write_text_atomically
-from electra_ref.text.fast_merging import find_merges
+from electra_ref.text import fast_merging, merging
 from electra_ref.text.word_counts import count_characters, count_words, frequent_characters
 from electra_ref.text.wordpiece import PREFIX, find_special_tokens
 
+COMPILED_FROM = 1 << 18  # characters of distinct words; fewer take less time than compiling does
 MINIMUM_PAIR_COUNT = 2  # a pair seen once says nothing about other text
 
 
@@ -127,7 +128,12 @@ def _add_merges(
     def tell() -> None:
         on_merges(len(vocabulary) - characters, size - characters)
 
-    for piece in find_merges(words, MINIMUM_PAIR_COUNT, tell):
+    tell()
+    if sum(map(len, words)) < COMPILED_FROM:
+        pieces = merging.find_merges(words, MINIMUM_PAIR_COUNT)
+    else:
+        pieces = fast_merging.find_merges(words, MINIMUM_PAIR_COUNT, tell)
+    for piece in pieces:
         if len(vocabulary) == size:
             break
         if piece not in known:  # two different pairs can spell the same piece
