@@ -75,3 +75,14 @@ def test_a_bar_counts_time_from_its_first_step() -> None:
     bar.move_to(13)
     assert bar.tqdm.n == 13
     bar.close()
+
+
+def test_a_stage_has_counts_without_a_unit() -> None:
+    """They are bytes, token ids or pieces, as the description says."""
+    stream = Terminal()
+    shown = progress.Progress(stream)
+    shown.stage("merging pieces", 0, 8_000)
+    assert shown.bar is not None
+    assert str(shown.bar.tqdm).endswith("?/s]")
+    assert "8.00k" in str(shown.bar.tqdm)
+    shown.close()

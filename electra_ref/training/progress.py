@@ -67,10 +67,10 @@ class Progress:
                 print(line, file=self.stream, flush=True)
 
     def stage(self, description: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` bytes or ids of a stage are done; 0 of 0 if unknown."""
+        """Show what is done of ``total`` bytes, ids or pieces of a stage; 0 of 0 if unknown."""
         if self.bar is None or self.bar.description != description:
             self.close()
-            self.bar = Bar(self, description, total, unit="B")
+            self.bar = Bar(self, description, total, unit="")
         self.bar.move_to(done)
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Bar:
                 initial=start,
                 desc=description,
                 unit=unit,
-                unit_scale=unit == "B",
+                unit_scale=not unit,
                 file=progress.stream,
                 dynamic_ncols=True,
                 leave=False,
