@@ -123,13 +123,13 @@ def _changed(
 ) -> PretrainingConfig:
     """Return the run's configuration with ``settings``. Raises UserError if one is not free."""
     config = resolve_config(path=run.config, settings=settings)
-    free = keys_of(PretrainingConfig, "free")
-    unread = keys_of(PretrainingConfig, "unread")
-    for key, *_ in changes_between(dataclasses.asdict(before), config, "fixed"):
-        raise UserError(f"{key} cannot change in a run that has begun; {', '.join(free)} can")
+    free = f"these can change in a run that has begun: {', '.join(keys_of(type(config), 'free'))}"
+    for key, old, new in changes_between(dataclasses.asdict(before), config, "fixed"):
+        raise UserError(f"{key} is {old!r} in {run.path} and cannot become {new!r}; {free}")
     for setting in settings:
-        if (key := setting.partition("=")[0].strip()) in unread:
-            raise UserError(f"{key} cannot change in a run that has begun; {', '.join(free)} can")
+        key = setting.partition("=")[0].strip()
+        if key in keys_of(type(config), "unread"):
+            raise UserError(f"{key} has done its work in {run.path} and cannot change; {free}")
     return config
 
 
