@@ -58,7 +58,7 @@ CORPORA: dict[str, Callable[[int], Documents]] = {
     "a book among letters": lambda seed: random_documents(seed, [20] * 500 + [50_000]),
     "all sizes": lambda seed: random_documents(seed, [2**k for k in range(1, 16)]),
     "a corpus twice": lambda seed: random_documents(seed, [300] * 90) * 2,
-    "one letter a thousand times": lambda seed: random_documents(seed, [200]) * 1000,
+    "one letter many times": lambda seed: random_documents(seed, [200]) * 300,
 }
 
 
@@ -67,7 +67,7 @@ CORPORA: dict[str, Callable[[int], Documents]] = {
 def test_the_share_is_met_within_a_factor_of_two_and_no_copy_is_trained_on(
     name: str, fraction: float
 ) -> None:
-    for seed in range(5):
+    for seed in range(3):
         documents = CORPORA[name](seed)
         tokens = tokens_of(documents)
         division = divided(documents, fraction, seed)

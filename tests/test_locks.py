@@ -44,7 +44,7 @@ def test_waiting_ends_when_the_lock_is_released(tmp_path: Path) -> None:
 
 def test_what_is_not_a_file_is_not_locked(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="pipe is not a file; remove it"):
+    with pytest.raises(UserError, match="pipe is not a file; move it elsewhere"):
         acquire_lock(tmp_path / "pipe", give_up)
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "link").symlink_to("precious")
