@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.text.listing import NAMED_THEMSELVES
 from electra_ref.text.prepare import prepare
 from electra_ref.training.pretraining.data_report import data_lines
 
@@ -50,12 +51,14 @@ def test_a_cache_from_before_unknown_words_were_counted_says_less() -> None:
         (
             {"skipped": 4, "skipped_names": ["'a/wiki_00'", "'b'", "'c.json'"]},
             "4 files in folders were skipped, because their names do not end in .txt, .text or "
-            ".jsonl: 'a/wiki_00', 'b', 'c.json', ...; name a file itself to read it",
+            ".jsonl: 'a/wiki_00', 'b', 'c.json', ...; "
+            f"{NAMED_THEMSELVES}",
         ),
         (
             {"skipped": 1, "skipped_names": ["'b'"]},
             "1 file in folders was skipped, because its name does not end in .txt, .text or "
-            ".jsonl: 'b'; name a file itself to read it",
+            ".jsonl: 'b'; "
+            f"{NAMED_THEMSELVES}",
         ),
         (
             {"invalid_bytes": 1234},

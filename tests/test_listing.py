@@ -59,14 +59,14 @@ def test_a_skipped_name_is_quoted(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_files_says_how_to_read_them(tmp_path: Path) -> None:
     (tmp_path / "wiki_00").write_text("text")
-    with pytest.raises(UserError, match=r"\.gz, \.bz2.*holds 'wiki_00': name the"):
+    with pytest.raises(UserError, match=r"\.gz, \.bz2.*holds 'wiki_00'; name .*"):
         list_files([str(tmp_path)])
 
 
 def test_a_folder_of_many_other_files_names_the_first(tmp_path: Path) -> None:
     for i in range(5):
         (tmp_path / f"wiki_{i}").write_text("text")
-    with pytest.raises(UserError, match="holds 'wiki_0', 'wiki_1', 'wiki_2': name the files"):
+    with pytest.raises(UserError, match=r"holds 'wiki_0', 'wiki_1', 'wiki_2'; name \.md"):
         list_files([str(tmp_path)])
 
 
@@ -145,3 +145,13 @@ def test_paths_that_cannot_be_read_are_one_line(kind: str, tmp_path: Path) -> No
         list_files([str(path)])
     assert "\n" not in str(caught.value)
     assert str(path).strip("'") in str(caught.value) or kind == "not a name"
+
+
+def test_a_folder_inside_or_named_again_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    for name in ("d/a.txt", "d/sub/b.txt"):
+        (tmp_path / name).write_text("text\n", encoding="utf-8")
+    folder, inside = str(tmp_path / "d"), str(tmp_path / "d" / "sub")
+    for paths in ([folder, inside], [folder, folder]):
+        names = [os.path.basename(file.name) for file in list_files(paths).files]
+        assert names == ["a.txt", "b.txt"]

@@ -471,3 +471,23 @@ def test_cache_folders_are_named_after_what_they_hold(
 
 def test_the_vocabulary_comes_from_all_of_a_corpus_below_256_mib() -> None:
     assert prepare_module.VOCABULARY_BYTES == 256 * 2**20
+
+
+def test_a_stop_is_heard_while_standard_input_is_silent(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may take their time to write, or never do."""
+    ours, theirs = os.pipe()
+    told: list[str] = []
+
+    def stop_at_the_third(stage: str, _done: int, _total: int) -> None:
+        told.append(stage)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with open(ours, encoding="utf-8") as silent:
+        monkeypatch.setattr("sys.stdin", silent)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(configure(), cache_dir, corpus=["-"], progress=stop_at_the_third)
+    os.close(theirs)
+    assert told == ["reading standard input"] * 3

@@ -216,3 +216,16 @@ def test_archives_and_truncated_arrays_are_user_errors(tmp_path: Path) -> None:
     np.savez(tmp_path / "ids.npz", a=np.arange(3))
     with pytest.raises(UserError, match=r"ids\.npz"):
         open_id_array(str(tmp_path / "ids.npz"))
+
+
+@pytest.mark.parametrize(
+    "shape", ["((((", "(10**30,)", "(1" + "0" * 30 + ",)", "(True,)", "('a',)"]
+)
+def test_a_damaged_header_is_a_user_error(shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "ids.npy"
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}"
+    header = header.ljust(118) + "\n"
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    path.write_bytes(start + header.encode() + bytes(80))
+    with pytest.raises(UserError, match=r"ids\.npy"):
+        open_id_array(str(path))

@@ -6,7 +6,8 @@ as many as come closest to ``fraction`` of all tokens.
 
 A document that alone, or with its copies, has more than this share of the tokens (a book among
 letters) is cut into pieces of equal length first. All its copies are cut at the same places. So
-the tokens held out are between half and one and a half times the share. Two kinds of corpus have
+the tokens held out are between half and twice the share, in a large corpus at most one and a half
+times. Two kinds of corpus have
 no such division. A share below SHORTEST_SHARE tokens counts as that many. And where one passage
 repeats through the whole corpus, every document gets a number of its own.
 

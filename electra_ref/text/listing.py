@@ -32,6 +32,7 @@ FORMAT_OF_ENDING: dict[str, Literal["text", "objects"]] = {
 }
 ENDINGS_IN_FOLDERS = (".txt", ".text", ".jsonl")
 NAMES_SHOWN = 3
+NAMED_THEMSELVES = "name .md, .json and files without an ending themselves; pipe in others with -"
 
 
 @dataclass
@@ -63,6 +64,8 @@ def list_files(paths: Sequence[str], text_key: str = DEFAULT_TEXT_KEY) -> Listin
     entered: set[str] = set()
     for path in paths:
         if os.path.isdir(path):
+            if os.path.realpath(path) in entered:
+                continue
             found = _list_folder(path, entered, text_key)
             if not found.files:
                 raise UserError(_nothing_in(path, found))
@@ -89,7 +92,7 @@ def _nothing_in(folder: str, listing: Listing) -> str:
     if not listing.skipped:
         return message
     names = ", ".join(listing.skipped_names)
-    return f"{message}; it holds {names}: name the files themselves, for example with a pattern"
+    return f"{message}; it holds {names}; {NAMED_THEMSELVES}"
 
 
 def _search(folder: str, entered: set[str]) -> Iterator[str]:

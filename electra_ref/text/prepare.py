@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import select
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +156,12 @@ def _spooled_input(text_key: str, cache_dir: Path, progress: Progress) -> Iterat
         with disk_errors(f"keep standard input in {cache_dir}"):
             spool = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir))
             advance = _counter(progress, "reading standard input", 0)
-            while block := os.read(sys.stdin.fileno(), BLOCK_BYTES):
+            descriptor, block = sys.stdin.fileno(), b"..."
+            while block:
+                # Others may be slow to write: a request to stop is heard while nothing comes.
+                while not select.select([descriptor], [], [], 0.2)[0]:
+                    advance(0)
+                block = os.read(descriptor, BLOCK_BYTES)
                 spool.write(block)
                 advance(len(block))
             spool.flush()
@@ -263,7 +269,7 @@ def _cached_vocabulary(
 
 
 def _notes_on_size(vocabulary: Sequence[str], config: PretrainingConfig) -> Iterator[str]:
-    if len(vocabulary) > config.max_vocab_size:
+    if has_default_vocabulary_size(config) and len(vocabulary) > config.max_vocab_size:
         characters = sum(len(token.removeprefix(PREFIX)) == 1 for token in vocabulary)
         yield (
             f"the characters of this corpus take {characters:,} entries, so its vocabulary has "

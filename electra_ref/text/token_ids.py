@@ -8,6 +8,7 @@ position, counted from 0. What may not be meant becomes a note.
 from __future__ import annotations
 
 import os
+import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ _PIECE_IDS = 1 << 20
 
 Ids = npt.NDArray[np.integer[Any]]
 OnIds = Callable[[int], None]  # called with the number of ids read since last time
+_OF_A_DAMAGED_HEADER = (OverflowError, TypeError, SyntaxError, tokenize.TokenError, MemoryError)
 
 
 class IdFacts(NamedTuple):
@@ -55,7 +57,7 @@ def open_id_array(path: str) -> Ids:
         raise UserError(f"cannot read the token ids {path!r}: no such file")
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # unlike numpy.load, it reads no pickles
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, *_OF_A_DAMAGED_HEADER) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no array of integers saved by numpy.save: {reason}") from error
     if array.dtype.kind not in "iu":

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from electra_ref.text.corpus import LONGEST_SENTENCE
+from electra_ref.text.listing import NAMED_THEMSELVES
 from electra_ref.text.wordpiece import MAX_CHARACTERS
 
 LARGEST_UNKNOWN_SHARE = 0.01  # of the tokens; more is a warning
@@ -24,7 +25,7 @@ def data_lines(report: Mapping[str, Any]) -> Iterator[str]:
         because = "its name does not" if skipped == 1 else "their names do not"
         yield (
             f"{_count(skipped, 'file')} in folders {_was(skipped)} skipped, because {because} end "
-            f"in .txt, .text or .jsonl: {names}; name a file itself to read it"
+            f"in .txt, .text or .jsonl: {names}; {NAMED_THEMSELVES}"
         )
     if invalid := report.get("invalid_bytes"):
         share = _percent(invalid / max(1, report["bytes"]))
