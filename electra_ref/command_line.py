@@ -35,7 +35,9 @@ def run_command(program: str, command: Callable[[], int]) -> int:
     except UserError as error:
         message = str(error)
     except MemoryError as error:  # NumPy's and CuPy's are of this kind
-        message = f"out of memory ({error}): raise accumulate, or choose a smaller preset"
+        message = (
+            f"out of memory ({error}): begin a run with a larger accumulate, or a smaller preset"
+        )
     print(f"{program}: error: {visible(message)}", file=sys.stderr)
     return 2
 
@@ -65,13 +67,13 @@ class Parser(argparse.ArgumentParser):
         key = flag.lstrip("-").replace("-", "_")
         if not flag.startswith("--"):
             return f"{argument} belongs to no argument; --help lists all arguments"
-        flags = [name for action in self._actions for name in action.option_strings]
-        if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
-            return f"unknown argument {flag}; the nearest one is {near[0]}"
         if key in {field.name for field in dataclasses.fields(self._table)}:
             return f"unknown argument {flag}; write --set {key}={value or 'VALUE'}"
         if (other := OTHER_NAMES.get(key)) is not None:
             return f"unknown argument {flag}; write --set {other}=VALUE"
+        flags = [name for action in self._actions for name in action.option_strings]
+        if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
+            return f"unknown argument {flag}; the nearest one is {near[0]}"
         return f"unknown argument {flag}; --help lists all arguments"
 
 

@@ -200,6 +200,8 @@ def test_changes_are_named_with_both_values() -> None:
         "learning_rate=nan",
         "learning_rate=inf",
         "learning_rate=0",
+        f"learning_rate=1{'0' * 400}",
+        f"steps=1{'0' * 5000}",
         "hidden_dropout=1.0",
         "mask_probability=0",
         "seed=-1",

@@ -291,7 +291,7 @@ def test_a_run_stopped_before_its_first_step_says_how_to_begin(calls: Calls) -> 
         (UserError("the disk is full"), "the disk is full"),
         (
             MemoryError("9 TiB"),
-            "out of memory (9 TiB): raise accumulate, or choose a smaller preset",
+            "out of memory (9 TiB): begin a run with a larger accumulate, or a smaller preset",
         ),
     ],
 )
@@ -329,6 +329,7 @@ def test_no_minutes_are_refused(
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["--max-step", "4"], "unknown argument --max-step; the nearest one is --max-steps"),
         (["--seeds=4"], "unknown argument --seeds; the nearest one is --seed"),
+        (["--steps", "4"], "unknown argument --steps; write --set steps=VALUE"),
         (["--lr", "4"], "unknown argument --lr; write --set learning_rate=VALUE"),
         (["--epochs=4"], "unknown argument --epochs; write --set steps=VALUE"),
         (["--batch-size=4"], "unknown argument --batch-size; write --set batch_size=4"),

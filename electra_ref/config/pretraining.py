@@ -162,8 +162,9 @@ def resolve_config(
 
 def has_default_vocabulary_size(config: PretrainingConfig) -> bool:
     """Return whether the size of the vocabulary is a preset's own, not one that was asked for."""
-    default = PRESETS.get(config.preset, {}).get("max_vocab_size", DataConfig.max_vocab_size)
-    return config.vocab_size == 0 and config.max_vocab_size == default
+    names = PRESETS if config.preset == CUSTOM else [config.preset]  # it began as one of them
+    defaults = [PRESETS[n].get("max_vocab_size", DataConfig.max_vocab_size) for n in names]
+    return config.vocab_size == 0 and config.max_vocab_size in defaults
 
 
 def _is_model_of(preset: str, config: PretrainingConfig) -> bool:

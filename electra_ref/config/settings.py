@@ -50,6 +50,7 @@ OTHER_NAMES = {  # what people look for first: names of other programs, the orig
     "logging_steps": "log_every",
 }
 _NEAR = 0.75  # of 1, difflib's ratio: "learning_rat" is near "learning_rate", "colour" near nothing
+_LARGEST_FLOAT = 2**1023  # about: a larger whole number has no float
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
@@ -199,7 +200,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -209,7 +210,7 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
         raise UserError(f"--set {setting}: write it as key=value")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return key.strip(), text  # a bare word is a string
 
 
@@ -225,7 +226,7 @@ def _checked(table: type[Settings], chosen: Mapping[str, Any], where: str) -> di
         if key not in defaults:
             raise UserError(f"{where}: {unknown_key(table, key)}")
         wanted = type(defaults[key])
-        if wanted is float and type(value) is int:
+        if wanted is float and type(value) is int and abs(value) < _LARGEST_FLOAT:
             value = float(value)  # noqa: PLW2901  (1 stands for 1.0)
         if type(value) is not wanted:
             raise UserError(f"{where}: {key} = {value!r} should be {_KINDS[wanted]}")
