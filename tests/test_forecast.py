@@ -131,6 +131,22 @@ def test_limits_belong_to_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(lines(needs, warmup_steps=1499)) == 1
 
 
+def test_what_cannot_change_is_not_proposed_to_a_resumed_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forecast_module, "products_per_second", lambda: 1e11)
+    config = resolve_config(preset="base", settings=["vocab_size=30522"])
+    needs = CALM._replace(memory=10**15, flop=1e20, masked=5.0)
+    new = "".join(describe(config, needs, on_gpu=False))
+    resumed = "".join(describe(config, needs, on_gpu=False, resumed=True))
+    for word in ("accumulate", "held_out_fraction", "tiny"):
+        assert word in new
+        assert word not in resumed
+    monkeypatch.setattr(forecast_module, "memory_of_machine", lambda: 10**9)
+    with pytest.raises(UserError, match=r"resume it on a machine with more$"):
+        require_memory(config, 119_000_000, 4, resumed=True)
+
+
 def test_a_gpu_is_not_measured_by_the_processor() -> None:
     assert len(lines(CALM._replace(memory=10**15, flop=1e30), on_gpu=True)) == 1
 
@@ -150,7 +166,6 @@ def test_a_container_limits_the_memory(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 MEASURED = """
-import resource
 import sys
 import numpy as np
 from electra_ref.backends import open_backend
@@ -169,8 +184,8 @@ ids = np.random.default_rng(0).integers(5, config.vocab_size, shape).astype(np.i
 batch = Batch(ids, np.zeros(shape, np.int32), np.ones(shape, bool))
 for _ in range(2):
     train_step(config, opened.backend, electra, model, state, [batch] * config.accumulate)
-kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(state.parameters.vector.size, 1024 * kilobytes)
+status = open("/proc/self/status").read()  # ru_maxrss begins with that of the parent
+print(state.parameters.vector.size, 1024 * int(status.partition("VmHWM:")[2].split()[0]))
 """
 
 

@@ -460,6 +460,76 @@ def test_what_is_fixed_is_refused_by_name_and_nothing_changes(
     resume(path, [same], None, quiet(), StopSignals()).run.close()
 
 
+def test_a_change_that_is_taken_back_or_replaced_leaves_no_false_record(
+    corpus: Path, tmp_path: Path
+) -> None:
+    path = trained(corpus, tmp_path / "run")
+    for rate, changed in ((0.005, [0.01, 0.005]), (0.002, [0.01, 0.002]), (0.01, None)):
+        resume(path, [f"learning_rate={rate}"], None, quiet(), StopSignals()).run.close()
+        expected = [{"step": 3, "split": "settings", "changed": {"learning_rate": changed}}]
+        assert split_of(path, "settings") == (expected if changed else [])
+    assert [r["step"] for r in split_of(path, "training")] == [1, 2, 3]
+
+
+def test_the_command_after_a_stop_keeps_what_was_asked(corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    moved = corpus.rename(tmp_path / "moved.txt")
+    shutil.rmtree(tmp_path / "cache")
+    stop = StopSignals()
+    stop.requested = signal.SIGINT
+    command = (
+        f"python -m electra_ref.train --resume --output-dir {path} --set steps=30 --corpus {moved}"
+    )
+    with pytest.raises(StoppedError, match=f"^{command}$"):
+        resume(path, ["steps=30"], Source([str(moved)], None), quiet(), stop)
+
+
+def test_an_edited_size_is_named_with_both_values(corpus: Path, tmp_path: Path) -> None:
+    """Before the shapes of tensors are compared."""
+    path = trained(corpus, tmp_path / "run")
+    text = (path / "config.toml").read_text().replace("hidden_size = 8 ", "hidden_size = 12 ")
+    (path / "config.toml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"computed with hidden_size = 8, and .* says 12"):
+        resume(path, [], None, quiet(), StopSignals())
+
+
+def test_a_run_that_was_closed_had_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    """An evaluation that was not due comes after a checkpoint."""
+    path = trained(corpus, tmp_path / "run", steps=3, checkpoint_every=10)
+    with resume(path, [], None, quiet(), StopSignals()).run:
+        pass
+    trainer = resume(path, [], None, quiet(), StopSignals())
+    with trainer.run:
+        trainer.closing_evaluation()
+    shutil.rmtree(path / "checkpoints")
+    with pytest.raises(CheckpointError, match="goes to step 3, but there is no checkpoint"):
+        resume(path, [], None, quiet(), StopSignals())
+
+
+def test_another_closing_evaluation_is_recorded(corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    for settings in ([], [], ["evaluation_batches=1"]):
+        trainer = resume(path, settings, None, quiet(), StopSignals())
+        with trainer.run:
+            evaluation = trainer.closing_evaluation()
+        assert split_of(path, "held_out")[-1]["loss"] == evaluation.metrics["loss"]
+    assert len(split_of(path, "held_out")) == 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [None, 5, {"corpus": None}, {"corpus": [5], "tokens": None}, {"corpus": "a", "tokens": None}],
+)
+def test_a_source_of_another_type_is_refused(source: Any, corpus: Path, tmp_path: Path) -> None:
+    path = trained(corpus, tmp_path / "run")
+    environment = json.loads((path / "environment.json").read_text())
+    environment["source"] = source
+    (path / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(UserError, match="no longer names the data; name them with --corpus"):
+        resume(path, [], None, quiet(), StopSignals())
+    resume(path, [], Source([str(corpus)], None), quiet(), StopSignals()).run.close()
+
+
 def test_fewer_steps_than_are_done_are_refused(corpus: Path, tmp_path: Path) -> None:
     path = trained(corpus, tmp_path / "run")
     with pytest.raises(UserError, match=r"steps = 2, but .* is at step 3 already"):
@@ -517,7 +587,7 @@ def test_steps_before_the_first_checkpoint_are_made_again(corpus: Path, tmp_path
     again = resume(path, ["checkpoint_every=5"], None, progress, StopSignals())
     again.run.close()
     assert again.state.step == 0
-    assert "no checkpoint was due before step 9: beginning at step 0" in said_to(progress)
+    assert "no checkpoint was due up to step 9: beginning at step 0" in said_to(progress)
     assert before
     assert (path / "metrics.jsonl").read_bytes() == b""
 

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 
 from electra_ref.errors import UserError
 from electra_ref.training.checkpoint import NonFiniteError
-from electra_ref.training.records import RecordFile, read_records, truncate_records
+from electra_ref.training.records import (
+    RecordFile,
+    read_records,
+    replace_records,
+    truncate_records,
+)
 from tests.file_system_calls import Killed, fail_at, kill_at, watching
 
 
@@ -151,3 +156,22 @@ def test_a_closed_file_is_closed(tmp_path: Path) -> None:
         records.append({"step": 1})
     with pytest.raises(UserError, match="Bad file descriptor"):
         records.append({"step": 2})
+
+
+def test_a_record_takes_the_place_of_those_of_its_step_and_split(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"step": 1, "split": "settings", "rate": 1},
+        {"step": 2, "split": "training"},
+        {"step": 2, "split": "settings", "rate": 2},
+        {"step": 2, "split": "settings", "rate": 3},
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    new = {"step": 2, "split": "settings", "rate": 4}
+    for _ in range(2):
+        replace_records(path, 2, "settings", new)
+        assert read_records(path) == [*lines[:2], new]
+    replace_records(path, 2, "settings", None)
+    assert read_records(path) == lines[:2]
+    replace_records(tmp_path / "missing", 2, "settings", None)
+    assert not (tmp_path / "missing").exists()

@@ -320,7 +320,7 @@ def test_a_run_stopped_while_its_data_were_prepared_resumes_as_if_it_had_not_bee
         assert (output / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"key": 5}', '{"key": "a\\u0000"}'])
 def test_a_damaged_record_of_the_data_is_named(
     text: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,9 +16,10 @@ from electra_ref.config.settings import Change, changes_between
 from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.training.checkpoint import Checkpoint, CheckpointError
-from electra_ref.training.records import RecordFile, read_records
+from electra_ref.training.records import read_records, replace_records
 from electra_ref.training.run_directory import RunDirectory
 
+_SPLIT = "settings"
 _CONFIG = "config"  # of a checkpoint's state; the rest is the task's
 
 
@@ -61,10 +62,14 @@ def last_step_without_checkpoint(run: RunDirectory, before: TrainingConfig) -> i
     """Return the last step on record of a run without a checkpoint; 0 if there is none.
 
     ``before`` is the configuration in which these steps were computed. Raises CheckpointError if a
-    checkpoint was due before that step: then there was one.
+    checkpoint was due before that step, or if the run was closed by an evaluation: then there was
+    one.
     """
-    last: int = max((record["step"] for record in read_records(run.metrics)), default=0)
-    if last > min(before.checkpoint_every, before.steps):
+    records = read_records(run.metrics)
+    last: int = max((record["step"] for record in records), default=0)
+    undue = [r["step"] for r in records if r["split"] == "held_out" and r["step"] != before.steps]
+    was_closed = any(step % before.evaluate_every for step in undue)
+    if was_closed or last > min(before.checkpoint_every, before.steps):
         raise CheckpointError(
             f"{run.metrics} goes to step {last}, but there is no checkpoint in {run.checkpoints}: "
             "put it back, or start a new run in another --output-dir"
@@ -75,11 +80,12 @@ def last_step_without_checkpoint(run: RunDirectory, before: TrainingConfig) -> i
 def record_changes(
     run: RunDirectory, step: int, then: dict[str, Any], config: TrainingConfig
 ) -> list[Change]:
-    """Return the free settings that are others than ``then``; record them once, at ``step``."""
+    """Return the free settings that are others than ``then``; record them at ``step``.
+
+    What an earlier attempt recorded there is replaced: no step was computed with it.
+    """
     changes = changes_between(then, config, "free")
     changed = {key: [before, after] for key, before, after in changes}
-    record = {"step": step, "split": "settings", "changed": changed}
-    if changes and record not in read_records(run.metrics):
-        with RecordFile(run.metrics) as metrics:
-            metrics.append(record)
+    record = {"step": step, "split": _SPLIT, "changed": changed}
+    replace_records(run.metrics, step, _SPLIT, record if changes else None)
     return changes

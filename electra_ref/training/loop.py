@@ -98,17 +98,18 @@ class Trainer:
         run has more steps behind it than it shall have.
         """
         if list_checkpoints(self.run.checkpoints):
-            checkpoint = load_newest_checkpoint(
-                self.run.checkpoints, warn=self.progress.say, like=self._groups()
-            )
-            then = configuration_of(checkpoint, self.task.identity(), self.config, self.run)
+            identity, saved = self.task.identity(), self.run.checkpoints
+            newest = load_newest_checkpoint(saved, warn=lambda _: None, groups=())
+            configuration_of(newest, identity, self.config, self.run)  # before shapes are compared
+            checkpoint = load_newest_checkpoint(saved, warn=self.progress.say, like=self._groups())
+            then = configuration_of(checkpoint, identity, self.config, self.run)
             for views, group in zip(self._views(), ("model", "optimizer"), strict=True):
                 for name, view in views.items():
                     view[...] = self.backend.to_device(checkpoint.groups[group][name])
             self.state.step = checkpoint.step
         else:
             if last := last_step_without_checkpoint(self.run, before):
-                self.progress.say(f"no checkpoint was due before step {last}: beginning at step 0")
+                self.progress.say(f"no checkpoint was due up to step {last}: beginning at step 0")
             then = dataclasses.asdict(self.config)
         for path in (self.run.metrics, self.run.samples):
             truncate_records(path, self.state.step)
@@ -152,11 +153,9 @@ class Trainer:
 
     def closing_evaluation(self) -> Evaluation:
         """Return the evaluation at the present parameters; record it if it is not recorded yet."""
-        step = self.state.step
-        if any(
-            r["step"] == step and r["split"] == "held_out" for r in read_records(self.run.metrics)
-        ):
-            return self.evaluate()
+        evaluation = self.evaluate()
+        if self._held_out_record(evaluation) in read_records(self.run.metrics):
+            return evaluation
         with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
             return self._record_evaluation(metrics, samples)
 
@@ -209,9 +208,12 @@ class Trainer:
             "tokens_per_second": rate and round(rate, 1),
         }
 
+    def _held_out_record(self, evaluation: Evaluation) -> dict[str, Any]:
+        return {"step": self.state.step, "split": "held_out", **evaluation.metrics}
+
     def _record_evaluation(self, metrics: RecordFile, samples: RecordFile) -> Evaluation:
         evaluation = self.evaluate()
-        metrics.append({"step": self.state.step, "split": "held_out", **evaluation.metrics})
+        metrics.append(self._held_out_record(evaluation))
         for sample in evaluation.samples:
             samples.append({"step": self.state.step, **sample})
         return evaluation

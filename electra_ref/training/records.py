@@ -96,6 +96,23 @@ def truncate_records(path: Path, step: int) -> None:
         write_bytes_atomically(path, result)
 
 
+def replace_records(path: Path, step: int, split: str, record: dict[str, Any] | None) -> None:
+    """Put ``record``, if there is one, in the place of those of ``split`` at ``step``, all at once.
+
+    It becomes the last line. Nothing is written where that is so already. Raises UserError if the
+    disk refuses.
+    """
+    lines = _read(path).splitlines(keepends=True)
+    parsed = [_parse(line) for line in lines]
+    old = [r for r in parsed if r and (r["step"], r.get("split")) == (step, split)]
+    if old == ([record] if record else []):
+        return
+    kept = [line for line, r in zip(lines, parsed, strict=True) if r not in old]
+    if record:
+        kept.append(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    write_bytes_atomically(path, b"".join(kept))
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Return all complete lines of ``path``; [] for a missing file.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.run_directory import RunDirectory
 
+_KEY = re.compile(r"[a-z]+-[0-9a-f]{40}")
 _DIGEST = "vocabulary_sha256"
 
 
@@ -41,7 +43,9 @@ def read_key(run: RunDirectory) -> str:
     """
     try:
         facts = json.loads(run.data.read_bytes())
-        key, version = str(facts["key"]), facts.get("format", 2)
+        key, version = facts["key"], facts.get("format", 2)
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no key")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{run.data} is damaged: move it elsewhere, and the data are prepared anew"
@@ -51,7 +55,7 @@ def read_key(run: RunDirectory) -> str:
             f"the run in {run.path} began with a version that held out other documents: resume it "
             "with that one (git_commit in environment.json), or start a new run"
         )
-    return key
+    return str(key)
 
 
 def read_vocabulary(run: RunDirectory) -> list[str]:
@@ -59,8 +63,8 @@ def read_vocabulary(run: RunDirectory) -> list[str]:
 
     Raises UserError, with the way to repair it, if the file was changed, and if it cannot be read.
     """
-    recorded = _recorded_digest(run)
-    with disk_errors(f"read the vocabulary {run.vocabulary}"):
+    recorded, found = _recorded_digest(run), "of a file that is gone"
+    with disk_errors(f"read the vocabulary {run.vocabulary}"), suppress(FileNotFoundError):
         found = _digest_of(run.vocabulary)
     if recorded not in (None, found):
         copy = _copy_in_cache(run, recorded)
@@ -72,7 +76,7 @@ def read_vocabulary(run: RunDirectory) -> list[str]:
                 f"{run.config} --max-steps 1 also writes one"
             )
         )
-        raise UserError(f"{run.vocabulary} was changed after the run began; {advice}")
+        raise UserError(f"{run.vocabulary} was changed or removed after the run began; {advice}")
     return load_vocabulary(run.vocabulary)
 
 

@@ -35,6 +35,9 @@ LONG_SECONDS = 3 * 86_400  # a longer run on a processor is probably a mistake
 CERTAINLY_TOO_MUCH = 1.5  # times the memory of the machine; the forecast is not that far off
 PROCESS_BYTES = 200 * 2**20  # libraries and compiled kernels
 
+_FINER = "; more text, held_out_fraction or evaluation_batches make them finer"
+_LESS_MEMORY = "; raise accumulate (--set accumulate=N) or choose a smaller preset"
+_FOR_A_CPU = ", and tiny is the preset for a CPU"
 _SIDE = 768  # of the product that is timed
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container; "max" without a limit
 
@@ -76,10 +79,12 @@ def memory_of(config: PretrainingConfig, parameters: int, itemsize: int) -> int:
     return int(itemsize * numbers) + PROCESS_BYTES
 
 
-def require_memory(config: PretrainingConfig, parameters: int, itemsize: int) -> None:
+def require_memory(
+    config: PretrainingConfig, parameters: int, itemsize: int, *, resumed: bool = False
+) -> None:
     """Raise UserError if the memory of the machine is far too small: the system would end the run.
 
-    The message proposes the least ``accumulate`` with which the run fits.
+    The message proposes the least ``accumulate`` with which a new run fits.
     """
     available = memory_of_machine()
     needed = memory_of(config, parameters, itemsize)
@@ -93,14 +98,21 @@ def require_memory(config: PretrainingConfig, parameters: int, itemsize: int) ->
                 break
     else:
         advice = "choose a smaller preset, or a smaller max_length"
+    if resumed:
+        advice = "resume it on a machine with more"
     raise UserError(
         f"this needs about {_format_bytes(needed)} of memory, and there are "
         f"{_format_bytes(available)}; {advice}"
     )
 
 
-def describe(config: PretrainingConfig, needs: Forecast, *, on_gpu: bool) -> Iterator[str]:
-    """Yield one line about ``needs``, and one for each thing that is probably a mistake."""
+def describe(
+    config: PretrainingConfig, needs: Forecast, *, on_gpu: bool, resumed: bool = False
+) -> Iterator[str]:
+    """Yield one line about ``needs``, and one for each thing that is probably a mistake.
+
+    In a run that is ``resumed`` some settings cannot change; they are not proposed.
+    """
     yield (
         f"model: {needs.parameters:,} parameters, about {_format_bytes(needs.memory)} of memory; "
         f"{config.steps:,} steps see the data {needs.epochs:,.1f} times"
@@ -118,22 +130,21 @@ def describe(config: PretrainingConfig, needs: Forecast, *, on_gpu: bool) -> Ite
     if needs.masked < FEWEST_MASKED:
         yield (
             f"warning: an evaluation sees about {needs.masked:,.0f} masked tokens, so its figures "
-            "are rough; more text, held_out_fraction or evaluation_batches make them finer"
+            f"are rough{'' if resumed else _FINER}"
         )
     if on_gpu:
         return
     if needs.memory > (available := memory_of_machine()):
         yield (
             f"warning: this needs about {_format_bytes(needs.memory)} of memory, and there are "
-            f"{_format_bytes(available)}; raise accumulate (--set accumulate=N) or choose a "
-            "smaller preset"
+            f"{_format_bytes(available)}{'' if resumed else _LESS_MEMORY}"
         )
     seconds = needs.flop / products_per_second()
     if seconds > LONG_SECONDS:
         yield (
             f"warning: {config.steps:,} steps take about {format_duration(seconds)} on this "
-            "processor; tiny is the preset for a CPU, and --max-minutes or --set steps=N end "
-            "sooner"
+            "processor; --max-minutes or --set steps=N end sooner"
+            f"{'' if resumed or config.preset == 'tiny' else _FOR_A_CPU}"
         )
 
 

@@ -72,7 +72,7 @@ def begin(
     path = path or new_run_path(RUNS, config.preset)
     run = RunDirectory.create(path, to_toml(config), {**environment, "source": source._asdict()})
     try:
-        return _trainer(run, config, opened, source, progress, stop)
+        return _trainer(run, config, opened, source, progress, stop, resume_command(path))
     except (UserError, MemoryError):
         run.discard(folder=is_ours)
         raise
@@ -107,7 +107,11 @@ def resume(
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
         named = source._replace(text_key=_text_key(then)) if source else _source_of(run)
-        trainer = _trainer(run, config, opened, named, progress, stop, moved=source is not None)
+        again = resume_command(path, settings, source)
+        moved = source is not None
+        trainer = _trainer(
+            run, config, opened, named, progress, stop, again, resumed=True, moved=moved
+        )
         trainer.restore(before)
         if config != before or source is not None:
             run.rewrite(to_toml(config), {**then, "source": named._asdict()})
@@ -172,9 +176,14 @@ def complete(
     show("\n\n".join([fitted(f"held-out samples: {LEGEND}", sys.stdout), *samples, figures]))
 
 
-def resume_command(path: Path) -> str:
+def resume_command(path: Path, settings: Sequence[str] = (), source: Source | None = None) -> str:
     """Return the whole command that continues the run at ``path``."""
-    return f"{COMMAND} --resume --output-dir {shlex.quote(str(path))}"
+    words = ["--resume", "--output-dir", str(path)]
+    for setting in settings:
+        words += ["--set", setting]
+    if source is not None:
+        words += ["--tokens", source.tokens] if source.tokens else ["--corpus", *source.corpus]
+    return f"{COMMAND} {shlex.join(words)}"
 
 
 def _trainer(
@@ -184,7 +193,9 @@ def _trainer(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    again: str,
     *,
+    resumed: bool = False,
     moved: bool = False,
 ) -> Trainer:
     """Prepare the data, save vocabulary and report in the run's folder, return the trainer.
@@ -192,7 +203,7 @@ def _trainer(
     The data of a resumed run that were ``moved`` are read again. Raises UserError if the vocabulary
     of the data has not as many entries as ``config`` asks for.
     """
-    data = _prepare(run, config, source, progress, stop, moved=moved)
+    data = _prepare(run, config, source, progress, stop, again, moved=moved)
     entries = len(data.tokenizer.vocab)
     if config.vocab_size not in (0, entries):
         raise UserError(
@@ -206,9 +217,9 @@ def _trainer(
     parameters = sum(math.prod(spec.shape) for spec in electra.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
     if opened.device != "gpu":
-        require_memory(config, parameters, itemsize)
+        require_memory(config, parameters, itemsize, resumed=resumed)
     needs = forecast(config, parameters, itemsize, data.training, data.held_out)
-    for line in describe(config, needs, on_gpu=opened.device == "gpu"):
+    for line in describe(config, needs, on_gpu=opened.device == "gpu", resumed=resumed):
         progress.say(line)
     state = initial_state(config, opened.backend, task.model, opened.dtype)
     return Trainer(config, opened.backend, state, task, run, progress)
@@ -216,11 +227,16 @@ def _trainer(
 
 def _source_of(run: RunDirectory) -> Source:
     try:
-        return Source(**run.environment()["source"])
-    except (KeyError, TypeError) as error:
+        source = Source(**run.environment()["source"])
+    except (KeyError, TypeError):
+        source = Source([], "")
+    names = [*source.corpus, source.tokens or "-"] if isinstance(source.corpus, list) else [None]
+    if source.tokens == "" or not all(isinstance(name, str) for name in names):
         raise UserError(
-            f"the environment.json of {run.path} no longer names the data; start a new run"
-        ) from error
+            f"the environment.json of {run.path} no longer names the data; name them with --corpus "
+            "or --tokens"
+        )
+    return source
 
 
 def _text_key(environment: Mapping[str, Any]) -> str:
@@ -235,14 +251,18 @@ def _prepare(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    again: str,
     *,
     moved: bool,
 ) -> PreparedData:
-    """Prepare the data; a resumed run takes those of its first start."""
+    """Prepare the data; a resumed run takes those of its first start.
+
+    Raises StoppedError with the command ``again`` if a signal asks to stop.
+    """
 
     def report(stage: str, done: int, total: int) -> None:
         if stop.requested is not None:
-            raise StoppedError(resume_command(run.path))
+            raise StoppedError(again)
         progress.stage(stage, done, total)
 
     try:
