@@ -59,3 +59,13 @@ def begin_small(folder: Path, corpus: Path, **changes: Any) -> Trainer:
 def quiet() -> Progress:
     """Return a progress that nobody reads."""
     return Progress(io.StringIO())
+
+
+def listening() -> Progress:
+    """Return a progress whose lines ``said_to`` returns."""
+    return Progress(io.StringIO())
+
+
+def said_to(progress: Progress) -> list[str]:
+    assert isinstance(progress.stream, io.StringIO)
+    return progress.stream.getvalue().splitlines()
