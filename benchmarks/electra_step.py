@@ -51,7 +51,7 @@ def prepare_electra_ref(
     """Return a step that trains ``config`` on a batch: from masking to updated parameters."""
     opened = open_rival(device, precision)
     keep_freed_memory()  # as the training command does
-    model = electra.electra_of(config, config, SPECIAL_TOKENS)
+    model = electra.model_of(config, config, SPECIAL_TOKENS)
     state = initial_state(config, opened.backend, model, opened.dtype)
     wait = synchronizer(opened)
 

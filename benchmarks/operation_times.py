@@ -62,7 +62,7 @@ def prepare_profile(
     keep_freed_memory()
     seconds: dict[str, float] = defaultdict(float)
     wait = synchronizer(opened)
-    model = electra.electra_of(config, config, SPECIAL_TOKENS)
+    model = electra.model_of(config, config, SPECIAL_TOKENS)
     state = initial_state(config, opened.backend, model, opened.dtype)
     backend: Any = Timed(opened.backend, seconds, wait)
 

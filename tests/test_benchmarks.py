@@ -28,7 +28,7 @@ from electra_ref.backends import Backend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
-from electra_ref.model.objectives.electra import electra_of, parameter_specs
+from electra_ref.model.objectives.electra import model_of, parameter_specs
 from electra_ref.process import SPIN_TURNS
 
 SIZES = [
@@ -171,7 +171,7 @@ def test_flop_are_six_for_each_weight_and_token_and_twelve_for_attention() -> No
     heads = "generator.head", "discriminator.head", "embeddings"
     weights = [
         spec
-        for spec in parameter_specs(electra_of(config, config, SPECIAL_TOKENS))
+        for spec in parameter_specs(model_of(config, config, SPECIAL_TOKENS))
         if len(spec.shape) == 2 and not spec.name.startswith(heads)
     ]
     expected = 6 * rows * sum(int(np.prod(spec.shape)) for spec in weights)
@@ -327,7 +327,7 @@ def test_pytorch_trains_the_same_model() -> None:
     config = toy_config("learning_rate=3e-3", "warmup_steps=0")
     ours = sum(
         int(np.prod(spec.shape))
-        for spec in parameter_specs(electra_of(config, config, SPECIAL_TOKENS))
+        for spec in parameter_specs(model_of(config, config, SPECIAL_TOKENS))
     )
     assert sum(p.numel() for p in JointElectra(config).parameters()) == ours
     slots = masked_slots(config.max_length, config.mask_probability)

@@ -319,6 +319,12 @@ LIMITS = {  # the least and the greatest value that are allowed, and one beyond 
     "initializer_range": (5e-324, 1e300, 0.0, None),
     "mask_probability": (5e-324, 0.99, 0.0, 0.991),
     "temperature": (5e-324, 1e300, 0.0, None),
+    "temperature_end": (5e-324, 1e300, 0.0, None),
+    "exploration": (0.0, 1.0, -1e-9, 1.001),
+    "adversarial_weight": (-1e300, 1e300, None, None),
+    "gumbel_temperature": (5e-324, 1e300, 0.0, None),
+    "gumbel_temperature_end": (5e-324, 1e300, 0.0, None),
+    "encoder_weight": (0.0, 1e300, -1e-9, None),
     "generator_weight": (0.0, 1e300, -1e-9, None),
     "discriminator_weight": (0.0, 1e300, -1e-9, None),
     "learning_rate": (5e-324, 1e300, 0.0, None),
@@ -333,6 +339,12 @@ LIMITS = {  # the least and the greatest value that are allowed, and one beyond 
     "held_out_fraction": (5e-324, 0.5, 0.0, 0.501),
 }
 
+NEEDED = {  # without these settings the value would do nothing, and be refused
+    "temperature_end": {"temperature_steps": 10},
+    "gumbel_temperature": {"adversarial": "gumbel-softmax"},
+    "gumbel_temperature_end": {"adversarial": "gumbel-softmax", "gumbel_temperature_steps": 10},
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("key", LIMITS)
 def test_ranges_end_where_they_should(key: str) -> None:
@@ -344,6 +356,7 @@ def test_ranges_end_where_they_should(key: str) -> None:
                 dataclasses.replace(PretrainingConfig(), **wrong)
     for value in (least, greatest):
         fits: dict[str, Any] = {"hidden_size": 1024, "num_attention_heads": 1, key: value}
+        fits |= NEEDED.get(key, {})
         dataclasses.replace(PretrainingConfig(), **fits)
 
 

@@ -72,25 +72,31 @@ def test_random_directions_of_a_generator_of_two_heads() -> None:
     """The generator's heads are 64 wide; at that width, 0.5 would saturate every softmax."""
     sizes: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 1}
     problem = make_problem(0.1, 4, lengths=(9,), generator_hidden_size=1.0, **sizes)
+    assert problem.model.generator is not None
     assert problem.model.generator.size.num_attention_heads == 2
     random = np.random.default_rng(4)
     assert_small(directional_errors(problem, random, directions=1, within="generator.layer.0.att"))
 
 
-SHARING: dict[str, Callable[[Electra], Electra]] = {
-    "none": lambda model: model._replace(
-        generator=model.generator._replace(embeddings="generator.embeddings")
-    ),
-    "all": lambda model: model._replace(
+def apart(model: Electra) -> Electra:
+    """Give the generator embeddings of its own."""
+    assert model.generator is not None
+    return model._replace(generator=model.generator._replace(embeddings="generator.embeddings"))
+
+
+def one_encoder(model: Electra) -> Electra:
+    """Let both networks have the same layers."""
+    assert model.generator is not None
+    return model._replace(
         generator=model.generator._replace(layers="encoder", size=model.discriminator.size),
         discriminator=model.discriminator._replace(layers="encoder"),
-    ),
-    "layers": lambda model: model._replace(
-        generator=model.generator._replace(
-            embeddings="generator.embeddings", layers="encoder", size=model.discriminator.size
-        ),
-        discriminator=model.discriminator._replace(layers="encoder"),
-    ),
+    )
+
+
+SHARING: dict[str, Callable[[Electra], Electra]] = {
+    "none": apart,
+    "all": one_encoder,
+    "layers": lambda model: one_encoder(apart(model)),
 }
 
 

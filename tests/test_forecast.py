@@ -177,7 +177,7 @@ from electra_ref.training.step import train_step
 
 config = resolve_config(preset="small", settings=sys.argv[1:])
 opened = open_backend("cpu", "float32")
-model = electra.electra_of(config, config, SpecialTokens(0, 1, 2, 3, 4))
+model = electra.model_of(config, config, SpecialTokens(0, 1, 2, 3, 4))
 state = initial_state(config, opened.backend, model, opened.dtype)
 shape = config.batch_size // config.accumulate, config.max_length
 ids = np.random.default_rng(0).integers(5, config.vocab_size, shape).astype(np.int32)

@@ -37,6 +37,7 @@ from electra_ref.training.progress import Progress
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.stop_signals import StopSignals
+from tests.one_stage import OneStage
 
 CONFIG = TrainingConfig(
     steps=10, batch_size=4, accumulate=2, learning_rate=0.1, warmup_steps=0, log_every=2,
@@ -48,7 +49,7 @@ class Output(NamedTuple):
     terms: tuple[LossTerm, ...]
 
 
-class Line:
+class Line(OneStage):
     """The sum of squares of x w + b - y; the rows of ``input_ids`` are pairs (x, y)."""
 
     def parameter_specs(self, model: float) -> list[ParameterSpec]:
@@ -91,7 +92,8 @@ class LineTask:
         self.asked.append(step)
         return [batch_of(np.arange(2) + 4 * step + part) for part in (0, 2)]
 
-    def evaluate(self, parameters: FlatParameters) -> Evaluation:
+    def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
+        del step
         slope = float(parameters["line.weight"][0, 0])
         return Evaluation({"slope": slope, "undefined": None}, [{"line": "seen"}], f"{slope:.1f}")
 
@@ -209,9 +211,9 @@ def test_an_evaluation_is_made_once_a_step(tmp_path: Path) -> None:
     made: list[float] = []
 
     class Counting(LineTask):
-        def evaluate(self, parameters: FlatParameters) -> Evaluation:
+        def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
             made.append(float(parameters["line.weight"][0, 0]))
-            return super().evaluate(parameters)
+            return super().evaluate(parameters, step)
 
     trainer = train(tmp_path / "run", 10, Counting())
     assert len(made) == 2  # at steps 5 and 10

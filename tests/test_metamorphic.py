@@ -18,7 +18,7 @@ from electra_ref.batch import Batch
 from electra_ref.masking import MaskedBatch
 from electra_ref.model.losses import mean_losses
 from electra_ref.model.objectives import electra
-from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.model.objectives.output import Output
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.sampling import corrupt
 from electra_ref.training.optimizer import TrainingState
@@ -40,7 +40,7 @@ from tests.tiny_electra import (
 SEEDS = range(3)
 
 
-def output_of(problem: Problem) -> ElectraOutput:
+def output_of(problem: Problem) -> Output:
     """Return logits and losses."""
     parameters = FlatParameters(problem.specs, problem.vector)
     return forward_of(problem, parameters)[0]

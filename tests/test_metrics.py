@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from electra_ref.arrays import Array
 from electra_ref.backends import reference
 from electra_ref.batch import Batch
 from electra_ref.masking import MaskedBatch
+from electra_ref.model.discriminator_input import DiscriminatorInput
+from electra_ref.model.generation import Guesses
 from electra_ref.model.losses import LossTerm
-from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.model.objectives.output import Detections, Output
 from electra_ref.sampling import CorruptedBatch
 from electra_ref.training.pretraining.metrics import metrics_of, summary
 
 WORDS = 9
+NOTHING: Array = np.zeros(0)  # in the place of what no figure looks at
 
 
 def output_of(
@@ -33,22 +37,25 @@ def output_of(
     logits: list[list[float]],
     mlm_sum: float,
     rtd_sum: float,
-) -> ElectraOutput:
+) -> Output:
     """Return what the model could have said; all lists are rows."""
     attention_mask, weights = np.array(tokens, bool), np.array(used, bool)
     ids = np.zeros(attention_mask.shape, np.int32)
     batch = Batch(ids, ids, attention_mask)
     masked = MaskedBatch(batch, ids, np.zeros_like(weights, np.int32), np.array(labels), weights)
     corrupted = CorruptedBatch(masked, np.array(sampled), ids, np.array(replaced, bool))
-    generator_logits = np.eye(WORDS)[np.array(best).reshape(-1)]  # the best word has the largest
+    best_words = np.eye(WORDS)[np.array(best).reshape(-1)]  # the best word has the largest logit
+    guesses = Guesses(NOTHING, best_words, np.array(mlm_sum))
+    read = DiscriminatorInput(batch, corrupted.replaced, NOTHING, NOTHING, NOTHING)
+    detections = Detections(read, NOTHING, np.array(logits).reshape(-1))
     terms = (
         LossTerm("mlm", np.float64(mlm_sum), int(weights.sum()), 3.0),
         LossTerm("rtd", np.float64(rtd_sum), int(attention_mask.sum()), 20.0),
     )
-    return ElectraOutput(terms, generator_logits, np.array(logits).reshape(-1), corrupted)
+    return Output(terms, masked, corrupted, guesses, None, detections)
 
 
-def outputs() -> list[ElectraOutput]:
+def outputs() -> list[Output]:
     """Five masked positions, eight tokens.
 
     Logits of replaced tokens: 2, -1, 1 (two flagged); of original ones: -3, 3, -2, 0, -4 (one

@@ -22,7 +22,6 @@ from electra_ref.arrays import sum_rows_by_index
 from electra_ref.gradient import GradientSum
 from electra_ref.model.losses import gradient_scale
 from electra_ref.model.objectives import electra
-from electra_ref.model.objectives.electra import ElectraCache
 from electra_ref.model.parameters import FlatParameters, Gradients
 from electra_ref.model.passes import BackwardPass
 from tests import mutants
@@ -106,11 +105,13 @@ class Judge:
         return worst if np.isfinite(worst) else np.inf
 
 
-def fresh(cache: ElectraCache) -> ElectraCache:
+def fresh(cache: Any) -> Any:
     """Return ``cache`` with lists of layers of its own: the backward pass empties them."""
-    generator = cache.generator._replace(layers=list(cache.generator.layers))
-    discriminator = cache.discriminator._replace(layers=list(cache.discriminator.layers))
-    return cache._replace(generator=generator, discriminator=discriminator)
+    if isinstance(cache, list):
+        return list(cache)
+    if isinstance(cache, tuple) and hasattr(cache, "_fields"):
+        return type(cache)(*map(fresh, cache))
+    return cache
 
 
 def make_read_only(value: Any) -> None:

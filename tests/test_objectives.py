@@ -39,6 +39,7 @@ from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import Purpose, RandomStream
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.step import train_step
+from tests.one_stage import OneStage
 from tests.test_metamorphic import draw_rows
 from tests.tiny_electra import (
     SPECIAL_TOKENS,
@@ -107,7 +108,7 @@ class GuessOutput(NamedTuple):
     terms: tuple[LossTerm, ...]
 
 
-class GuessEverything:
+class GuessEverything(OneStage):
     """A small objective of its own: one encoder reads masked ids and guesses every token of a row.
 
     It is all that a new objective needs: parameters, counts, forward, backward.

@@ -242,6 +242,7 @@ def test_the_stream_of_a_parameter_is_named_by_the_hash_of_its_name() -> None:
 def test_networks_have_dropout_sites_of_their_own() -> None:
     """The numbers are part of what a seed means: another one would change every run."""
     model = tiny_model(tiny_config())
+    assert model.generator is not None
     assert (model.generator.first_site, model.discriminator.first_site) == (0, 65536)
     assert EMBEDDING_SITE == 0
     assert word_embeddings(model.generator) == "embeddings.word_embeddings.weight"

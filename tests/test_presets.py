@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from electra_ref.config.model import EncoderSize, ModelConfig, discriminator_size, generator_size
+from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.config.pretraining import (
     PRESETS,
     DataConfig,
-    ObjectiveConfig,
     PretrainingConfig,
     has_default_vocabulary_size,
     resolve_config,
@@ -42,6 +42,7 @@ MODEL: dict[str, Any] = {
     "intermediate_size": 1024,  # bert: 4 * 256; paper: 1024
     "max_position_embeddings": 512,  # bert
     "type_vocab_size": 2,  # bert
+    "sharing": "embeddings",  # config: untied_generator_embeddings = False; paper, section 3.2
     "generator_hidden_size": 0.25,  # config; paper: 1/4
     "generator_layers": 1.0,  # config
     "hidden_dropout": 0.1,  # bert; paper: 0.1
@@ -51,7 +52,22 @@ MODEL: dict[str, Any] = {
 }
 OBJECTIVE: dict[str, Any] = {
     "mask_probability": 0.15,  # config; paper: 15
+    "objective": "electra",  # config: electra_objective
     "temperature": 1.0,  # config
+    "temperature_end": 1.0,  # ours
+    "temperature_steps": 0,  # ours
+    "exploration": 0.0,  # ours
+    "disallow_correct": False,  # config
+    "uniform_generator": False,  # config
+    "adversarial": "none",  # paper: section 3.3 and appendix F describe the other
+    "adversarial_weight": 1.0,  # ours
+    "straight_through": True,  # ours
+    "gumbel_temperature": 1.0,  # ours
+    "gumbel_temperature_end": 1.0,  # ours
+    "gumbel_temperature_steps": 0,  # ours
+    "encoder_weight": 1.0,  # ours
+    "discriminator_input": "replaced",  # paper: figure 2
+    "two_stage_steps": 0,  # paper: section 3.3, joint training is best
     "generator_weight": 1.0,  # config: gen_weight
     "discriminator_weight": 50.0,  # config: disc_weight; the paper's lambda, section 2
 }

@@ -16,7 +16,8 @@ import pytest
 from electra_ref.backends import reference
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.model.objectives import electra
-from electra_ref.model.objectives.electra import Electra, ElectraOutput, electra_of
+from electra_ref.model.objectives.electra import Electra, model_of
+from electra_ref.model.objectives.output import Output
 from electra_ref.model.parameters import initial_values
 from electra_ref.model.passes import ForwardPass
 from electra_ref.rng import EVALUATION, Purpose, RandomStream
@@ -109,7 +110,7 @@ class Call(NamedTuple):
     model: Electra
     batch: Batch
     stream: RandomStream
-    output: ElectraOutput
+    output: Output
 
 
 @pytest.fixture
@@ -131,8 +132,8 @@ def test_an_evaluation_reads_held_out_rows_undropped(data: PreparedData, calls: 
     """Three batches of six rows, three rows at a time; each row is named by its number."""
     task = task_of(data, batch_size=6, accumulate=2, evaluation_batches=3, seed=5, temperature=1.7)
     state = state_of(task)
-    state.step = 9  # of training; an evaluation does not depend on it
-    task.evaluate(state.parameters)
+    state.step = 9  # of training; without schedules an evaluation does not depend on it
+    task.evaluate(state.parameters, 9)
     numbers = data.held_out.evaluation_examples(18, 5)
     assert numbers.size == 18 < data.held_out.count
     assert_these_rows((call.batch for call in calls), read(data.held_out, numbers))
@@ -140,13 +141,13 @@ def test_an_evaluation_reads_held_out_rows_undropped(data: PreparedData, calls: 
     for number, call in enumerate(calls):
         assert call.stream == RandomStream(5, Purpose.MASK | EVALUATION, 0, 3 * number)
         assert call.run == ForwardPass(reference, state.parameters, None)  # None drops nothing
-        assert call.model is task.model
+        assert call.model == task.model
 
 
 def test_an_evaluation_of_few_rows_reads_each_once(data: PreparedData, calls: list[Call]) -> None:
     """The last micro-batch is shorter where the rows do not fill it."""
     task = task_of(data, batch_size=14, accumulate=2, evaluation_batches=1000)
-    task.evaluate(state_of(task).parameters)
+    task.evaluate(state_of(task).parameters, 0)
     count = data.held_out.count
     rows = rows_of(call.batch for call in calls)
     assert sorted(rows) == sorted(rows_of([read(data.held_out, np.arange(count))]))
@@ -162,8 +163,8 @@ def test_masks_of_an_evaluation_are_the_same_every_time(
     def masks(seed: int, accumulate: int, initial: int) -> list[list[int]]:
         calls.clear()
         task = task_of(data, batch_size=8, accumulate=accumulate, seed=seed)
-        task.evaluate(state_of(task, initial).parameters)
-        positions = [call.output.corrupted.masked.positions.tolist() for call in calls]
+        task.evaluate(state_of(task, initial).parameters, 0)
+        positions = [call.output.masked.positions.tolist() for call in calls]
         return [row for part in positions for row in part]
 
     assert masks(5, 2, 0) == masks(5, 2, 1) == masks(5, 4, 2)
@@ -174,7 +175,7 @@ def test_figures_are_those_of_all_rows_and_samples_those_of_the_first(
     data: PreparedData, calls: list[Call]
 ) -> None:
     task = task_of(data, batch_size=10, accumulate=2, evaluation_batches=2)
-    evaluation = task.evaluate(state_of(task).parameters)
+    evaluation = task.evaluate(state_of(task).parameters, 0)
     outputs = [call.output for call in calls]
     assert len(outputs) == 4
     assert evaluation.metrics == metrics_of(reference, outputs)
@@ -192,7 +193,7 @@ def test_the_model_is_the_configured_one(data: PreparedData) -> None:
     config = small_config(vocab_size=ENTRIES, temperature=1.7, generator_layers=1.0)
     task = PretrainingTask(config, reference, data)
     assert task.objective is electra
-    assert task.model == electra_of(config, config, SPECIAL_TOKENS)
+    assert task.model == model_of(config, config, SPECIAL_TOKENS)
 
 
 def test_a_run_begins_with_the_initial_values_of_its_seed(data: PreparedData) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from electra_ref.backends import reference
-from electra_ref.batch import Batch
+from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.masking import MaskedBatch
+from electra_ref.model.discriminator_input import replaced_rows
 from electra_ref.model.losses import LossTerm
-from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.model.objectives.output import Detections, Output
 from electra_ref.sampling import CorruptedBatch
 from electra_ref.training import progress as progress_module
 from electra_ref.training.pretraining.samples import SAMPLES, describe_samples, format_sample
@@ -38,13 +39,14 @@ def test_a_sample_says_what_both_networks_did() -> None:
     logits[1] = [-np.log(3), np.log(3), np.log(0.1234567 / 0.8765433), 9.0]
     nothing = np.zeros((rows, 1), np.int32)
     batch = Batch(ids, np.zeros_like(ids), attention_mask)
-    output = ElectraOutput(
+    masked_batch = MaskedBatch(batch, masked, nothing, nothing, nothing > 0)
+    generated = CorruptedBatch(masked_batch, nothing, corrupted, replaced)
+    read = replaced_rows(generated, SpecialTokens(0, 1, 2, 3, 4))
+    output = Output(
         terms=(LossTerm("mlm", 0.0, 0, 1.0), LossTerm("rtd", 0.0, 0, 1.0)),
-        generator_logits=np.zeros((rows, 7)),
-        discriminator_logits=logits.reshape(-1),
-        corrupted=CorruptedBatch(
-            MaskedBatch(batch, masked, nothing, nothing, nothing > 0), nothing, corrupted, replaced
-        ),
+        masked=masked_batch,
+        corrupted=generated,
+        detections=Detections(read, np.zeros((4 * rows, 2)), logits.reshape(-1)),
     )
     samples = describe_samples(reference, output, ["zero", "one", "two", *"abcd"])
     assert [len(sample["original"]) for sample in samples] == [4, 3, 1, 1]

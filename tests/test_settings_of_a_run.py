@@ -120,7 +120,7 @@ def end_of(folder: Path, **changes: Any) -> Ending:
     trainer = begin_small(folder / name, folder / "corpus.txt", **changes)
     with trainer.run:
         task, state = trainer.task, trainer.state
-        metrics, samples, _ = task.evaluate(state.parameters)
+        metrics, samples, _ = task.evaluate(state.parameters, 0)
         results = [
             train_step(
                 trainer.config, trainer.backend, task.objective, task.model, state,

@@ -18,6 +18,7 @@ from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.pretraining.task import evaluate_batch
 from electra_ref.training.schedule import learning_rate
 from electra_ref.training.step import StepResult, train_step
+from tests.one_stage import OneStage
 from tests.test_metamorphic import draw_rows
 from tests.tiny_electra import SPECIAL_TOKENS, tiny_config, tiny_model, tiny_state
 
@@ -95,7 +96,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_gradients() -> None:
     assert state.step == 1
 
 
-class BrokenLoss:
+class BrokenLoss(OneStage):
     """ELECTRA with one loss that is not finite in one micro-batch, though its gradient is."""
 
     parameter_specs = staticmethod(electra.parameter_specs)
@@ -146,7 +147,7 @@ def test_evaluation_repeats_itself_and_changes_nothing() -> None:
         output = evaluate_batch(
             config, reference, tiny_model(config), state.parameters, batch, number
         )
-        return output.discriminator_logits, output.corrupted.masked.positions
+        return output.discriminator_logits, output.masked.positions
 
     (logits, positions), (again, _), (_, others) = evaluate(3), evaluate(3), evaluate(4)
     np.testing.assert_array_equal(logits, again)

@@ -14,15 +14,16 @@ from electra_ref.backends import Backend, reference
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.masking import MaskedBatch
+from electra_ref.model.generation import Samples
 from electra_ref.model.losses import Counts, total_loss
 from electra_ref.model.objectives import electra
 from electra_ref.model.objectives.electra import (
     Electra,
     ElectraCache,
-    ElectraOutput,
-    electra_of,
+    model_of,
     parameter_specs,
 )
+from electra_ref.model.objectives.output import Output
 from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import Purpose, RandomStream
@@ -56,7 +57,7 @@ def tiny_config(**changes: object) -> PretrainingConfig:
 
 def tiny_model(config: PretrainingConfig) -> Electra:
     """Return the model that ``config`` describes."""
-    return electra_of(config, config, SPECIAL_TOKENS)
+    return model_of(config, config, SPECIAL_TOKENS)
 
 
 def tiny_state(
@@ -132,11 +133,11 @@ def draw_masked_batch(
 
 def forward_of(
     problem: Problem, parameters: FlatParameters, backend: Backend = reference
-) -> tuple[ElectraOutput, ElectraCache]:
+) -> tuple[Output, ElectraCache]:
     """Run both networks at ``parameters``, on the masks and replacements drawn beforehand."""
     with (
         mock.patch.object(electra, "mask_tokens", return_value=problem.masked),
-        mock.patch.object(electra, "sample_tokens", return_value=problem.corrupted.sampled_ids),
+        mock.patch.object(electra, "sample", return_value=Samples(problem.corrupted, None)),
         mock.patch.object(electra, "count_losses", return_value=problem.counts),
     ):
         run = ForwardPass(backend, parameters, problem.stream)

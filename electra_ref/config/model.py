@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from electra_ref.config.settings import Settings, count, setting
 
+SHARING = ("none", "embeddings", "all", "gdes")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Settings):
@@ -26,6 +28,12 @@ class ModelConfig(Settings):
     intermediate_size: int = count(1024, "width of the discriminator's feed-forward layers")
     max_position_embeddings: int = count(512, "longest row the model can read")
     type_vocab_size: int = count(2, "segments that can be told apart", at_least=2)
+    sharing: str = setting(
+        "embeddings",
+        "what generator and discriminator share: none, embeddings, all, or gdes (the discriminator "
+        "reads the generator's tables plus a difference of its own)",
+        choices=SHARING,
+    )
     generator_hidden_size: float = setting(
         0.25, "generator width, share of the discriminator's", above=0.0, at_most=16.0
     )
@@ -53,6 +61,11 @@ class ModelConfig(Settings):
                     f"the {network}'s {size.num_attention_heads} attention heads do not divide its "
                     f"width {size.hidden_size}; change hidden_size or {key}"
                 )
+        if self.sharing == "all" and (self.generator_hidden_size, self.generator_layers) != (1, 1):
+            yield (
+                "sharing = 'all' makes one encoder of both, so they have one size: set "
+                "generator_hidden_size = 1 and generator_layers = 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +92,11 @@ def generator_size(config: ModelConfig) -> EncoderSize:
     """Return the sizes of the generator, derived from the discriminator's.
 
     Heads are 64 wide and at least one, the feed-forward layer is four times as wide as the rest:
-    google-research/electra pretrain/run_pretraining.py (``get_generator_config``).
+    google-research/electra pretrain/run_pretraining.py (``get_generator_config``). Where both share
+    all their layers, they are the discriminator's.
     """
+    if config.sharing == "all":
+        return discriminator_size(config)
     hidden_size = max(1, round(config.hidden_size * config.generator_hidden_size))
     layers = max(1, round(config.num_hidden_layers * config.generator_layers))
     return EncoderSize(hidden_size, layers, max(1, hidden_size // 64), 4 * hidden_size)

@@ -17,7 +17,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from electra_ref.config.model import ModelConfig
+from electra_ref.config.model import ModelConfig, discriminator_size, generator_size
+from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.config.settings import (
     Settings,
     Value,
@@ -29,17 +30,7 @@ from electra_ref.config.settings import (
 )
 from electra_ref.config.training import TrainingConfig
 
-
-@dataclasses.dataclass(frozen=True)
-class ObjectiveConfig(Settings):
-    """What is masked, how replacements are sampled, and how much each loss weighs."""
-
-    mask_probability: float = setting(
-        0.15, "share of the tokens that are masked", above=0.0, at_most=0.99
-    )
-    temperature: float = setting(1.0, "divides the generator's logits before sampling", above=0.0)
-    generator_weight: float = setting(1.0, "weight of the MLM loss in the total", at_least=0.0)
-    discriminator_weight: float = setting(50.0, "weight of the RTD loss in the total", at_least=0.0)
+SHORTEST_ROW = 8  # tokens, [CLS] and [SEP] included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +42,7 @@ class DataConfig(Settings):
     )
     lowercase: bool = setting(True, "lower-case the text")
     strip_accents: bool = setting(True, "strip the accents of text that is lower-cased")
-    max_length: int = count(128, "tokens a row, [CLS] and [SEP] included", at_least=8)
+    max_length: int = count(128, "tokens a row, [CLS] and [SEP] included", at_least=SHORTEST_ROW)
     single_segment_probability: float = share(0.1, "share of the rows with one segment only")
     short_probability: float = share(0.05, "share of the rows cut at a random length")
     held_out_fraction: float = setting(
@@ -82,12 +73,60 @@ class PresetName(Settings):
 class PretrainingConfig(TrainingConfig, DataConfig, ObjectiveConfig, ModelConfig, PresetName):
     """One run: the fields of all these tables."""
 
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row of the data; the discriminator reads two of them in one, if paired."""
+        return (self.max_length + 1) // 2 if self.reads_pairs else self.max_length
+
     def _misfits(self) -> Iterator[str]:
         if self.max_length > self.max_position_embeddings:
             yield (
                 f"max_length = {self.max_length} exceeds max_position_embeddings = "
                 f"{self.max_position_embeddings}"
             )
+        if self.row_length < SHORTEST_ROW:
+            yield (
+                f"max_length = {self.max_length} leaves {self.row_length} tokens for each half of "
+                f"a pair; discriminator_input = 'paired' needs max_length = {2 * SHORTEST_ROW - 1} "
+                "or more"
+            )
+        yield from _misfits_of_sharing(self)
+        yield from _misfits_of_stages(self)
+
+
+def _misfits_of_sharing(config: PretrainingConfig) -> Iterator[str]:
+    if config.sharing == "embeddings":
+        return
+    if config.objective == "mlm" or config.uniform_generator:
+        why = "uniform_generator" if config.uniform_generator else "objective = 'mlm'"
+        yield f"{why} has one network only, which shares nothing: leave sharing at 'embeddings'"
+    if config.sharing == "gdes" and not config.detects:
+        yield (
+            f"sharing = 'gdes' gives the discriminator tables of its own, and objective = "
+            f"{config.objective!r} has none: use objective = 'electra' or 'electra-15'"
+        )
+
+
+def _misfits_of_stages(config: PretrainingConfig) -> Iterator[str]:
+    if not config.two_stage_steps:
+        return
+    if config.sharing != "none":
+        yield (
+            "two_stage_steps trains the discriminator beside a generator that stays as it is, so "
+            "they may share nothing: set sharing = 'none'"
+        )
+    if generator_size(config) != discriminator_size(config):
+        heads = max(1, config.hidden_size // 64)
+        yield (
+            "two_stage_steps starts the discriminator from the generator, so both have one size: "
+            "set generator_hidden_size = 1, generator_layers = 1, num_attention_heads = "
+            f"{heads} and intermediate_size = {4 * config.hidden_size}"
+        )
+    if config.two_stage_steps >= config.steps:
+        yield (
+            f"two_stage_steps = {config.two_stage_steps} leaves the discriminator none of the "
+            f"{config.steps} steps"
+        )
 
 
 PRESETS: dict[str, dict[str, Value]] = {

@@ -2,7 +2,9 @@
 
     x = dropout(layer_norm(word + position + segment)) [W_project + b]        (N, C)
 
-The projection is there only where the embeddings are not as wide as the network.
+The projection is there only where the embeddings are not as wide as the network. A network with
+read-only embeddings reads their sum with its own: see ``networks``. The words at some places may be
+mixtures: see ``relaxation``.
 Source: google-research/electra model/modeling.py (``BertModel``, ``embedding_postprocessor``).
 """
 
@@ -17,6 +19,8 @@ from electra_ref.batch import Batch
 from electra_ref.model.networks import Network
 from electra_ref.model.parameters import ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass, layer_norm_specs, linear_specs
+from electra_ref.model.relaxation import Relaxation, RelaxationCache, relax, relax_backward
+from electra_ref.model.stopped_gradients import stop_gradient
 
 TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 EMBEDDING_SITE = 0  # of dropout
@@ -31,9 +35,10 @@ def embeddings_specs(network: Network) -> Iterator[ParameterSpec]:
     """Yield the specs of the tables, their layer norm, and the projection if there is one."""
     config, width = network.config, network.config.embedding_size
     heights = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
+    values = "truncated_normal" if network.read_only_embeddings is None else "zeros"
     for table, height in zip(TABLES, heights, strict=True):
         name = f"{network.embeddings}.{table}.weight"
-        yield ParameterSpec(name, (height, width), "truncated_normal", decays=True)
+        yield ParameterSpec(name, (height, width), values, decays=True)
     yield from layer_norm_specs(f"{network.embeddings}.layer_norm", width)
     if width != network.size.hidden_size:
         name = f"{network.layers}.embeddings_project"
@@ -44,17 +49,26 @@ class EmbeddingsCache(NamedTuple):
     """One cache for each operation, in the order they run."""
 
     embed: Cache
+    relaxation: RelaxationCache | None  # None where no word is a mixture
     layer_norm: Cache
     dropout: Cache
     project: Cache  # None where there is no projection
 
 
-def embeddings(run: ForwardPass, network: Network, batch: Batch) -> tuple[Array, EmbeddingsCache]:
+def embeddings(
+    run: ForwardPass, network: Network, batch: Batch, relaxation: Relaxation | None = None
+) -> tuple[Array, EmbeddingsCache]:
     """Return what the first layer reads, (N, C), for ``batch`` on the device."""
-    word, position, segment = (
-        run.parameters[f"{network.embeddings}.{table}.weight"] for table in TABLES
-    )
-    x, embed = run.backend.embed(word, position, segment, batch.input_ids, batch.token_type_ids)
+    ids, types = batch.input_ids, batch.token_type_ids
+    word, position, segment = _tables(run, network.embeddings)
+    x, embed = run.backend.embed(word, position, segment, ids, types)
+    if network.read_only_embeddings is not None:
+        base, position, segment = map(stop_gradient, _tables(run, network.read_only_embeddings))
+        x = x + run.backend.embed(base, position, segment, ids, types)[0]
+        word = word + base if relaxation is not None else word
+    relaxed = None
+    if relaxation is not None:
+        x, relaxed = relax(run, word, x, relaxation)
     x, norm = run.layer_norm(f"{network.embeddings}.layer_norm", x, network.config.layer_norm_eps)
     examples, rate = batch.input_ids.shape[0], network.config.hidden_dropout
     bits = run.dropout_bits(network, EMBEDDING_SITE, examples, x.size // examples, rate)
@@ -62,18 +76,31 @@ def embeddings(run: ForwardPass, network: Network, batch: Batch) -> tuple[Array,
     project = None
     if x.shape[1] != network.size.hidden_size:
         x, project = run.linear(f"{network.layers}.embeddings_project", x)
-    return x, EmbeddingsCache(embed, norm, dropout, project)
+    return x, EmbeddingsCache(embed, relaxed, norm, dropout, project)
 
 
 def embeddings_backward(
     run: BackwardPass, network: Network, dx: Array, cache: EmbeddingsCache
-) -> None:
-    """Add to the gradients what ``dx`` (N, C) implies."""
+) -> Array | None:
+    """Add to the gradients what ``dx`` (N, C) implies.
+
+    Return the gradient of the relaxation's logits, None if there was none.
+    """
     if cache.project is not None:
         dx = run.linear(f"{network.layers}.embeddings_project", dx, cache.project)
     dx = run.backend.dropout_backward(dx, cache.dropout)
     dx = run.layer_norm(f"{network.embeddings}.layer_norm", dx, cache.layer_norm)
+    dlogits = None
+    if cache.relaxation is not None:
+        dlogits = relax_backward(run, word_embeddings(network), dx, cache.relaxation)
     word, position, segment = (
         run.gradients.sum_of(f"{network.embeddings}.{table}.weight") for table in TABLES
     )
     run.backend.embed_backward(dx, cache.embed, word, position, segment)
+    return dlogits
+
+
+def _tables(run: ForwardPass, prefix: str) -> tuple[Array, Array, Array]:
+    """Return the tables behind ``prefix``: of words, positions and segments."""
+    word, position, segment = (run.parameters[f"{prefix}.{table}.weight"] for table in TABLES)
+    return word, position, segment

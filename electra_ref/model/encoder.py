@@ -29,6 +29,7 @@ from electra_ref.model.embeddings import (
 from electra_ref.model.networks import Network
 from electra_ref.model.parameters import ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass, layer_norm_specs, linear_specs
+from electra_ref.model.relaxation import Relaxation
 
 SITES_PER_LAYER = 3  # of dropout
 
@@ -67,9 +68,14 @@ class EncoderCache(NamedTuple):
     layers: list[LayerCache]
 
 
-def encode(run: ForwardPass, network: Network, batch: Batch) -> tuple[Array, EncoderCache]:
-    """Return the hidden states (N, C) of ``batch``, whose arrays are on the device."""
-    x, embeddings_cache = embeddings(run, network, batch)
+def encode(
+    run: ForwardPass, network: Network, batch: Batch, relaxation: Relaxation | None = None
+) -> tuple[Array, EncoderCache]:
+    """Return the hidden states (N, C) of ``batch``, whose arrays are on the device.
+
+    A ``relaxation`` names the places whose words are mixtures.
+    """
+    x, embeddings_cache = embeddings(run, network, batch, relaxation)
     layers = []
     for number in range(network.size.num_hidden_layers):
         x, cache = _layer(run, network, number, x, batch.attention_mask)
@@ -77,14 +83,17 @@ def encode(run: ForwardPass, network: Network, batch: Batch) -> tuple[Array, Enc
     return x, EncoderCache(embeddings_cache, layers)
 
 
-def encode_backward(run: BackwardPass, network: Network, dx: Array, cache: EncoderCache) -> None:
+def encode_backward(
+    run: BackwardPass, network: Network, dx: Array, cache: EncoderCache
+) -> Array | None:
     """Add to the gradients what ``dx`` (N, C), the gradient of the hidden states, implies.
 
-    Consumes the cache: its layers are taken out one by one, so that their memory is free again.
+    Return the gradient of the relaxation's logits, None if there was none. Consumes the cache: its
+    layers are taken out one by one, so that their memory is free again.
     """
     for number in reversed(range(network.size.num_hidden_layers)):
         dx = _layer_backward(run, network, number, dx, cache.layers.pop())
-    embeddings_backward(run, network, dx, cache.embeddings)
+    return embeddings_backward(run, network, dx, cache.embeddings)
 
 
 def _layer(

@@ -1,8 +1,19 @@
 """The networks as data: what the functions of this package need to know of each.
 
-Two networks that name the same prefix share the parameters behind it. In ELECTRA the generator and
-the discriminator share their embeddings and have layers of their own.
-Source: Clark et al. 2020, arXiv:2003.10555, sections 2 and 3.2.
+Two networks that name the same prefix share the parameters behind it; that is all that sharing is:
+
+    sharing       generator's embeddings   discriminator's embeddings             layers
+    none          generator.embeddings     embeddings                             two
+    embeddings    embeddings               embeddings                             two
+    all           embeddings               embeddings                             one
+    gdes          embeddings               embeddings + discriminator.embeddings  two
+
+In ``gdes`` (gradient-disentangled embedding sharing) the discriminator reads the sum of the
+generator's tables and of its own, which begin at zero. Its loss moves its own tables only. Its
+layer norm after the embeddings is its own, too. All tables have one width; the original's generator
+with embeddings of its own has them as wide as itself.
+Source: Clark et al. 2020, arXiv:2003.10555, sections 2 and 3.2; for ``gdes`` He et al. 2021,
+arXiv:2111.09543, section 3.
 """
 
 from __future__ import annotations
@@ -23,14 +34,26 @@ class Network(NamedTuple):
     size: EncoderSize
     config: ModelConfig  # sizes of the embeddings, dropout rates, layer norm's epsilon
     first_site: int  # number of its first dropout site
+    read_only_embeddings: str | None = None  # prefix of tables that are added and learn nothing
 
 
 def generator_of(config: ModelConfig) -> Network:
     """Return the generator that ``config`` describes."""
-    return Network("generator", "embeddings", "generator", generator_size(config), config, 0)
+    embeddings = "generator.embeddings" if config.sharing == "none" else "embeddings"
+    layers = "encoder" if config.sharing == "all" else "generator"
+    return Network("generator", embeddings, layers, generator_size(config), config, 0)
 
 
 def discriminator_of(config: ModelConfig) -> Network:
     """Return the discriminator that ``config`` describes."""
     name, size = "discriminator", discriminator_size(config)
-    return Network(name, "embeddings", name, size, config, DISCRIMINATOR_SITES)
+    if config.sharing == "gdes":
+        own = f"{name}.embeddings"
+        return Network(name, own, name, size, config, DISCRIMINATOR_SITES, "embeddings")
+    layers = "encoder" if config.sharing == "all" else name
+    return Network(name, "embeddings", layers, size, config, DISCRIMINATOR_SITES)
+
+
+def encoder_of(config: ModelConfig) -> Network:
+    """Return the full-size encoder that ``config`` describes, where it does not discriminate."""
+    return discriminator_of(config)._replace(name="encoder", layers="encoder")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,13 +69,19 @@ class FlatParameters:
     def __getitem__(self, name: str) -> Array:
         return self.views[name]
 
-    def groups(self) -> list[ParameterGroup]:
-        """Return the groups of the optimizer; each is as long as the order of the specs allows."""
+    def groups(self, unchanged: Container[str] = ()) -> list[ParameterGroup]:
+        """Return the groups of the optimizer; each is as long as the order of the specs allows.
+
+        Parameters whose names are in ``unchanged`` are in none.
+        """
         groups, start = [], 0
         pairs = zip(self.specs, self.ends, strict=True)
-        for alike, members in itertools.groupby(pairs, lambda pair: pair[0][3:]):
+        for (alike, stays), members in itertools.groupby(
+            pairs, lambda pair: (pair[0][3:], pair[0].name in unchanged)
+        ):
             *_, (_, end) = members
-            groups.append(ParameterGroup(slice(start, end), *alike))
+            if not stays:
+                groups.append(ParameterGroup(slice(start, end), *alike))
             start = end
         return groups
 

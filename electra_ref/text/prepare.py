@@ -100,7 +100,7 @@ def prepare(
         )
     cache = open_tokens(folder, len(tokenizer.vocab))
     rules = PackingRules(
-        config.max_length,
+        config.row_length,
         config.single_segment_probability,
         config.short_probability,
         config.seed,

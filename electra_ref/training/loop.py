@@ -67,8 +67,8 @@ class Task(Protocol):
     def batches(self, step: int) -> Sequence[Batch]:
         """Return the micro-batches of the step number ``step``, counted from 0."""
 
-    def evaluate(self, parameters: FlatParameters) -> Evaluation:
-        """Return the figures of the held-out data."""
+    def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
+        """Return the figures of the held-out data after ``step`` steps."""
 
 
 class Trainer:
@@ -163,7 +163,7 @@ class Trainer:
         """Return the evaluation at the present parameters; it is made once a step."""
         step = self.state.step
         if step not in self._evaluations:
-            self._evaluations = {step: self.task.evaluate(self.state.parameters)}
+            self._evaluations = {step: self.task.evaluate(self.state.parameters, step)}
         return self._evaluations[step]
 
     def _step(self) -> StepResult:

@@ -8,6 +8,8 @@ Source: google-research/electra model/optimization.py.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from electra_ref.arrays import Array, get_xp
 from electra_ref.backends import Backend
 from electra_ref.config.training import OptimizerConfig
@@ -31,11 +33,16 @@ class TrainingState:
 
 
 def optimizer_step(
-    config: OptimizerConfig, backend: Backend, state: TrainingState, gradients: Gradients
+    config: OptimizerConfig,
+    backend: Backend,
+    state: TrainingState,
+    gradients: Gradients,
+    unchanged: Container[str] = (),
 ) -> float:
     """Update ``state`` by ``gradients`` and count the step; return their norm, unclipped.
 
-    A norm that is not finite leaves ``state`` as it is: the caller looks at it and stops. Raises
+    Parameters whose names are in ``unchanged`` stay as they are, and so do their moments. A norm
+    that is not finite leaves ``state`` as it is: the caller looks at it and stops. Raises
     ValueError if no gradient was computed for a parameter.
     """
     gradients.require_complete()
@@ -43,7 +50,7 @@ def optimizer_step(
     if not norm < float("inf"):
         return norm
     rate = learning_rate(config, state.step)
-    for group in state.parameters.groups():
+    for group in state.parameters.groups(unchanged):
         backend.adamw(
             state.parameters.vector[group.part],
             gradients.vector[group.part],

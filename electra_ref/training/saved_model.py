@@ -11,7 +11,8 @@ import numpy as np
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
-from electra_ref.model.objectives.electra import Electra, electra_of, parameter_specs
+from electra_ref.model.objectives import Model
+from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.text.wordpiece import WordPiece, tokenizer_of
 from electra_ref.training.checkpoint import load_checkpoint, load_newest_checkpoint
@@ -27,7 +28,7 @@ class SavedModel(NamedTuple):
 
     config: PretrainingConfig
     tokenizer: WordPiece
-    model: Electra
+    model: Model  # of the objective that the configuration names
     parameters: FlatParameters
     opened: OpenedBackend
     step: int  # at which it was saved
@@ -46,8 +47,9 @@ def open_model(path: Path, device: str = "auto", precision: str = "auto") -> Sav
     config = resolve_config(path=run.config)
     tokenizer = tokenizer_of(read_vocabulary(run), config)
     config = dataclasses.replace(config, vocab_size=len(tokenizer.vocab))
-    model = electra_of(config, config, tokenizer.special_tokens)
-    specs = parameter_specs(model)
+    objective = objective_of(config)
+    model = objective.model_of(config, config, tokenizer.special_tokens)
+    specs = objective.parameter_specs(model)
     opened = open_backend(device, precision)
     like = {GROUP: {spec.name: np.broadcast_to(_saved_type(run), spec.shape) for spec in specs}}
     if is_checkpoint:

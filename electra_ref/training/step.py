@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from electra_ref.backends import Backend
 from electra_ref.batch import Batch
 from electra_ref.config.training import TrainingConfig
@@ -19,6 +21,8 @@ from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import Purpose, RandomStream
 from electra_ref.training.optimizer import TrainingState, optimizer_step
 from electra_ref.training.schedule import learning_rate
+
+_NOTHING = np.zeros(())  # the gradient of a parameter that a step leaves as it is
 
 
 class StepResult(NamedTuple):
@@ -44,6 +48,9 @@ def train_step(
     A loss or a gradient that is not finite leaves parameters, moments and the number of updates as
     they are: the caller looks at the result and stops.
     """
+    model = objective.at_step(model, state.step)
+    objective.begin_step(model, state.step, state.parameters)
+    unchanged = frozenset(objective.unchanged(model))
     counts = add_counts(objective.count_losses(model, batch) for batch in batches)
     terms, first_example = [], 0
     for batch in batches:
@@ -53,13 +60,15 @@ def train_step(
         output, cache = objective.forward(run, model, batch, stream)
         gradients = state.gradients.leaf()
         objective.backward(BackwardPass(backend, gradients), model, counts, cache)
+        for name in unchanged:
+            gradients.sum_of(name).add(_NOTHING)
         state.gradients.add(gradients)
         terms.append(output.terms)
     rate = learning_rate(config, state.step)
     total, gradient = add_terms(terms), state.gradients.total()
     loss = float(total_loss(total))
     if math.isfinite(loss):
-        norm = optimizer_step(config, backend, state, gradient)
+        norm = optimizer_step(config, backend, state, gradient, unchanged)
     else:
         norm = float(backend.global_norm(gradient.vector))
     tokens = sum(int(batch.attention_mask.sum()) for batch in batches)

@@ -9,9 +9,10 @@ import numpy as np
 
 from electra_ref.backends import reference
 from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.model.generation import Samples
 from electra_ref.model.losses import total_loss
 from electra_ref.model.objectives import electra
-from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.model.objectives.output import Output
 from electra_ref.model.parameters import FlatParameters, Gradients
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import RandomStream
@@ -25,7 +26,7 @@ STREAM = RandomStream(0, 0, 0)  # names nothing: masks and samples were drawn be
 class Pass(NamedTuple):
     """One forward and backward pass without dropout."""
 
-    output: ElectraOutput  # its losses are sums
+    output: Output  # its losses are sums
     loss: float
     gradients: Gradients
 
@@ -51,8 +52,7 @@ def run_pass(
     gradients = Gradients(parameters.specs, np.full_like(parameters.vector, np.nan))
     with (
         mock.patch.object(electra, "mask_tokens", return_value=masked),
-        mock.patch.object(electra, "sample_tokens", return_value=corrupted.sampled_ids),
-        mock.patch.object(electra, "corrupt", return_value=corrupted),
+        mock.patch.object(electra, "sample", return_value=Samples(corrupted, None)),
         mock.patch.object(electra, "count_losses", return_value=counts),
     ):
         run = ForwardPass(reference, parameters, None)

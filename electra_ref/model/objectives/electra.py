@@ -10,124 +10,177 @@
 w_G is 1 and w_D is 50. Sampling is the hard stop between the networks: integers go in and out, no
 gradient passes. All that is smooth is a function of the parameters for given integers, and it is
 this function that the complex step checks as a whole.
-Source: Clark et al. 2020, arXiv:2003.10555, section 2 and figure 2; google-research/electra
-pretrain/run_pretraining.py divides the same sums by the same counts.
+
+Variants, each a setting: ``electra-15`` takes the RTD loss at the masked positions only. An
+``adversarial`` generator learns from the RTD loss, too (``reinforce``, ``relaxation``). In two
+stages (``two_stage_steps``) the generator learns alone first. Then the discriminator starts from
+the generator's encoder and learns alone.
+Source: Clark et al. 2020, arXiv:2003.10555, section 2 and figure 2, sections 3.2 and 3.4 for the
+variants; google-research/electra pretrain/run_pretraining.py divides the same sums by the same
+counts.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from electra_ref.arrays import Array
 from electra_ref.backends import Cache
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.config.model import ModelConfig
-from electra_ref.config.pretraining import ObjectiveConfig
+from electra_ref.config.objective import AdversarialConfig, ObjectiveConfig
 from electra_ref.masking import count_masked, mask_tokens
+from electra_ref.model.discriminator_input import READERS, DiscriminatorInput, count_read
 from electra_ref.model.encoder import EncoderCache, encode, encode_backward, encoder_specs
+from electra_ref.model.generation import GuessesCache, guess, guess_backward, on_device, sample
 from electra_ref.model.heads.detection import (
     DetectionHeadCache,
     detection_head,
     detection_head_backward,
     detection_head_specs,
 )
-from electra_ref.model.heads.vocabulary import (
-    VocabularyHeadCache,
-    vocabulary_head,
-    vocabulary_head_backward,
-    vocabulary_head_specs,
-)
+from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.networks import Network, discriminator_of, generator_of
-from electra_ref.model.parameters import ParameterSpec, parameter_table
+from electra_ref.model.objectives.output import Detections, Output
+from electra_ref.model.parameters import FlatParameters, ParameterSpec, parameter_table
 from electra_ref.model.passes import BackwardPass, ForwardPass
+from electra_ref.model.reinforce import (
+    ReinforceCache,
+    baseline_specs,
+    reinforce,
+    reinforce_backward,
+)
+from electra_ref.model.relaxation import Relaxation, relaxation_of, relaxation_scale
 from electra_ref.rng import RandomStream
-from electra_ref.sampling import CorruptedBatch, corrupt, sample_tokens
 
 
 class Electra(NamedTuple):
     """What the functions below need to know besides the parameters."""
 
-    generator: Network
+    generator: Network | None  # None: samples are uniform
     discriminator: Network
     settings: ObjectiveConfig
     special_tokens: SpecialTokens
+    learning: Literal["both", "generator", "discriminator"] = "both"  # which networks learn
 
 
-def electra_of(
+def model_of(
     config: ModelConfig, settings: ObjectiveConfig, special_tokens: SpecialTokens
 ) -> Electra:
     """Return the two networks that ``config`` describes, to be trained as ``settings`` say."""
-    return Electra(generator_of(config), discriminator_of(config), settings, special_tokens)
+    generator = None if settings.uniform_generator else generator_of(config)
+    return Electra(generator, discriminator_of(config), settings, special_tokens)
 
 
 def parameter_specs(model: Electra) -> list[ParameterSpec]:
     """Return the table of the parameters of both networks and their heads."""
-    networks = (encoder_specs(network) for network in (model.generator, model.discriminator))
-    heads = vocabulary_head_specs(model.generator), detection_head_specs(model.discriminator)
+    generator, discriminator = model.generator, model.discriminator
+    if generator is None:
+        return parameter_table([encoder_specs(discriminator), detection_head_specs(discriminator)])
+    networks = (encoder_specs(network) for network in (generator, discriminator))
+    heads = [vocabulary_head_specs(generator), detection_head_specs(discriminator)]
+    if model.settings.adversarial == "reinforce":
+        heads.append(baseline_specs(generator))
     return parameter_table([*networks, *heads])
 
 
+def at_step(model: Electra, step: int) -> Electra:
+    """Return ``model`` as it is trained at ``step``: temperatures, and which networks learn."""
+    settings = dataclasses.replace(
+        model.settings,
+        temperature=model.settings.temperature_at(step),
+        gumbel_temperature=model.settings.gumbel_temperature_at(step),
+    )
+    if stages := settings.two_stage_steps:
+        model = model._replace(learning="generator" if step < stages else "discriminator")
+    return model._replace(settings=settings)
+
+
+def begin_step(model: Electra, step: int, parameters: FlatParameters) -> None:
+    """Copy the generator's encoder into the discriminator where the second stage begins."""
+    if model.generator is None or step == 0 or step != model.settings.two_stage_steps:
+        return
+    targets = encoder_specs(model.discriminator)
+    for target, source in zip(targets, encoder_specs(model.generator), strict=True):
+        parameters[target.name][...] = parameters[source.name]
+
+
+def unchanged(model: Electra) -> Iterator[str]:
+    """Yield the names of the parameters that a step leaves as they are."""
+    if model.learning == "generator":
+        yield from _names(encoder_specs(model.discriminator))
+        yield from _names(detection_head_specs(model.discriminator))
+    elif model.learning == "discriminator" and model.generator is not None:
+        yield from _names(encoder_specs(model.generator))
+        yield from _names(vocabulary_head_specs(model.generator))
+
+
 def count_losses(model: Electra, batch: Batch) -> Counts:
-    """Return how many positions of ``batch`` are to be guessed, and how many tokens it has."""
-    masked = count_masked(batch, model.special_tokens, model.settings.mask_probability)
-    return {"mlm": int(masked.sum()), "rtd": int(batch.attention_mask.sum())}
-
-
-class ElectraOutput(NamedTuple):
-    """What a forward pass yields."""
-
-    terms: tuple[LossTerm, LossTerm]  # "mlm" and "rtd"
-    generator_logits: Array  # (B M, V)
-    discriminator_logits: Array  # (N,)
-    corrupted: CorruptedBatch
+    """Return how many places each loss of ``batch`` is taken over."""
+    settings = model.settings
+    masked = int(count_masked(batch, model.special_tokens, settings.mask_probability).sum())
+    read = count_read(batch, pairs=settings.reads_pairs)
+    detected = masked if settings.objective == "electra-15" else read
+    counts = {"mlm": masked, "rtd": detected}
+    if settings.adversarial == "reinforce":
+        counts |= {"policy": detected, "baseline": masked}
+    return counts
 
 
 class ElectraCache(NamedTuple):
-    """One cache for each part of the model, in the order they run, and the terms."""
+    """One cache for each part of the model, in the order they run; None for parts that did not."""
 
-    generator: EncoderCache
-    generator_head: VocabularyHeadCache
-    discriminator: EncoderCache
-    discriminator_head: DetectionHeadCache
-    mlm: Cache
+    generator: GuessesCache | None
+    discriminator: EncoderCache | None
+    discriminator_head: DetectionHeadCache | None
     rtd: Cache
-    terms: tuple[LossTerm, LossTerm]
+    reinforce: ReinforceCache | None
+    terms: tuple[LossTerm, ...]
 
 
 def forward(
     run: ForwardPass, model: Electra, batch: Batch, stream: RandomStream
-) -> tuple[ElectraOutput, ElectraCache]:
+) -> tuple[Output, ElectraCache]:
     """Mask, generate, sample, corrupt, discriminate; ``stream`` names the masks and the samples."""
-    settings, to_device = model.settings, run.backend.to_device
-    on_device = Batch(*map(to_device, batch))
-    masked = mask_tokens(batch, model.special_tokens, settings.mask_probability, stream)
-
-    generator_input = on_device._replace(input_ids=to_device(masked.masked_ids))
-    hidden, generator = encode(run, model.generator, generator_input)
-    positions = to_device(masked.positions)
-    generator_logits, generator_head = vocabulary_head(run, model.generator, hidden, positions)
-    slots = masked.positions.shape[1]
-    sampled_ids = sample_tokens(generator_logits, settings.temperature, stream, slots)
-    corrupted = corrupt(masked, sampled_ids)
-
-    discriminator_input = on_device._replace(input_ids=to_device(corrupted.corrupted_ids))
-    hidden, discriminator = encode(run, model.discriminator, discriminator_input)
-    discriminator_logits, discriminator_head = detection_head(run, model.discriminator, hidden)
-    labels, weights = (to_device(x.reshape(-1)) for x in (masked.labels, masked.weights))
-    mlm_sum, mlm = run.backend.softmax_cross_entropy(generator_logits, labels, weights)
-    labels, weights = (to_device(x.reshape(-1)) for x in (corrupted.replaced, batch.attention_mask))
-    rtd_sum, rtd = run.backend.binary_cross_entropy(discriminator_logits, labels, weights)
+    settings, special_tokens = model.settings, model.special_tokens
+    masked = mask_tokens(batch, special_tokens, settings.mask_probability, stream)
     counts = count_losses(model, batch)
-    terms = (
-        LossTerm("mlm", mlm_sum, counts["mlm"], settings.generator_weight),
-        LossTerm("rtd", rtd_sum, counts["rtd"], settings.discriminator_weight),
+    terms: tuple[LossTerm, ...] = ()
+    guesses = generator = logits = policy = None
+    if model.generator is not None:
+        generator_input = on_device(run, batch, masked.masked_ids)
+        guesses, generator = guess(run, model.generator, generator_input, masked)
+        logits = guesses.logits
+        terms += (LossTerm("mlm", guesses.loss, counts["mlm"], settings.generator_weight),)
+        if model.learning == "discriminator":
+            generator, terms = None, ()
+    if model.learning == "generator":
+        output = Output(terms, masked, guesses=guesses)
+        return output, ElectraCache(generator, None, None, None, None, terms)
+
+    vocab_size = model.discriminator.config.vocab_size
+    samples = sample(run, settings, special_tokens, masked, logits, stream, vocab_size)
+    read = READERS[settings.discriminator_input](samples.corrupted, special_tokens)
+    relaxation = None
+    if samples.noise is not None and logits is not None:
+        relaxation = relaxation_of(run, settings, logits, samples.noise, samples.corrupted, read)
+    detections, discriminator, head = _detect(run, model.discriminator, read, relaxation)
+    labels, weights = read.replaced.reshape(-1), _rtd_weights(settings, read).reshape(-1)
+    rtd_sum, rtd = run.backend.binary_cross_entropy(
+        detections.logits, run.backend.to_device(labels), run.backend.to_device(weights)
     )
-    output = ElectraOutput(terms, generator_logits, discriminator_logits, corrupted)
-    cache = ElectraCache(
-        generator, generator_head, discriminator, discriminator_head, mlm, rtd, terms
-    )
-    return output, cache
+    terms += (LossTerm("rtd", rtd_sum, counts["rtd"], settings.discriminator_weight),)
+    if settings.adversarial == "reinforce" and model.generator is not None and guesses is not None:
+        more, policy = reinforce(
+            run, model.generator, settings, guesses, samples.corrupted, read, detections.logits,
+            counts,
+        )  # fmt: skip
+        terms += more
+    output = Output(terms, masked, samples.corrupted, guesses, None, detections)
+    return output, ElectraCache(generator, discriminator, head, rtd, policy, terms)
 
 
 def backward(run: BackwardPass, model: Electra, counts: Counts, cache: ElectraCache) -> None:
@@ -135,10 +188,43 @@ def backward(run: BackwardPass, model: Electra, counts: Counts, cache: ElectraCa
 
     Consumes the cache: the layers of both encoders are taken out of it.
     """
-    mlm_scale, rtd_scale = (gradient_scale(term, counts) for term in cache.terms)
-    dlogits = run.backend.binary_cross_entropy_backward(rtd_scale, cache.rtd)
-    dhidden = detection_head_backward(run, model.discriminator, dlogits, cache.discriminator_head)
-    encode_backward(run, model.discriminator, dhidden, cache.discriminator)
-    dlogits = run.backend.softmax_cross_entropy_backward(mlm_scale, cache.mlm)
-    dhidden = vocabulary_head_backward(run, model.generator, dlogits, cache.generator_head)
-    encode_backward(run, model.generator, dhidden, cache.generator)
+    scales = {term.name: gradient_scale(term, counts) for term in cache.terms}
+    dlogits: Array | None = None  # of the generator, by other losses than its own
+    if cache.discriminator is not None and cache.discriminator_head is not None:
+        ddetection = run.backend.binary_cross_entropy_backward(scales["rtd"], cache.rtd)
+        dhidden = detection_head_backward(
+            run, model.discriminator, ddetection, cache.discriminator_head
+        )
+        dlogits = encode_backward(run, model.discriminator, dhidden, cache.discriminator)
+    if model.generator is None or cache.generator is None:
+        return
+    if dlogits is not None:
+        dlogits = dlogits * (relaxation_scale(model.settings) / model.settings.temperature)
+    if cache.reinforce is not None:
+        dlogits = reinforce_backward(run, model.generator, counts, cache.reinforce)
+    guess_backward(run, model.generator, scales["mlm"], cache.generator, dlogits)
+
+
+def evaluate(run: ForwardPass, model: Electra, batch: Batch, stream: RandomStream) -> Output:
+    """Run both networks, whichever learns; the discriminator reads plain samples."""
+    plain = dataclasses.asdict(AdversarialConfig())
+    settings = dataclasses.replace(model.settings, **plain)
+    return forward(run, model._replace(settings=settings, learning="both"), batch, stream)[0]
+
+
+def _detect(
+    run: ForwardPass, network: Network, read: DiscriminatorInput, relaxation: Relaxation | None
+) -> tuple[Detections, EncoderCache, DetectionHeadCache]:
+    batch = on_device(run, read.batch, read.batch.input_ids)
+    hidden, encoder = encode(run, network, batch, relaxation)
+    logits, head = detection_head(run, network, hidden)
+    return Detections(read, hidden, logits), encoder, head
+
+
+def _rtd_weights(settings: ObjectiveConfig, read: DiscriminatorInput) -> Array:
+    """Return which tokens (B, T') the RTD loss counts."""
+    return read.is_masked if settings.objective == "electra-15" else read.batch.attention_mask
+
+
+def _names(specs: Iterator[ParameterSpec]) -> Iterator[str]:
+    return (spec.name for spec in specs)

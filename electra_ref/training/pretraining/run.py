@@ -20,7 +20,6 @@ from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import changes_between, keys_of, to_toml
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
-from electra_ref.model.objectives import electra
 from electra_ref.terminal_text import visible
 from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
@@ -62,7 +61,7 @@ def begin(
     The folder is ``path``, or a new one in RUNS. Raises UserError for data or a disk that cannot
     be used; then nothing is left behind.
     """
-    masked_slots(config.max_length, config.mask_probability)  # raises if nothing can be masked
+    masked_slots(config.row_length, config.mask_probability)  # raises if nothing can be masked
     opened = open_backend(config.device, config.precision)
     progress.say(opened.reason)
     environment = describe_environment(
@@ -173,7 +172,8 @@ def complete(
     figures = "".join(f"{fitted(line, sys.stdout)}\n" for line in lines)
     more = f" --set steps={2 * step}" if step == trainer.config.steps else ""
     figures += f"{visible(resume_command(trainer.run.path))}{more}\n"
-    show("\n\n".join([fitted(f"held-out samples: {LEGEND}", sys.stdout), *samples, figures]))
+    legend = f": {LEGEND}" if "rtd_auc" in evaluation.metrics else ""
+    show("\n\n".join([fitted(f"held-out samples{legend}", sys.stdout), *samples, figures]))
 
 
 def resume_command(path: Path, settings: Sequence[str] = (), source: Source | None = None) -> str:
@@ -214,7 +214,7 @@ def _trainer(
     if not run.data.exists():  # a resumed run may have been stopped before this
         record_data(run, data.tokenizer.vocab, {"key": data.key, **data.report})
     task = PretrainingTask(config, opened.backend, data)
-    parameters = sum(math.prod(spec.shape) for spec in electra.parameter_specs(task.model))
+    parameters = sum(math.prod(spec.shape) for spec in task.objective.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
     if opened.device != "gpu":
         require_memory(config, parameters, itemsize, resumed=resumed)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from electra_ref.backends import Backend
-from electra_ref.model.objectives.electra import ElectraOutput
+from electra_ref.model.objectives.output import Output
+from electra_ref.sampling import corrupt
 from electra_ref.terminal_text import cell, columns_of
 
 SAMPLES = 4  # rows that an evaluation keeps
@@ -16,62 +17,82 @@ _RED, _GREEN, _YELLOW, _DIM, _PLAIN = "\33[31m", "\33[32m", "\33[33m", "\33[2m",
 
 
 def describe_samples(
-    backend: Backend, output: ElectraOutput, vocabulary: Sequence[str]
+    backend: Backend, output: Output, vocabulary: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the first rows of ``output`` as one JSON object each, a list entry a token.
 
-    ``original``, ``masked`` and ``generated`` are tokens. ``replaced`` says whether a generated
-    token differs from the original; ``probability`` is what the discriminator says of it.
+    ``original`` and ``masked`` are tokens. ``generated`` has the samples at the masked positions,
+    or, where an objective draws none, ``guessed`` has the best guesses. Where tokens are detected,
+    ``replaced`` says whether a generated token differs from the original, and ``probability`` what
+    the discriminator says of it.
     """
-    corrupted = output.corrupted
-    batch = corrupted.masked.batch
-    logits = backend.to_host(output.discriminator_logits).reshape(batch.input_ids.shape)
-    samples = []
-    for row in range(min(SAMPLES, batch.input_ids.shape[0])):
-        length = int(batch.attention_mask[row].sum())
-        sample: dict[str, Any] = {
-            name: [vocabulary[token] for token in ids[row, :length]]
-            for name, ids in (
-                ("original", batch.input_ids),
-                ("masked", corrupted.masked.masked_ids),
-                ("generated", corrupted.corrupted_ids),
-            )
-        }
-        sample["replaced"] = corrupted.replaced[row, :length].tolist()
-        probability = 0.5 * (1.0 + np.tanh(0.5 * logits[row, :length].astype(np.float64)))
-        sample["probability"] = [round(p, 4) for p in probability.tolist()]
-        samples.append(sample)
+    batch = output.masked.batch
+    rows = min(SAMPLES, batch.input_ids.shape[0])
+    ids = {"original": batch.input_ids, "masked": output.masked.masked_ids}
+    if output.corrupted is not None:
+        ids["generated"] = output.corrupted.corrupted_ids
+    elif output.guesses is not None:
+        best = backend.to_host(output.guesses.logits.argmax(axis=-1))
+        ids["guessed"] = corrupt(output.masked, best).corrupted_ids
+    lengths = batch.attention_mask[:rows].sum(axis=1)
+    samples: list[dict[str, Any]] = [
+        {name: [vocabulary[token] for token in of[row, :length]] for name, of in ids.items()}
+        for row, length in enumerate(lengths)
+    ]
+    if output.detections is not None and output.corrupted is not None:
+        read = output.detections.read
+        logits = backend.to_host(output.detections.logits).reshape(read.replaced.shape)
+        logits = np.take_along_axis(logits, read.places, axis=1).astype(np.float64)
+        for row, length in enumerate(lengths):
+            samples[row]["replaced"] = output.corrupted.replaced[row, :length].tolist()
+            probability = 0.5 * (1.0 + np.tanh(0.5 * logits[row, :length]))
+            samples[row]["probability"] = [round(p, 4) for p in probability.tolist()]
     return samples
 
 
 LEGEND = "^ replaced and flagged (green), - replaced and missed (red), ? false alarm (yellow)"
 
 
+TOKENS: tuple[str, ...] = ("original", "masked", "generated", "guessed")
+
+
 def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
-    """Return ``sample`` as four aligned lines, cut to ``columns`` of a terminal."""
-    lines: dict[str, list[str]] = {"original": [], "masked": [], "generated": [], "flagged": []}
+    """Return ``sample`` as aligned lines, cut to ``columns`` of a terminal."""
+    names: list[str] = [
+        name for name in ("original", "masked", "generated", "guessed") if name in sample
+    ]
+    lines: dict[str, list[str]] = {name: [] for name in names}
+    verdicts = _verdicts(sample)
+    if verdicts:
+        lines["flagged"] = []
     room = columns - len("generated")
-    for *tokens, replaced, probability in zip(
-        *(sample[key] for key in ("original", "masked", "generated", "replaced", "probability")),
-        strict=True,
-    ):
-        original, masked, generated = (cell(token) for token in tokens)
-        width = max(map(columns_of, (original, masked, generated)))
+    for place, tokens in enumerate(zip(*(sample[name] for name in names), strict=True)):
+        cells = [cell(token) for token in tokens]
+        width = max(map(columns_of, cells))
         room -= 1 + width
         if room < 0:
             break
-        verdict = {(True, True): "^", (True, False): "-", (False, True): "?"}
-        sign = verdict.get((replaced, probability > 0.5), " ") * columns_of(generated)
-        paint = {"^": _GREEN, "-": _RED, "?": _YELLOW}.get(sign[:1], "") if colour else ""
-        plain = _PLAIN if paint else ""
-        lines["original"].append(_padded(original, width))
-        lines["masked"].append(_padded(masked, width))
-        lines["generated"].append(f"{paint}{_padded(generated, width)}{plain}")
-        lines["flagged"].append(f"{paint}{_padded(sign, width)}{plain}")
+        texts = {name: _padded(text, width) for name, text in zip(names, cells, strict=True)}
+        if verdicts:
+            sign = verdicts[place]
+            paint = {"^": _GREEN, "-": _RED, "?": _YELLOW}.get(sign, "") if colour else ""
+            plain = _PLAIN if paint else ""
+            texts["flagged"] = _padded(sign * columns_of(cells[-1]), width)
+            for name in (names[-1], "flagged"):
+                texts[name] = f"{paint}{texts[name]}{plain}"
+        for name, text in texts.items():
+            lines[name].append(text)
     dim, plain = (_DIM, _PLAIN) if colour else ("", "")
     return "\n".join(
         f"{dim}{name:>9}{plain} {' '.join(tokens).rstrip()}" for name, tokens in lines.items()
     )
+
+
+def _verdicts(sample: dict[str, Any]) -> list[str]:
+    """Return the sign of each token, see LEGEND; none where nothing is detected."""
+    signs = {(True, True): "^", (True, False): "-", (False, True): "?"}
+    pairs = zip(sample.get("replaced", ()), sample.get("probability", ()), strict=True)
+    return [signs.get((replaced, probability > 0.5), " ") for replaced, probability in pairs]
 
 
 def _padded(text: str, columns: int) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 from electra_ref.backends import Backend
 from electra_ref.batch import Batch
 from electra_ref.config.pretraining import PretrainingConfig
-from electra_ref.model.objectives import Objective, electra
-from electra_ref.model.objectives.electra import ElectraOutput, electra_of
+from electra_ref.model.objectives import Model
+from electra_ref.model.objectives.output import Output
+from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import FlatParameters, initial_values
 from electra_ref.model.passes import ForwardPass
 from electra_ref.rng import EVALUATION, Purpose, RandomStream
@@ -23,14 +24,13 @@ from electra_ref.training.pretraining.samples import describe_samples
 
 
 class PretrainingTask:
-    """ELECTRA on prepared data: see ``loop.Task``."""
-
-    objective: Objective = electra
+    """An objective of ELECTRA's family on prepared data: see ``loop.Task``."""
 
     def __init__(self, config: PretrainingConfig, backend: Backend, data: PreparedData) -> None:
         self._config, self._backend, self._data = config, backend, data
         self._special_tokens = data.tokenizer.special_tokens
-        self.model = electra_of(config, config, self._special_tokens)
+        self.objective = objective_of(config)
+        self.model = self.objective.model_of(config, config, self._special_tokens)
 
     def identity(self) -> dict[str, Any]:
         """Return the key of the data."""
@@ -41,16 +41,16 @@ class PretrainingTask:
         config, source = self._config, self._data.training
         numbers = source.training_examples(step, config.batch_size, config.seed)
         return [
-            source.batch(part, config.max_length, self._special_tokens)
+            source.batch(part, config.row_length, self._special_tokens)
             for part in np.split(numbers, config.accumulate)
         ]
 
-    def evaluate(self, parameters: FlatParameters) -> Evaluation:
+    def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
         """Return figures of ``evaluation_batches`` batches at most, and samples of their rows."""
         samples: list[dict[str, Any]] = []
 
-        def outputs() -> Iterator[ElectraOutput]:
-            for output in self._held_out_outputs(parameters):
+        def outputs() -> Iterator[Output]:
+            for output in self._held_out_outputs(parameters, step):
                 if not samples:
                     vocabulary = self._data.tokenizer.vocab
                     samples.extend(describe_samples(self._backend, output, vocabulary))
@@ -59,23 +59,24 @@ class PretrainingTask:
         metrics = metrics_of(self._backend, outputs())
         return Evaluation(metrics, samples, summary(metrics))
 
-    def _held_out_outputs(self, parameters: FlatParameters) -> Iterator[ElectraOutput]:
+    def _held_out_outputs(self, parameters: FlatParameters, step: int) -> Iterator[Output]:
         """Yield the outputs for the held-out rows, a micro-batch at a time, without dropout."""
         config, source = self._config, self._data.held_out
         rows = config.batch_size // config.accumulate
         most = config.evaluation_batches * config.batch_size
         numbers = source.evaluation_examples(most, config.seed)
+        model = self.objective.at_step(self.model, step)
         for first in range(0, numbers.size, rows):
             part = numbers[first : first + rows]
-            batch = source.batch(part, config.max_length, self._special_tokens)
-            yield evaluate_batch(self._config, self._backend, self.model, parameters, batch, first)
+            batch = source.batch(part, config.row_length, self._special_tokens)
+            yield evaluate_batch(config, self._backend, model, parameters, batch, first)
 
 
 def initial_state(
-    config: PretrainingConfig, backend: Backend, model: electra.Electra, dtype: str
+    config: PretrainingConfig, backend: Backend, model: Model, dtype: str
 ) -> TrainingState:
     """Return the state in which a run of ``config`` begins, in floats of type ``dtype``."""
-    specs = electra.parameter_specs(model)
+    specs = objective_of(config).parameter_specs(model)
     values = initial_values(specs, config.seed, config.initializer_range, dtype)
     return TrainingState(backend, specs, values)
 
@@ -83,14 +84,17 @@ def initial_state(
 def evaluate_batch(
     config: PretrainingConfig,
     backend: Backend,
-    model: electra.Electra,
+    model: Model,
     parameters: FlatParameters,
     batch: Batch,
     first_example: int,
-) -> ElectraOutput:
-    """Run both networks on held-out rows without dropout; the first row is ``first_example``.
+) -> Output:
+    """Run the networks on held-out rows without dropout; the first row is ``first_example``.
 
     Masks and samples belong to the rows: they are the same in every evaluation of a run.
     """
     stream = RandomStream(config.seed, Purpose.MASK | EVALUATION, 0, first_example)
-    return electra.forward(ForwardPass(backend, parameters, None), model, batch, stream)[0]
+    output: Output = objective_of(config).evaluate(
+        ForwardPass(backend, parameters, None), model, batch, stream
+    )
+    return output
