@@ -50,6 +50,9 @@ class Purpose(enum.IntEnum):
     PACK = 5
     INITIALIZE = 6
     VOCABULARY = 7
+    UNIFORM = 8
+    EXPLORE = 9
+    GUMBEL = 10
     DROPOUT = 0x100  # plus the number of the dropout site
 
 

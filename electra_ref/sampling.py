@@ -82,16 +82,36 @@ def sample_tokens(
     Raises FloatingPointError if a row holds NaN or +inf, or -inf only, and ValueError for a
     temperature that is not positive or logits that are not B * M rows of float32 or float64.
     """
-    _check_arguments(logits, temperature, slots)
-    return draw_tokens(logits, temperature, _slot_bits(stream, len(logits), slots))
+    check_logits(logits, temperature)
+    bits = slot_bits(stream.of(Purpose.SAMPLE), len(logits), slots)
+    return draw_tokens(logits, temperature, bits)
 
 
 def sample_tokens_reference(
     logits: Array, temperature: float, stream: RandomStream, slots: int
 ) -> npt.NDArray[np.int32]:
     """Return what ``sample_tokens`` returns, computed from all cumulative sums."""
-    _check_arguments(logits, temperature, slots)
-    return draw_tokens_reference(logits, temperature, _slot_bits(stream, len(logits), slots))
+    check_logits(logits, temperature)
+    bits = slot_bits(stream.of(Purpose.SAMPLE), len(logits), slots)
+    return draw_tokens_reference(logits, temperature, bits)
+
+
+def forbid(logits: Array, ids: Array) -> Array:
+    """Return a copy of ``logits`` (R, V) where the logit of ``ids[i]`` in row i is -inf.
+
+    Its probability is then zero at any temperature. ``ids`` (R,) may be on the host where
+    ``logits`` are on a GPU. Raises ValueError if they are not R ids of the vocabulary.
+
+    Source: google-research/electra, pretrain/pretrain_helpers.py, ``sample_from_softmax``, with
+    ``disallow_correct``. Difference: the original subtracts 1000.
+    """
+    xp = get_xp(logits)
+    ids = xp.asarray(ids)
+    if ids.shape != logits.shape[:1] or not ((ids >= 0) & (ids < logits.shape[1])).all():
+        raise ValueError(f"ids must be {len(logits)} numbers in [0, {logits.shape[1]})")
+    allowed = logits.copy()
+    allowed[xp.arange(len(ids)), ids] = -math.inf
+    return allowed
 
 
 def draw_tokens(
@@ -103,7 +123,7 @@ def draw_tokens(
     """
     if get_xp(logits) is not np:
         return draw_tokens_reference(logits, temperature, bits)
-    maxima = _finite_maxima(logits)
+    maxima = finite_maxima(logits)
     tokens = np.empty(len(logits), np.int32)
     _draw_rows(np.ascontiguousarray(logits), maxima, float(temperature), bits, tokens)
     return tokens
@@ -114,13 +134,21 @@ def draw_tokens_reference(
 ) -> npt.NDArray[np.int32]:
     """Return what ``draw_tokens`` returns: how many cumulative sums are at most the target."""
     xp = get_xp(logits)
-    with np.errstate(over="ignore"):  # an overflow gives -inf: weight zero
-        distances = (logits.astype(np.float64) - _finite_maxima(logits)[:, None]) / temperature
-    weights = integer_weights(distances)
+    weights = integer_weights(distances(logits, finite_maxima(logits), temperature))
     high, low = _carry((weights >> WORD_BITS).cumsum(axis=1), (weights & LOW_WORD).cumsum(axis=1))
     target_high, target_low = _scale(xp.asarray(bits)[:, None], high[:, -1:], low[:, -1:])
     tokens = _reached(high, low, target_high, target_low).sum(axis=1, dtype=np.int32)
     return tokens if xp is np else xp.asnumpy(tokens)  # type: ignore[no-any-return]
+
+
+def distances(logits: Array, maxima: Array, temperature: float) -> Array:
+    """Return (logits - maxima) / temperature, (R, V) float64, all at most zero.
+
+    ``maxima`` (R,) are those of the rows of ``logits`` (R, V). What overflows becomes -inf.
+    """
+    with np.errstate(over="ignore"):
+        below: Array = (logits.astype(np.float64) - maxima[:, None]) / temperature
+    return below
 
 
 def integer_weights(distances: Array) -> Array:
@@ -167,7 +195,7 @@ def _reached(high: Any, low: Any, target_high: Any, target_low: Any) -> Any:
     return (high < target_high) | ((high == target_high) & (low <= target_low))
 
 
-def _finite_maxima(logits: Array) -> Array:
+def finite_maxima(logits: Array) -> Array:
     """Return the maximum of each row, (R,) float64; it is NaN if the row holds NaN.
 
     Raises FloatingPointError if a maximum is not finite.
@@ -184,20 +212,35 @@ def _finite_maxima(logits: Array) -> Array:
     return maxima  # type: ignore[no-any-return]
 
 
-def _slot_bits(stream: RandomStream, rows: int, slots: int) -> npt.NDArray[np.uint64]:
-    """Return 64 bits a row, (R,): words 2 m (high) and 2 m + 1 (low) of slot m of each example."""
-    words = random_words(stream.of(Purpose.SAMPLE), rows // slots, 2 * slots)
+def slot_bits(stream: RandomStream, rows: int, slots: int) -> npt.NDArray[np.uint64]:
+    """Return 64 bits for each row, (R,); row i is slot i % M of its example, M = ``slots``.
+
+    They are words 2 m (high) and 2 m + 1 (low) of the example, m being the slot. Raises ValueError
+    like ``count_examples``.
+    """
+    words = random_words(stream, count_examples(rows, slots), 2 * slots)
     high, low = words.reshape(rows, 2).T.astype(np.uint64)
     return (high << WORD_BITS) | low
 
 
-def _check_arguments(logits: Array, temperature: float, slots: int) -> None:
+def count_examples(rows: int, slots: int) -> int:
+    """Return how many examples of ``slots`` slots the rows are.
+
+    Raises ValueError if ``slots`` is not positive or if the last example is not complete.
+    """
+    if slots < 1 or rows % slots:
+        raise ValueError(f"rows must be B * {slots}, got {rows}")
+    return rows // slots
+
+
+def check_logits(logits: Array, temperature: float) -> None:
+    """Raise ValueError if ``logits`` are not (R, V) floats or ``temperature`` is not positive."""
     if not 0.0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     if logits.dtype not in (np.float32, np.float64):
         raise ValueError(f"logits must be float32 or float64, got {logits.dtype}")
-    if logits.ndim != 2 or slots < 1 or len(logits) % slots or logits.shape[1] < 1:
-        raise ValueError(f"logits must be (B * {slots}, V), got {logits.shape}")
+    if logits.ndim != 2 or logits.shape[1] < 1:
+        raise ValueError(f"logits must be (B * M, V), got {logits.shape}")
 
 
 _exponential_compiled = jit()(_exponential)

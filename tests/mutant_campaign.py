@@ -55,7 +55,7 @@ class Area(NamedTuple):
 
 AREAS = {
     "masking": Area(("masking",), "masking metamorphic samples"),
-    "sampling": Area(("sampling",), "sampling"),
+    "sampling": Area(("sampling", "uniform_draws", "gumbel"), "sampling uniform_draws gumbel"),
     "rng": Area(("rng",), "rng"),
     "packing": Area(("text.packing",), "packing"),
     "text": Area(

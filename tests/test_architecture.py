@@ -34,7 +34,7 @@ FLOORS = {
         "process",
         "__init__",
     ),
-    1: ("text", "masking", "sampling"),
+    1: ("text", "masking", "sampling", "uniform_draws", "gumbel"),
     2: ("backends",),
     3: ("model",),
     4: ("training",),

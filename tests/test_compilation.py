@@ -147,6 +147,7 @@ def test_kernels_give_the_same_integers_without_compilation() -> None:
     code = """
 import numpy as np
 from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.gumbel import _logarithm, gumbel_noise
 from electra_ref.masking import mask_tokens, mask_tokens_reference
 from electra_ref.rng import *
 from electra_ref.sampling import sample_tokens, sample_tokens_reference
@@ -161,6 +162,9 @@ assert all((a == b).all() for a, b in zip(*pair))
 logits = np.random.default_rng(0).standard_normal((6, 300)) * 9
 a, b = (f(logits, 0.7, stream, 2) for f in (sample_tokens, sample_tokens_reference))
 assert (a == b).all()
+words = random_words_reference(stream.of(Purpose.GUMBEL), 2, 12).reshape(2, 12)[:, :9]
+noise = -_logarithm(-_logarithm((words + 0.5) / 2**32))
+assert (gumbel_noise(stream, 2, 1, 9, np.float64) == noise).all()
 print("equal")
 """
     assert run_python(code, NUMBA_DISABLE_JIT="1") == "equal"

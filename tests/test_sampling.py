@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_ref.arrays import import_cupy
-from electra_ref.batch import Batch
-from electra_ref.masking import MaskedBatch
+from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.gumbel import gumbel_noise, sample_with_noise
+from electra_ref.masking import MaskedBatch, mask_tokens
 from electra_ref.rng import EVALUATION, Purpose, RandomStream, random_words
 from electra_ref.sampling import (
     BLOCK,
@@ -24,13 +25,16 @@ from electra_ref.sampling import (
     corrupt,
     draw_tokens,
     draw_tokens_reference,
+    forbid,
     integer_weights,
     sample_tokens,
     sample_tokens_reference,
 )
+from electra_ref.uniform_draws import draw_uniform, explore
 from tests import stand_in_cupy
 from tests.proportions import assert_proportions
 
+SPECIAL = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4)
 STREAM = RandomStream(seed=21, purpose=0, step=3)
 SEED = st.integers(0, 2**32 - 1)
 WORD64 = st.integers(0, 2**64 - 1)
@@ -352,6 +356,66 @@ def test_arguments_that_do_not_fit_are_refused(
         sample_tokens(np.zeros(shape, dtype), temperature, STREAM, slots)
 
 
+# Forbidding.
+
+
+@given(rows=st.integers(1, 6), vocabulary=st.integers(2, 50), dtype=DTYPE, seed=SEED)
+def test_forbid_changes_one_logit_a_row_in_a_copy(
+    rows: int, vocabulary: int, dtype: Any, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((rows, vocabulary)).astype(dtype)
+    ids = rng.integers(0, vocabulary, rows, np.int32)
+    expected = logits.tolist()
+    for row, token in enumerate(ids):
+        expected[row][token] = -math.inf
+    logits.flags.writeable = False
+    allowed = forbid(logits, ids)
+    assert allowed.dtype == dtype
+    assert allowed.tolist() == expected
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 50.0])
+def test_a_forbidden_token_is_never_drawn_however_likely_it_was(temperature: float) -> None:
+    """The others keep their shares: with the best token forbidden, each of 4 has a quarter."""
+    logits = np.tile(np.array([0, 0, 5000, 0, 0], np.float32), (100_000, 1))
+    allowed = forbid(logits, np.full(100_000, 2, np.int32))
+    tokens = sample_tokens(allowed, temperature, STREAM, slots=10)
+    counts = np.bincount(tokens, minlength=5)
+    assert counts[2] == 0
+    assert_proportions(counts[[0, 1, 3, 4]], 100_000, 0.25, detect=0.06)
+
+
+def test_the_only_token_cannot_be_forbidden() -> None:
+    allowed = forbid(np.zeros((4, 1), np.float32), np.zeros(4, np.int32))
+    with pytest.raises(FloatingPointError, match="row 0"):
+        sample_tokens(allowed, 1.0, STREAM, 2)
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 5], [0, -1, 2], [0, 1], [[0, 1, 2]], 0])
+def test_ids_that_do_not_fit_are_refused(ids: Any) -> None:
+    with pytest.raises(ValueError, match="ids must be 3 numbers"):
+        forbid(np.zeros((3, 5), np.float32), np.array(ids))
+
+
+def test_logits_on_a_device_are_forbidden_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, ids = draw_logits(6, 30, np.random.default_rng(0)), np.arange(6)
+    cupy = stand_in_cupy.install(monkeypatch)
+    allowed = forbid(cupy.asarray(logits), ids)
+    assert type(allowed) is type(cupy.asarray(logits))
+    np.testing.assert_array_equal(cupy.asnumpy(allowed), forbid(logits, ids))
+
+
+@pytest.mark.gpu
+def test_a_gpu_forbids_the_same_tokens() -> None:
+    cupy = import_cupy()
+    logits, ids = draw_logits(6, 30, np.random.default_rng(0)), np.arange(6)
+    expected = forbid(logits, ids)
+    for somewhere in (ids, cupy.asarray(ids)):
+        allowed = forbid(cupy.asarray(logits), somewhere)
+        np.testing.assert_array_equal(cupy.asnumpy(allowed), expected)
+
+
 # Corrupting.
 
 
@@ -392,3 +456,50 @@ def test_another_number_of_samples_is_refused() -> None:
     masked = MaskedBatch(batch, ids, ids[:, :2], ids[:, :2], np.ones((2, 2), np.bool_))
     with pytest.raises(ValueError, match="reshape"):
         corrupt(masked, np.zeros(3, np.int32))
+
+
+def draw_samples(how: str, labels: Any, stream: RandomStream) -> npt.NDArray[np.int32]:
+    """Draw a token for each of ``labels`` (B, M) among 9, of which five are special."""
+    slots, correct = labels.shape[1], labels.ravel()
+    logits = np.random.default_rng(0).standard_normal((labels.size, 9))
+    noise = gumbel_noise(stream, labels.size, slots, 9, np.float64)
+    uniform = stream, labels.size, slots, 9, SPECIAL
+    samples: Any
+    match how.split():
+        case ["softmax"]:
+            samples = sample_tokens(logits, 1.0, stream, slots)
+        case ["softmax", "wrong"]:
+            samples = sample_tokens(forbid(logits, correct), 1.0, stream, slots)
+        case ["noise"]:
+            samples = sample_with_noise(logits, 1.0, noise)
+        case ["noise", "wrong"]:
+            samples = sample_with_noise(forbid(logits, correct), 1.0, noise)
+        case ["uniform"]:
+            samples = draw_uniform(*uniform, None)
+        case ["uniform", "wrong"]:
+            samples = draw_uniform(*uniform, correct)
+        case ["explore"]:
+            samples = sample_tokens(logits, 1.0, stream, slots)
+            samples = explore(samples, 0.5, stream, slots, 9, SPECIAL, None)
+        case ["explore", "wrong"]:
+            samples = sample_tokens(forbid(logits, correct), 1.0, stream, slots)
+            samples = explore(samples, 0.5, stream, slots, 9, SPECIAL, correct)
+    return np.asarray(samples)
+
+
+@pytest.mark.parametrize("exclude", ["", " wrong"])
+@pytest.mark.parametrize("how", ["softmax", "noise", "uniform", "explore"])
+def test_a_sample_that_equals_the_original_counts_as_original(how: str, exclude: str) -> None:
+    """Unless the original is excluded, both kinds occur; otherwise every used slot is replaced."""
+    ids = np.random.default_rng(1).integers(5, 9, (40, 20)).astype(np.int32)
+    batch = Batch(ids, np.zeros_like(ids), np.ones_like(ids, np.bool_))
+    batch.attention_mask[:20, 10:] = False
+    masked = mask_tokens(batch, SPECIAL, 0.3, STREAM)
+    samples = draw_samples(how + exclude, masked.labels, STREAM)
+    replaced = corrupt(masked, samples).replaced
+    at_slots = np.take_along_axis(replaced, masked.positions, axis=1)[masked.weights]
+    used = masked.weights.ravel()
+    np.testing.assert_array_equal(at_slots, (samples != masked.labels.ravel())[used])
+    assert replaced.sum() == at_slots.sum()
+    assert at_slots.all() == bool(exclude)
+    assert at_slots.any()
