@@ -27,6 +27,7 @@ SMALL = {  # names of block sizes in any of the modules, and their size here
     "DEPTH": 5,
     "STRIP": 3,
     "CHUNK": 3,
+    "ROWS_AT_A_TIME": 4,
 }
 PACKAGE = cpu.__name__
 INSTRUCTIONS = {  # around the bfloat16 tile: see test_bfloat16_product, _attention, test_processor
@@ -39,6 +40,7 @@ INSTRUCTIONS = {  # around the bfloat16 tile: see test_bfloat16_product, _attent
     "bfloat16.packing",
     "bfloat16.rounding",
 }
+BY_PRODUCTS = "linear", "relax_embeddings", "vocabulary_log_likelihood"  # of bfloat16
 
 
 def import_interpreted() -> dict[str, ModuleType]:
@@ -64,8 +66,11 @@ def import_interpreted() -> dict[str, ModuleType]:
         for name in ("multiply_tile", "copy_panel"):
             if hasattr(module, name) and not hasattr(module, "ir"):
                 setattr(module, name, _strict(getattr(module, name)))
-    for name in ("multiply", "multiply_and_pack"):  # the kernels need compilation
-        setattr(modules[f"{PACKAGE}.bfloat16.linear"], name, getattr(bfloat16_twins, name))
+    for operation in BY_PRODUCTS:
+        module = modules[f"{PACKAGE}.bfloat16.{operation}"]
+        for name in ("multiply", "multiply_and_pack", "pack"):  # the kernels need compilation
+            if hasattr(module, name):
+                setattr(module, name, getattr(bfloat16_twins, name))
     return modules
 
 

@@ -16,7 +16,14 @@ import numpy as np
 
 from tests.mutants import OVERWRITE_NAME, WRAP, Operator, Term, Wrapper
 
-ALLOCATIONS = ("np.empty", "np.empty_like", "empty_panels", "aligned_empty", "chunk_sums")
+ALLOCATIONS = (
+    "np.empty",
+    "np.empty_like",
+    "empty_panels",
+    "aligned_empty",
+    "chunk_sums",
+    "room_for_logits",
+)
 ZEROS = ("np.zeros", "np.zeros_like")
 MODULES = ("np", "numba", "math", "rng")
 

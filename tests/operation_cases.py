@@ -205,6 +205,81 @@ def _binary(backend: Backend, sizes: Sizes, random: np.random.Generator, _: floa
     )
 
 
+class Relaxation(NamedTuple):
+    """What relaxed embeddings are made of."""
+
+    logits: Array  # (R, V)
+    noise: Array  # (R, V)
+    temperature: float
+    table: Array  # (V, E)
+    sampled_ids: Array  # (R,)
+
+
+def _relaxation(sizes: Sizes, random: np.random.Generator) -> Relaxation:
+    rows, words = sizes.batch * sizes.slots, sizes.outputs
+    logits, noise = random.standard_normal((2, rows, words))
+    table = random.standard_normal((words, sizes.width))
+    ids = random.integers(0, words, rows)
+    return Relaxation(logits, noise, float(random.uniform(0.5, 2.0)), table, ids)
+
+
+def _relax(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
+    logits, noise, temperature, table, ids = _relaxation(sizes, random)
+    return Case(
+        [logits, table],
+        lambda logits, table: backend.relax_embeddings(
+            logits, noise.astype(logits.real.dtype), temperature, table, ids, False
+        ),
+        backend.relax_embeddings_backward,
+        1,
+    )
+
+
+def _relax_straight_through(
+    backend: Backend, sizes: Sizes, random: np.random.Generator, _: float
+) -> Case:
+    """The value is zero; only the complex step sees the gradient, and the table has none."""
+    logits, noise, temperature, table, ids = _relaxation(sizes, random)
+
+    def forward(logits: Array) -> tuple[Array, Any]:
+        noise_there, table_there = (x.astype(logits.real.dtype) for x in (noise, table))
+        return backend.relax_embeddings(logits, noise_there, temperature, table_there, ids, True)
+
+    return Case(
+        [logits],
+        forward,
+        lambda ddelta, cache: backend.relax_embeddings_backward(ddelta, cache, None),
+    )
+
+
+def _log_likelihood(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
+    rows, words = sizes.batch * sizes.length, sizes.outputs
+    shapes = (rows, sizes.width), (words, sizes.width), (words,)
+    inputs = [random.standard_normal(shape) for shape in shapes]
+    labels = random.integers(0, words, rows)
+    return Case(
+        inputs,
+        lambda x, table, bias: backend.vocabulary_log_likelihood(x, table, bias, labels),
+        backend.vocabulary_log_likelihood_backward,
+        2,
+    )
+
+
+def _copy_gate(backend: Backend, sizes: Sizes, random: np.random.Generator, _: float) -> Case:
+    rows = sizes.batch * sizes.length
+    gates, likelihoods = 3.0 * random.standard_normal(rows), -3.0 * random.random(rows)
+    is_copy, weights = random.random(rows) < 0.5, random.random(rows) < 0.8
+    weights[0] = True
+    return Case(
+        [gates, likelihoods],
+        lambda gates, likelihoods: backend.copy_gate_cross_entropy(
+            gates, likelihoods, is_copy, weights
+        ),
+        lambda dy, cache: backend.copy_gate_cross_entropy_backward(float(dy), cache),
+    )
+
+
+STRAIGHT_THROUGH = "relax_embeddings straight-through"
 CASES: dict[str, Draw] = {  # by the name of the operation, and what is special
     "linear": _linear,
     "linear of a table": _linear_of_a_table,
@@ -218,4 +293,8 @@ CASES: dict[str, Draw] = {  # by the name of the operation, and what is special
     "gather_positions": _gather,
     "softmax_cross_entropy": _softmax,
     "binary_cross_entropy": _binary,
+    "relax_embeddings": _relax,
+    STRAIGHT_THROUGH: _relax_straight_through,
+    "vocabulary_log_likelihood": _log_likelihood,
+    "copy_gate_cross_entropy": _copy_gate,
 }

@@ -20,6 +20,7 @@ The comments count the roundings. Products of errors are left out; ``SECOND_ORDE
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -144,8 +145,8 @@ def gelu(inputs: list[Float64], dy: Float64) -> list[Float64]:
 def softmax_cross_entropy(
     inputs: list[Float64], dy: Float64, labels: npt.NDArray[np.int64], weights: Float64
 ) -> list[Float64]:
-    """Bounds for the loss and dlogits."""
-    (logits,) = inputs
+    """Bounds for the loss and dlogits; ``weights`` are any real numbers."""
+    (logits,), weights = inputs, np.abs(weights)
     rows, width = logits.shape
     below = logits.max(axis=-1, keepdims=True) - logits
     probabilities = np.exp(-below) / np.exp(-below).sum(axis=-1, keepdims=True)
@@ -154,7 +155,7 @@ def softmax_cross_entropy(
     at_label, logs = below[np.arange(rows), labels], np.log(np.exp(-below).sum(axis=-1))
     losses = logs + at_label
     row_error = sum_error + LIBRARY * logs + U * (at_label + losses)
-    loss_error = (weights * (row_error + (rows - 1) * U * losses)).sum()
+    loss_error = (weights * (row_error + rows * U * losses)).sum()
     factor = np.abs(dy) * weights[:, None]
     # factor by weight, by sum, by exp
     relative = EXP + below * U + sum_error[:, None] + 3 * U
@@ -164,12 +165,123 @@ def softmax_cross_entropy(
 
 
 def binary_cross_entropy(inputs: list[Float64], dy: Float64, weights: Float64) -> list[Float64]:
-    """Bounds for the loss and dlogits: NumPy's exp and log1p, sum, difference, weight, sum."""
+    """Bounds for the loss and dlogits: NumPy's exp and log1p, label, sums, weight, sum."""
     (z,) = inputs
     sizes = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))) + np.abs(z)
-    loss = (weights * sizes).sum() * (2 * LIBRARY + (2 + z.size) * U)
+    loss = (weights * sizes).sum() * (2 * LIBRARY + (3 + z.size) * U)
     # exp, its sum and quotient; the difference and two factors
     return [np.asarray(loss), np.abs(dy) * weights * (LIBRARY + 5 * U)]
+
+
+def relax_embeddings(
+    inputs: list[Float64],
+    ddelta: Float64,
+    noise: Float64,
+    temperature: float,
+    sampled_ids: npt.NDArray[np.int64],
+    factor_error: float = 0.0,
+    dtable_start: Float64 | float = 0.0,
+) -> list[Float64]:
+    """Bounds for delta, dlogits and dtable; ``factor_error`` is that of the products' factors."""
+    logits, table = inputs
+    rows, words = logits.shape
+    product = factor_error * (2.0 + factor_error)
+    total = logits + noise
+    below = (total.max(axis=-1, keepdims=True) - total) / temperature
+    p = np.exp(-below) / np.exp(-below).sum(axis=-1, keepdims=True)
+    # exp; in its argument: sum of logit and noise, difference, 1 / temperature, product
+    relative = EXP + U * np.abs(total) / temperature + 3 * U * below
+    # the sum, the quotient
+    relative = relative + (p * relative).sum(axis=-1, keepdims=True) + words * U
+    p_error, excess = p * relative, p.copy()
+    excess[np.arange(rows), sampled_ids] -= 1.0
+    excess_error, excess = p_error + U * np.abs(excess), np.abs(excess)
+
+    def bound(left: Float64, right: Float64, start: Float64 | float = 0.0) -> Float64:
+        size: Float64 = left @ right
+        allowed: Float64 = (left.shape[1] + 1) * U * (size + np.abs(start)) + product * size
+        return allowed
+
+    delta_error = excess_error @ np.abs(table) + bound(excess, np.abs(table))
+    dtable_error = excess_error.T @ np.abs(ddelta) + bound(excess.T, np.abs(ddelta), dtable_start)
+    dp, dp_error = ddelta @ table.T, bound(np.abs(ddelta), np.abs(table.T))
+    mean, sizes = (p * dp).sum(axis=-1, keepdims=True), p * np.abs(dp)
+    mean_error = (p_error * np.abs(dp) + p * dp_error + words * U * sizes).sum(
+        axis=-1, keepdims=True
+    )
+    # difference, 1 / temperature, two products
+    inner_error = dp_error + mean_error + 4 * U * (np.abs(dp) + np.abs(mean))
+    dlogits_error = (p * inner_error + p_error * np.abs(dp - mean)) / temperature
+    return [delta_error, dlogits_error, dtable_error]
+
+
+def vocabulary_log_likelihood(
+    inputs: list[Float64],
+    dlog_likelihood: Float64,
+    labels: npt.NDArray[np.int64],
+    factor_error: float = 0.0,
+    starts: Sequence[Float64 | float] = (0.0, 0.0),
+) -> list[Float64]:
+    """Bounds for the log-likelihood, dx, dtable, dbias.
+
+    ``factor_error`` is the relative error of the products' factors, ``starts`` what the sums for
+    dtable and dbias start with. The sums over the rows are taken in parts: at most one addition
+    more for each row. The errors of logits may be large in bfloat16, so their effect is not
+    linearized: a likelihood changes by as much as the logits do, a probability by its exponential.
+    """
+    x, table, bias = inputs
+    rows, (words, width) = np.arange(x.shape[0]), table.shape
+    product = factor_error * (2.0 + factor_error)
+    logits, size = x @ table.T + bias, np.abs(x) @ np.abs(table.T)
+    logits_error = (width + 1) * U * (size + np.abs(bias)) + product * size
+    below = logits.max(axis=-1, keepdims=True) - logits
+    p = np.exp(-below) / np.exp(-below).sum(axis=-1, keepdims=True)
+    largest_error = logits_error.max(axis=-1)
+    # relative: exp, the sum, and the rounding of each argument of exp
+    sum_error = EXP + (words - 1) * U + U * (p * below).sum(axis=-1)
+    at_label, logs = below[rows, labels], np.log(np.exp(-below).sum(axis=-1))
+    likelihood_error = logits_error[rows, labels] + largest_error
+    likelihood_error += sum_error + LIBRARY * logs + U * (2 * at_label + logs)
+
+    relative = np.expm1(logits_error + largest_error[:, None])
+    # factor by sum, by exp
+    relative += EXP + below * U + sum_error[:, None] + 2 * U
+    factor = np.abs(dlog_likelihood)[:, None]
+    dlogits, dlogits_error = factor * p, factor * p * relative
+    dlogits[rows, labels] -= factor[:, 0]
+    dlogits_error[rows, labels] += U * np.abs(dlogits[rows, labels])
+    dlogits = np.abs(dlogits)
+
+    def bound(left: Float64, left_error: Float64, right: Float64, start: Any, terms: int) -> Any:
+        size, error = left @ right, left_error @ right
+        return error + product * (size + error) + terms * U * (size + np.abs(start))
+
+    return [
+        likelihood_error,
+        bound(dlogits, dlogits_error, np.abs(table), 0.0, words + 1),
+        bound(dlogits.T, dlogits_error.T, np.abs(x), starts[0], 2 * rows.size + 1),
+        dlogits_error.sum(axis=0)
+        + (2 * rows.size + 1) * U * (dlogits.sum(axis=0) + np.abs(starts[1])),
+    ]
+
+
+def copy_gate_cross_entropy(
+    inputs: list[Float64], dy: Float64, is_copy: npt.NDArray[np.bool_], weights: Float64
+) -> list[Float64]:
+    """Bounds for the loss, dgate_logits and dlog_likelihoods: NumPy's exp and log1p."""
+    z, log_q = inputs
+    weights, difference = np.abs(weights), np.abs(z + log_q)
+    sizes = np.abs(z) + np.abs(log_q) + np.log1p(np.exp(-np.abs(z))) + np.log1p(np.exp(-difference))
+    # z + log q, two softplus, their sum, log q; weight, sum
+    loss = (weights * sizes).sum() * (2 * LIBRARY + (5 + z.size) * U)
+    gate_error = LIBRARY + 3 * U  # exp, sum, quotient
+    posterior_error = gate_error + difference * U  # z + log q
+    drawn = np.where(is_copy, 1.0 / (1.0 + np.exp(-z - log_q)), 1.0)
+    replaced, factor = 1.0 / (1.0 + np.exp(-z)), np.abs(dy) * weights
+    terms = (1.0 - drawn) * replaced + drawn * (1.0 - replaced)
+    # two products, the difference; dy by weight
+    dgate = factor * terms * (gate_error + posterior_error + 5 * U)
+    return [np.asarray(loss), dgate, factor * drawn * (posterior_error + 2 * U)]
 
 
 def attention(

@@ -52,6 +52,24 @@ def test_products_keep_their_size(transposed: bool) -> None:
     assert_same_size(*results)
 
 
+def test_operations_over_a_vocabulary_keep_their_size() -> None:
+    """Logits of about 1, lest their rounding change the likelihoods themselves."""
+    random = np.random.default_rng(0)
+    logits, noise, x, dx = draw(random, *[(ROWS, 320)] * 2, *[(ROWS, 192)] * 2)
+    table, bias, dy = draw(random, (320, 192), (320,), (ROWS,))
+    ids, x = random.integers(0, 320, ROWS), x / 16
+    results = []
+    for backend, dtype in BACKENDS:
+        a, n, b, db, t, c, d = (y.astype(dtype) for y in (logits, noise, x, dx, table, bias, dy))
+        sums = [GradientSum(np.empty_like(array), is_empty=True) for array in (t, t, c)]
+        delta, cache = backend.relax_embeddings(a, n, 0.7, t, ids, False)
+        of_logits = backend.relax_embeddings_backward(db, cache, sums[0])
+        likelihood, kept = backend.vocabulary_log_likelihood(b, t, c, ids)
+        of_x = backend.vocabulary_log_likelihood_backward(d, kept, *sums[1:])
+        results.append([delta, of_logits, likelihood, of_x, *(total.array for total in sums)])
+    assert_same_size(*results)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_attention_keeps_its_size(rate: float) -> None:
     random, heads = np.random.default_rng(0), 4

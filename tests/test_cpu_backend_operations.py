@@ -6,6 +6,7 @@ are not multiples of a vector, rows with one token and padding.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,6 +95,11 @@ def assert_within(
         )
 
     assert_case_within(case_of, dy, bounds, fast_backend or CPU)
+
+
+def given_to_all(labels: Any, weights: Any, _: Backend) -> tuple[Any, ...]:
+    """Return what follows the logits of a cross entropy, for any backend."""
+    return labels, weights
 
 
 def assert_case_within(
@@ -407,20 +413,175 @@ def test_gather_positions(sizes: Sizes, seed: int) -> None:
 def test_softmax_cross_entropy(sizes: Sizes, seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(0, sizes.outputs, sizes.slots)
-    weights = random.random(sizes.slots) < 0.8
     logits, (dy,) = 4 * draw(random, (sizes.slots, sizes.outputs))[0], draw(random, ())
     logits *= np.resize([64.0, 1.0, 0.25], (sizes.slots, 1))  # 64: exp of them overflows
-    bounds = rounding_bounds.softmax_cross_entropy([logits], dy, labels, weights.astype(float))
-    assert_within("softmax_cross_entropy", [logits], dy, bounds, lambda _: (labels, weights))
+    for weights in (random.random(sizes.slots) < 0.8, *draw(random, (sizes.slots,))):
+        bounds = rounding_bounds.softmax_cross_entropy([logits], dy, labels, weights.astype(float))
+        more = functools.partial(given_to_all, labels, weights)
+        assert_within("softmax_cross_entropy", [logits], dy, bounds, more)
 
 
 @given(sizes=SIZES, seed=SEEDS)
 def test_binary_cross_entropy(sizes: Sizes, seed: int) -> None:
     random = np.random.default_rng(seed)
-    labels, weights = random.random(sizes.width) < 0.5, random.random(sizes.width) < 0.8
+    weights = random.random(sizes.width) < 0.8
     logits, (dy,) = 4 * draw(random, (sizes.width,))[0], draw(random, ())
     bounds = rounding_bounds.binary_cross_entropy([logits], dy, weights.astype(float))
-    assert_within("binary_cross_entropy", [logits], dy, bounds, lambda _: (labels, weights))
+    for labels in (random.random(sizes.width) < 0.5, as_float32(random.random(sizes.width))):
+        more = functools.partial(given_to_all, labels, weights)
+        assert_within("binary_cross_entropy", [logits], dy, bounds, more)
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_relax_embeddings(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    assert_relaxation(random, sizes)
+    assert_relaxation(random, sizes, shift=400.0)  # exp of it overflows
+
+
+def assert_relaxation(random: np.random.Generator, sizes: Sizes, shift: float = 0.0) -> None:
+    """Compare relaxed embeddings of logits that ``shift`` moves up or down."""
+    rows, words, width = sizes.slots, sizes.outputs, sizes.width
+    logits, noise, table, ddelta = draw(random, *[(rows, words)] * 2, (words, width), (rows, width))
+    logits *= np.resize([64.0, 1.0, 0.25], (rows, 1))  # 64: exp of them overflows
+    logits = as_float32(logits + np.resize([-shift, shift], (rows, 1)))
+    ids = random.integers(0, words, rows)
+    temperature = float(random.choice([0.3, 1.0, 2.5]))
+    (start,) = draw(random, (words, width))
+
+    def soft(backend: Backend) -> Case:
+        return Case(
+            [logits, table],
+            lambda logits, table: backend.relax_embeddings(
+                logits, noise.astype(logits.dtype), temperature, table, ids, False
+            ),
+            backend.relax_embeddings_backward,
+            parameters=1,
+        )
+
+    def straight_through(backend: Backend) -> Case:
+        return Case(
+            [logits],
+            lambda logits: backend.relax_embeddings(
+                *(logits, noise.astype(logits.dtype), temperature),
+                *(table.astype(logits.dtype), ids, True),
+            ),
+            lambda ddelta, cache: backend.relax_embeddings_backward(ddelta, cache, None),
+        )
+
+    for backend, error in ((CPU, 0.0), (BFLOAT16_CPU, BFLOAT16)):
+        for starts in ([], [start]):
+            bounds = rounding_bounds.relax_embeddings(
+                [logits, table], ddelta, noise, temperature, ids, error, *starts
+            )
+            assert_case_within(soft, ddelta, bounds, backend, starts)
+        delta, dlogits, _ = bounds
+        assert_case_within(straight_through, ddelta, [0.0 * delta, dlogits], backend)
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_relax_embeddings_with_factors_that_bfloat16_holds(sizes: Sizes, seed: int) -> None:
+    """Equal logits of four words have probabilities of 1/4: nothing is lost by rounding them."""
+    random = np.random.default_rng(seed)
+    rows, width = sizes.slots, sizes.width
+    table, ddelta = (as_bfloat16(x) for x in draw(random, (4, width), (rows, width)))
+    logits, ids = np.zeros((rows, 4)), random.integers(0, 4, rows)
+
+    def case_of(backend: Backend) -> Case:
+        return Case(
+            [logits, table],
+            lambda logits, table: backend.relax_embeddings(
+                logits, np.zeros_like(logits), 0.5, table, ids, False
+            ),
+            backend.relax_embeddings_backward,
+            parameters=1,
+        )
+
+    bounds = rounding_bounds.relax_embeddings([logits, table], ddelta, logits, 0.5, ids)
+    assert_case_within(case_of, ddelta, bounds, BFLOAT16_CPU)
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_vocabulary_log_likelihood_with_factors_that_bfloat16_holds(
+    sizes: Sizes, seed: int
+) -> None:
+    """Forward those of any x; backward equal logits of four words, from an x of zeros."""
+    random = np.random.default_rng(seed)
+    rows, width = sizes.slots, sizes.width
+    x, table = (as_bfloat16(x) for x in draw(random, (rows, width), (4, width)))
+    labels, bias = random.integers(0, 4, rows), np.zeros(4)
+    dy = random.choice(POWERS, rows) * random.choice([-1.0, 1.0], rows)  # 3/4 of them is exact
+
+    def case_of(x: Float64, backend: Backend) -> Case:
+        return Case(
+            [x, table, bias],
+            lambda x, table, bias: backend.vocabulary_log_likelihood(x, table, bias, labels),
+            backend.vocabulary_log_likelihood_backward,
+            parameters=2,
+        )
+
+    for inputs in ([0.125 * x, table, bias], [0.0 * x, table, bias]):
+        bounds = rounding_bounds.vocabulary_log_likelihood(inputs, dy, labels)
+        if inputs[0].any():
+            rounded = rounding_bounds.vocabulary_log_likelihood(inputs, dy, labels, BFLOAT16)
+            bounds[1:] = rounded[1:]
+        case = functools.partial(case_of, inputs[0])
+        assert_case_within(case, dy, bounds, BFLOAT16_CPU)
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_vocabulary_log_likelihood(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    assert_log_likelihood(random, sizes.batch * sizes.length, sizes.outputs, sizes.width)
+    assert_log_likelihood(random, sizes.slots, sizes.outputs, sizes.width, scale=16.0)
+
+
+@given(depth=st.sampled_from([255, 256, 257, 600]), seed=SEEDS)
+def test_vocabulary_log_likelihood_over_several_parts(depth: int, seed: int) -> None:
+    assert_log_likelihood(np.random.default_rng(seed), depth, words=9, width=5)
+
+
+def assert_log_likelihood(
+    random: np.random.Generator, rows: int, words: int, width: int, scale: float = 1.0
+) -> None:
+    """Compare the likelihoods of ``rows`` labels, and sums that are empty or are not.
+
+    Logits are about as large as ``scale``, in bfloat16 at most 1, lest a bound be no bound.
+    """
+    inputs = draw(random, (rows, width), (words, width), (words,))
+    labels = random.integers(0, words, rows)
+    (dy,) = draw(random, (rows,))
+    starts = draw(random, (words, width), (words,))
+    inputs[0] *= 0.125
+
+    def case_of(backend: Backend) -> Case:
+        return Case(
+            inputs,
+            lambda x, table, bias: backend.vocabulary_log_likelihood(x, table, bias, labels),
+            backend.vocabulary_log_likelihood_backward,
+            parameters=2,
+        )
+
+    for backend, error in ((BFLOAT16_CPU, BFLOAT16), (CPU, 0.0)):
+        if not error:
+            inputs[0] *= scale
+        for start in ([], starts):
+            bounds = rounding_bounds.vocabulary_log_likelihood(
+                inputs, dy, labels, error, start or (0.0, 0.0)
+            )
+            assert_case_within(case_of, dy, bounds, backend, start)
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_copy_gate_cross_entropy(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    gates, likelihoods, weights = draw(random, *[(sizes.width,)] * 3)
+    gates, likelihoods = 4 * gates, -4 * np.abs(likelihoods)
+    is_copy, (dy,) = random.random(sizes.width) < 0.5, draw(random, ())
+    weights *= random.random(sizes.width) < 0.8
+    inputs = [gates, likelihoods]
+    bounds = rounding_bounds.copy_gate_cross_entropy(inputs, dy, is_copy, weights)
+    assert_within("copy_gate_cross_entropy", inputs, dy, bounds, lambda _: (is_copy, weights))
 
 
 @given(count=st.integers(1, 20_000), seed=SEEDS)
@@ -488,7 +649,7 @@ def test_adamw(
 def test_what_does_not_fit_is_refused() -> None:
     """By an error, before a kernel that does not look reads or writes beyond an array."""
     x, ids = np.ones((6, 4), np.float32), np.zeros((2, 3), np.int32)
-    qkv, mask = np.ones((6, 12), np.float32), ids == 0
+    qkv, mask, six = np.ones((6, 12), np.float32), ids == 0, ids.reshape(-1)
     word, position, segment = (np.ones((n, 4), np.float32) for n in (5, 3, 2))
     CPU.embed(word, position, segment, ids + 4, ids + 1)  # all that is in the tables is allowed
     rates = "gradient_scale", "learning_rate", "beta1", "beta2", "epsilon", "weight_decay"
@@ -527,6 +688,23 @@ def test_what_does_not_fit_is_refused() -> None:
         (ValueError, "batch of 4", CPU.gather_positions, (x, np.zeros((4, 2), np.int32))),
         (IndexError, "out of bounds", CPU.gather_positions, (x, ids + 6)),
         (IndexError, "out of bounds", CPU.softmax_cross_entropy, (x, np.full(6, 4), x[:, 0])),
+        (ValueError, "not fit", CPU.relax_embeddings, (x, x[:3], 1.0, x[:4], ids[0], False)),
+        (
+            ValueError,
+            "float32",
+            CPU.relax_embeddings,
+            (*[x.astype(float)] * 2, 1.0, x[:4], six, True),
+        ),
+        (ValueError, "float32", CPU.relax_embeddings, (x, x, 1.0, x[:4].astype(float), six, True)),
+        (ValueError, "temperature", CPU.relax_embeddings, (x, x, 0.0, x[:4], six, True)),
+        (IndexError, "table of 4", CPU.relax_embeddings, (x, x, 1.0, x[:4], six + 4, True)),
+        (IndexError, "table of 4", CPU.relax_embeddings, (x, x, 1.0, x[:4], six - 1, True)),
+        (ValueError, "not fit", CPU.vocabulary_log_likelihood, (x, x, x[0], six)),
+        (ValueError, "float32", CPU.vocabulary_log_likelihood, (x.astype(float), x, x[:, 0], six)),
+        (ValueError, "float32", CPU.vocabulary_log_likelihood, (x, x.astype(float), x[:, 0], six)),
+        (ValueError, "float32", CPU.vocabulary_log_likelihood, (x, x, x[:, 0].astype(float), six)),
+        (IndexError, "table of 6", CPU.vocabulary_log_likelihood, (x, x, x[:, 0], six + 6)),
+        (IndexError, "table of 6", CPU.vocabulary_log_likelihood, (x, x, x[:, 0], six - 1)),
     ]
     for error, message, operation, arguments in refused:
         with pytest.raises(error, match=message):
@@ -543,6 +721,7 @@ def test_what_does_not_fit_is_refused() -> None:
             CPU.dropout_add_layer_norm(x, x, x[0], x[0], None, 0.0, 1e-3)[1],
             (x[0], x[0]),
         ),
+        "relax_embeddings": (CPU.relax_embeddings(x, x, 1.0, x[:4], six, False)[1], (x[:4],)),
     }
     for name, (cache, arrays) in caches.items():
         backward = getattr(CPU, name + "_backward")

@@ -137,6 +137,9 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         "cpu.attention._softmax_row": [
             "exp_of_negative(scores[i] - largest) [sign, x 2, x 0.5, x 1.001]"
         ],
+        "cpu.relax_embeddings._relax_row": [
+            "exp_of_negative((out[v] - largest) * rate) [sign, x 2, x 0.5, x 1.001]"
+        ],
     },
     "softmax does not see a shift, also by a thousandth of a score that does not overflow": {
         "cpu.attention._softmax_row": [
@@ -151,7 +154,12 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "max(largest, logits[v]) [x 1.001]",
             "np.float32(largest) [x 1.001]",
         ],
-        "cpu.softmax_cross_entropy._reduce_rows": ["_row_maximum(logits[m]) [x 1.001]"],
+        "cpu.softmax_cross_entropy.reduce_rows": ["_row_maximum(logits[m]) [x 1.001]"],
+        "cpu.relax_embeddings._relax_row": [
+            "largest [x 1.001]",
+            "logits[0] + noise[0] [x 1.001]",
+            "max(largest, out[v]) [x 1.001]",
+        ],
     },
     "kernels read the first of any number of equal starts": {
         "cpu.arguments.starting_sums": ["2 [+ 1, - 1]"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections import Counter
+from collections.abc import Sequence
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -18,14 +19,17 @@ import pytest
 
 import electra_ref.backends.reference
 import electra_ref.model
-from electra_ref.arrays import sum_rows_by_index
+from electra_ref.arrays import Array, sum_rows_by_index
+from electra_ref.backends import reference
 from electra_ref.gradient import GradientSum
 from electra_ref.model.losses import gradient_scale
 from electra_ref.model.objectives import electra
 from electra_ref.model.parameters import FlatParameters, Gradients
 from electra_ref.model.passes import BackwardPass
 from tests import mutants
+from tests.gradient_checks import complex_step
 from tests.mutants import Instrument, Mutant, instrumented
+from tests.operation_cases import CASES, ELECTRA_EPS, STRAIGHT_THROUGH, Sizes
 from tests.tiny_electra import (
     Comparison,
     Problem,
@@ -35,11 +39,20 @@ from tests.tiny_electra import (
     remembering_backend,
 )
 
+LOG_LIKELIHOOD = "electra_ref.backends.reference.vocabulary_log_likelihood"
+OF_NO_STEP = (
+    "relax_embeddings",
+    STRAIGHT_THROUGH,
+    "vocabulary_log_likelihood",
+    "copy_gate_cross_entropy",
+)
 NOTICED = 1e-11  # relative error of a tensor above which a gradient counts as wrong
 
 SOFTMAX_BACKWARD = "reference.softmax_cross_entropy.softmax_cross_entropy_backward"
 LAYER_NORM_BACKWARD = "reference.layer_norm.layer_norm_backward"
 ATTENTION_BACKWARD = "reference.attention.attention_backward"
+RELAX_BACKWARD = "reference.relax_embeddings.relax_embeddings_backward"
+LOG_LIKELIHOOD_BACKWARD = "reference.vocabulary_log_likelihood.vocabulary_log_likelihood_backward"
 HEAD_BACKWARD = "heads.detection.detection_head_backward"
 NEW_ZEROS = {
     "reference.embedding.embed_backward": "get_xp(dx).zeros((dposition.array.shape[0], "
@@ -65,6 +78,14 @@ EQUIVALENT = {
     f"{ATTENTION_BACKWARD}: dscores [roll]": "a sum over the axis that is rolled has no order",
     f"{ATTENTION_BACKWARD}: dscores.sum(axis=-1, keepdims=True) [roll]": "axis of length 1",
     f"{HEAD_BACKWARD}: dlogits[:, None] [roll]": "the last axis has length 1",
+    f"{RELAX_BACKWARD}: probabilities * dlogits [roll]": (
+        "a sum over the axis that is rolled has no order"
+    ),
+    f"{RELAX_BACKWARD}: (probabilities * dlogits).sum(axis=-1, keepdims=True) [roll]": "axis of 1",
+    f"{LOG_LIKELIHOOD_BACKWARD}: dlogits #3 [roll]": (
+        "a sum over the axis that is rolled has no order"
+    ),
+    f"{LOG_LIKELIHOOD_BACKWARD}: (-factors / dlogits.sum(axis=-1))[:, None] [roll]": "axis of 1",
 }
 
 
@@ -103,6 +124,38 @@ class Judge:
             electra.backward(run, problem.model, problem.counts, fresh(self._cache))
             worst = float(np.max(list(self._comparison.errors(gradients.vector).values())))
         return worst if np.isfinite(worst) else np.inf
+
+
+class OperationJudge:
+    """Knows the exact gradient of one operation by itself: the step does not need them all."""
+
+    def __init__(self, name: str, sizes: Sizes, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self._case = case = CASES[name](reference, sizes, random, ELECTRA_EPS)
+        y, self._cache = case.forward(*case.inputs)
+        make_read_only(self._cache)
+        self._dy = random.standard_normal(y.shape)
+        self._exact = [self._gradient(number) for number in range(len(case.inputs))]
+
+    def _gradient(self, number: int) -> Array:
+        """Return the gradient of one input, a number at a time."""
+        gradient = np.empty(self._case.inputs[number].shape)
+        for place in np.ndindex(gradient.shape):
+            directions = [np.zeros_like(x) for x in self._case.inputs]
+            directions[number][place] = 1.0
+            derivative = complex_step(self._case.forward, self._case.inputs, directions)
+            gradient[place] = np.sum(self._dy * derivative)
+        return gradient
+
+    def worst_error(self) -> float:
+        """Return the largest relative error of a gradient; infinite where one is not finite."""
+        with np.errstate(all="ignore"):
+            gradients = self._case.backward(self._dy, self._cache)
+            errors = [
+                float(np.linalg.norm(got - exact) / np.linalg.norm(exact))
+                for got, exact in zip(gradients, self._exact, strict=True)
+            ]
+        return max(errors) if np.isfinite(errors).all() else np.inf
 
 
 def fresh(cache: Any) -> Any:
@@ -151,10 +204,18 @@ def campaign() -> Campaign:
         Judge(make_problem(0.02, seed=2, **changes)),
     ]
     functions = backward_functions(electra_ref.backends.reference, electra_ref.model)
-    return run(functions, judges)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module(LOG_LIKELIHOOD), "ROWS_AT_A_TIME", 3)
+        return run(functions, [*judges, *operation_judges()])
 
 
-def run(functions: list[FunctionType], judges: list[Judge]) -> Campaign:
+def operation_judges() -> list[OperationJudge]:
+    """Return the judges of the operations that no step of ELECTRA needs."""
+    sizes = Sizes(2, 5, heads=1, head_width=1, width=5, outputs=4, slots=3, rate=0.0)
+    return [OperationJudge(name, sizes, seed=4) for name in OF_NO_STEP]
+
+
+def run(functions: list[FunctionType], judges: Sequence[Judge | OperationJudge]) -> Campaign:
     """Run all mutants of ``functions``; the first judge who notices decides the outcome."""
     with instrumented(functions) as instrument:
         with instrument.watching():
@@ -164,7 +225,9 @@ def run(functions: list[FunctionType], judges: list[Judge]) -> Campaign:
     return Campaign(functions, instrument, outcomes)
 
 
-def outcome(instrument: Instrument, mutant: Mutant, judges: list[Judge]) -> str:
+def outcome(
+    instrument: Instrument, mutant: Mutant, judges: Sequence[Judge | OperationJudge]
+) -> str:
     """Return by what the mutant was noticed first."""
     with instrument.mutating(mutant):
         for judge in judges:

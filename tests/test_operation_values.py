@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+import itertools
 import math
 from typing import Any
 
@@ -236,6 +238,134 @@ def test_binary_cross_entropy() -> None:
     close(dlogits, [-1.0, 1.5, -0.5, 0.0])
 
 
+def test_softmax_cross_entropy_with_negative_weights() -> None:
+    """A weight is what a slot is worth: the loss of the first row counts with -2."""
+    logits, weights = np.array([[0.0, LN3], [0.0, 0.0]]), np.array([-2.0, 0.5])
+    loss, cache = BACKEND.softmax_cross_entropy(logits, np.array([1, 0]), weights)
+    close(loss, -2.0 * (LN4 - LN3) + 0.5 * LN2)
+    dlogits = BACKEND.softmax_cross_entropy_backward(1.0, cache)
+    close(dlogits, [[-0.5, 0.5], [-0.25, 0.25]])
+
+
+def test_binary_cross_entropy_with_soft_targets() -> None:
+    """A label of 1/4 weighs both losses: 1/4 log(4/3) + 3/4 log 4."""
+    logits, labels, weights = np.array([LN3, 0.0]), np.array([0.25, 0.5]), np.array([1, 1])
+    loss, cache = BACKEND.binary_cross_entropy(logits, labels, weights)
+    close(loss, 0.25 * (LN4 - LN3) + 0.75 * LN4 + LN2)
+    close(BACKEND.binary_cross_entropy_backward(2.0, cache), [1.0, 0.0])
+
+
+RELAXATION = (  # the second word has twice the distance log 3 at a temperature of 2: 1/4 and 3/4
+    np.array([[1.0, 1.0]]),
+    np.array([[0.0, 2 * LN3]]),
+    2.0,
+    np.array([[4.0], [8.0]]),
+    np.array([1]),
+)
+
+
+def test_relax_embeddings() -> None:
+    """The mixture is 7, the embedding of the sampled word 8."""
+    delta, cache = BACKEND.relax_embeddings(*RELAXATION, False)
+    close(delta, [[-1.0]])
+    dtable = empty(2, 1)
+    close(BACKEND.relax_embeddings_backward(np.array([[2.0]]), cache, dtable), [[-0.75, 0.75]])
+    close(dtable.array, [[0.5], [-0.5]])
+
+
+def test_relax_embeddings_straight_through() -> None:
+    """The value of the sampled word, the gradient of the mixture; complex numbers carry it."""
+    delta, cache = BACKEND.relax_embeddings(*RELAXATION, True)
+    np.testing.assert_array_equal(delta, [[0.0]])
+    assert delta.dtype == np.float64
+    dlogits = BACKEND.relax_embeddings_backward(np.array([[2.0]]), cache, None)
+    close(dlogits, [[-0.75, 0.75]])
+    moved = RELAXATION[0] + 1j * np.array([[0.0, 1e-30]])
+    delta, _ = BACKEND.relax_embeddings(moved, *RELAXATION[1:], True)
+    assert delta.real == 0.0
+    close(2.0 * delta.imag / 1e-30, [[0.75]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relax_embeddings_of_extreme_logits(dtype: Any) -> None:
+    """One word takes all, and nothing overflows, however low the temperature."""
+    logits, table = np.array([[0, 1e4], [-1e4, 0], [3e4, -3e4]], dtype), np.eye(2, dtype=dtype)
+    for temperature in (1e-30, 1.0, 1e30):
+        arguments = logits, 0 * logits, temperature, table, np.array([1, 0, 1])
+        delta, cache = BACKEND.relax_embeddings(*arguments, False)
+        if temperature <= 1.0:
+            close(delta, [[0, 0], [-1, 1], [1, -1]])
+        else:
+            np.testing.assert_allclose(delta[0], [0.5, -0.5], rtol=1e-6)
+        dlogits = BACKEND.relax_embeddings_backward(np.ones((3, 2), dtype), cache, None)
+        np.testing.assert_array_equal(dlogits, np.zeros((3, 2)))
+
+
+def test_vocabulary_log_likelihood() -> None:
+    """Logits (0, log 3) and (-log 4, -log 4): probabilities 3/4 and 1/2."""
+    x, table = np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[LN4, 0.5], [LN3 + LN4, 5.0]])
+    bias, labels = np.full(2, -LN4), np.array([1, 0])
+    likelihood, cache = BACKEND.vocabulary_log_likelihood(x, table, bias, labels)
+    close(likelihood, [LN3 - LN4, -LN2])
+    dtable, dbias = empty(2, 2), GradientSum(np.ones(2), False)
+    dlikelihood = np.array([2.0, 4.0])
+    dx = BACKEND.vocabulary_log_likelihood_backward(dlikelihood, cache, dtable, dbias)
+    close(dx, [[0.5 * LN3, 2.25], [-2.0 * LN3, -9.0]])
+    close(dtable.array, [[-0.5, 0.0], [0.5, 0.0]])
+    close(dbias.array, [2.5, -0.5])
+
+
+def test_vocabulary_log_likelihood_of_extreme_logits() -> None:
+    x, table = np.array([[1.0], [-1.0]]), np.array([[-1e4], [1e4]])
+    arguments = x, table, np.zeros(2), np.array([0, 0])
+    likelihood, cache = BACKEND.vocabulary_log_likelihood(*arguments)
+    np.testing.assert_array_equal(likelihood, [-2e4, 0.0])
+    dtable, dbias = empty(2, 1), empty(2)
+    dx = BACKEND.vocabulary_log_likelihood_backward(np.ones(2), cache, dtable, dbias)
+    np.testing.assert_array_equal(dx, [[-2e4], [0.0]])
+
+
+def test_copy_gate_cross_entropy() -> None:
+    """Copied or drawn: 1/2 + 1/2 1/2; drawn only: 3/4 1/2; no token: NaN has no effect."""
+    gates, likelihoods = np.array([0.0, LN3, math.nan]), np.array([-LN2, -LN2, -math.inf])
+    is_copy, weights = np.array([True, False, True]), np.array([1.0, -2.0, 0.0])
+    loss, cache = BACKEND.copy_gate_cross_entropy(gates, likelihoods, is_copy, weights)
+    close(loss, LN4 - LN3 - 2.0 * (LN4 + LN2 - LN3))
+    dgates, dlikelihoods = BACKEND.copy_gate_cross_entropy_backward(3.0, cache)
+    close(dgates, [0.5, 1.5, 0.0])
+    close(dlikelihoods, [-1.0, 6.0, 0.0])
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-4), (np.float64, 1e-12)])
+def test_copy_gate_of_extreme_logits(dtype: Any, rtol: float) -> None:
+    """Against decimals of 60 digits. exp(80.1) loses 80 u, and here at most ten times as much.
+
+    What is below the smallest number may be zero.
+    """
+    sizes = (0.0, -0.1, 0.1, -80.0, 80.0, -1e4, 1e4)
+    for gate, likelihood, is_copy in itertools.product(sizes, sizes[1::2], (True, False)):
+        z, log_q = np.array([gate], dtype), np.array([likelihood], dtype)
+        loss, cache = BACKEND.copy_gate_cross_entropy(z, log_q, np.array([is_copy]), np.ones(1))
+        got = loss, *BACKEND.copy_gate_cross_entropy_backward(1.0, cache)
+        wanted = copy_gate_in_decimals(float(dtype(gate)), float(dtype(likelihood)), is_copy)
+        smallest = np.finfo(dtype).tiny
+        for number, exact in zip(got, wanted, strict=True):
+            assert number.dtype == dtype
+            np.testing.assert_allclose(number, exact, rtol=rtol, atol=2 * smallest)
+
+
+def copy_gate_in_decimals(gate: float, likelihood: float, is_copy: bool) -> tuple[float, ...]:
+    """Return the loss of one token and its gradients: the formulas, without logarithms."""
+    with decimal.localcontext(prec=60):
+        replaced = 1 / (1 + (-decimal.Decimal(gate)).exp())
+        kept = 1 / (1 + decimal.Decimal(gate).exp())
+        drawn = replaced * decimal.Decimal(likelihood).exp()
+        copied = kept if is_copy else 0 * kept
+        dgate = copied * replaced - drawn * kept
+        total = copied + drawn
+        return float(-total.ln()), float(dgate / total), float(-drawn / total)
+
+
 @given(rows=st.integers(1, 4), words=st.integers(2, 9), shift=st.floats(-1e3, 1e3), seed=SEEDS)
 def test_softmax_does_not_see_a_shift(rows: int, words: int, shift: float, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -329,6 +459,35 @@ def test_operations_refuse_shapes_that_do_not_fit() -> None:
         BACKEND.attention(np.ones((2, 9)), np.ones((1, 2), bool), 2, None, 0.0)
     with pytest.raises(ValueError, match="cannot hold a batch"):
         BACKEND.gather_positions(np.ones((5, 3)), np.zeros((2, 1), int))
+
+
+def test_operations_over_a_vocabulary_refuse_shapes_that_do_not_fit() -> None:
+    x, one, logits, ids = np.ones((2, 3)), np.ones(1), np.ones((2, 5)), np.zeros(2, int)
+    right: dict[str, Any] = {
+        "logits": logits,
+        "noise": logits,
+        "temperature": 1.0,
+        "table": np.ones((5, 3)),
+        "sampled_ids": ids,
+        "straight_through": False,
+    }
+    BACKEND.relax_embeddings(**right)
+    wrong = {"noise": logits[:1], "table": x, "sampled_ids": ids[:1]}
+    for name, array in (*wrong.items(), ("noise", logits.astype(np.float32))):
+        with pytest.raises(ValueError, match="do not fit"):
+            BACKEND.relax_embeddings(**{**right, name: array})
+    for temperature in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"positive and finite, got {temperature}"):
+            BACKEND.relax_embeddings(**{**right, "temperature": temperature})
+    for arrays in ((x, x.T, one, ids), (x, x, one, ids), (x, x, x[:, 0], ids[:1])):
+        with pytest.raises(ValueError, match="do not fit"):
+            BACKEND.vocabulary_log_likelihood(*arrays)
+    for number in range(4):
+        four: Any = [one if n == number else np.ones(3) for n in range(4)]
+        with pytest.raises(ValueError, match="one shape"):
+            BACKEND.copy_gate_cross_entropy(*four)
+    with pytest.raises(ValueError, match="one shape"):
+        BACKEND.copy_gate_cross_entropy(x, x, x > 0, x)
 
 
 def test_arrays_of_other_libraries_are_refused() -> None:

@@ -113,6 +113,33 @@ class Backend(Protocol):
     ) -> tuple[Array, Cache]: ...
     def binary_cross_entropy_backward(self, dloss: float, cache: Cache) -> Array: ...
 
+    def relax_embeddings(
+        self,
+        logits: Array,
+        noise: Array,
+        temperature: float,
+        table: Array,
+        sampled_ids: Array,
+        straight_through: bool,
+    ) -> tuple[Array, Cache]: ...
+    def relax_embeddings_backward(
+        self, ddelta: Array, cache: Cache, dtable: GradientSum | None
+    ) -> Array: ...
+
+    def vocabulary_log_likelihood(
+        self, x: Array, table: Array, bias: Array, labels: Array
+    ) -> tuple[Array, Cache]: ...
+    def vocabulary_log_likelihood_backward(
+        self, dlog_likelihood: Array, cache: Cache, dtable: GradientSum, dbias: GradientSum
+    ) -> Array: ...
+
+    def copy_gate_cross_entropy(
+        self, gate_logits: Array, log_likelihoods: Array, is_copy: Array, weights: Array
+    ) -> tuple[Array, Cache]: ...
+    def copy_gate_cross_entropy_backward(
+        self, dloss: float, cache: Cache
+    ) -> tuple[Array, Array]: ...
+
     def add_gradients(self, total: Array, part: Array) -> None: ...
     def global_norm(self, gradients: Array) -> Array: ...
     def adamw(

@@ -11,4 +11,12 @@ from __future__ import annotations
 
 from electra_ref.backends.cpu.attention import attention, attention_backward
 from electra_ref.backends.cpu.linear import linear, linear_backward
+from electra_ref.backends.cpu.relax_embeddings import (
+    relax_embeddings,
+    relax_embeddings_backward,
+)
 from electra_ref.backends.cpu.shared_operations import *
+from electra_ref.backends.cpu.vocabulary_log_likelihood import (
+    vocabulary_log_likelihood,
+    vocabulary_log_likelihood_backward,
+)

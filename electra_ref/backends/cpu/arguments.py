@@ -6,6 +6,7 @@ The formulas need none, since NumPy checks every array itself.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from electra_ref.arrays import Array, Float32
 
@@ -24,6 +25,12 @@ def expect_rows(out: Float32) -> None:
         raise ValueError(f"expected a matrix with contiguous rows, got strides {out.strides}")
     if not out.flags.writeable:
         raise ValueError("expected an array to write into, got one that is read-only")
+
+
+def expect_ids(ids: npt.NDArray[np.integer], height: int) -> None:
+    """Raise IndexError for an id that is not in its table of ``height`` rows."""
+    if ids.size and not 0 <= ids.min() <= ids.max() < height:
+        raise IndexError(f"ids {ids.min()} to {ids.max()} in a table of {height} rows")
 
 
 def is_transpose(matrix: Array) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.arguments import expect
+from electra_ref.backends.cpu.arguments import expect, expect_ids
 from electra_ref.backends.reference.embedding import EmbeddingCache
 from electra_ref.compilation import jit
 from electra_ref.gradient import GradientSum
@@ -42,8 +42,8 @@ def embed(
     expect((segment.shape[0], width), segment)
     if token_type_ids.shape != input_ids.shape:
         raise ValueError(f"types {token_type_ids.shape} must have the shape {input_ids.shape}")
-    _check_ids(input_ids, word.shape[0])
-    _check_ids(token_type_ids, segment.shape[0])
+    expect_ids(input_ids, word.shape[0])
+    expect_ids(token_type_ids, segment.shape[0])
     x = np.empty((input_ids.size, width), np.float32)
     _embed(word, position, segment, input_ids, token_type_ids, x)
     return x, EmbeddingCache(input_ids, token_type_ids)
@@ -65,20 +65,14 @@ def embed_backward(
     sums = dword, dposition, dsegment
     for total in sums:
         expect((len(total.array), dx.shape[1]), total.array)
-    _check_ids(input_ids, len(dword.array))
-    _check_ids(token_type_ids, len(dsegment.array))
+    expect_ids(input_ids, len(dword.array))
+    expect_ids(token_type_ids, len(dsegment.array))
     if input_ids.shape[1] > len(dposition.array):
         raise ValueError(f"{input_ids.shape[1]} tokens a row, but only {len(dposition.array)} sums")
     for total in sums:
         if total.is_empty:
             total.array.fill(0.0)
     _embed_backward(dx, input_ids, token_type_ids, *(total.array for total in sums))
-
-
-def _check_ids(ids: Integers, height: int) -> None:
-    """Raise IndexError for an id that is not in its table: a kernel reads and writes anywhere."""
-    if ids.size and not 0 <= ids.min() <= ids.max() < height:
-        raise IndexError(f"ids {ids.min()} to {ids.max()} in a table of {height} rows")
 
 
 @jit(parallel=True)

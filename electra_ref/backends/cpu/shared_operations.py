@@ -1,7 +1,7 @@
-"""The operations that do not depend on the precision of matrix products: all but four.
+"""The operations that do not depend on the precision of matrix products: all but eight.
 
-They move more memory than they compute, and do so in float32. Binary cross entropy sees one number
-a token: its formula is fast enough.
+They move more memory than they compute, and do so in float32. Binary cross entropy and that of the
+copy gate see one number a token: their formulas are fast enough.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from electra_ref.backends.cpu.softmax_cross_entropy import (
 from electra_ref.backends.reference.binary_cross_entropy import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
+)
+from electra_ref.backends.reference.copy_gate_cross_entropy import (
+    copy_gate_cross_entropy,
+    copy_gate_cross_entropy_backward,
 )
 from electra_ref.rng import RandomStream
 

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.arrays import Float32
+from electra_ref.arrays import Array, Float32
 from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.exponential import exp_of_negative
 from electra_ref.compilation import jit
@@ -36,18 +36,19 @@ class SoftmaxCrossEntropyCache(NamedTuple):
 
 
 def softmax_cross_entropy(
-    logits: Float32, labels: npt.NDArray[np.int32], weights: npt.NDArray[np.bool_]
+    logits: Float32, labels: npt.NDArray[np.int32], weights: Array
 ) -> tuple[Float32, SoftmaxCrossEntropyCache]:
     """Return the sum () of the losses of ``logits`` (M, V) against ``labels`` (M,).
 
-    ``weights`` (M,) are 1 for used slots and 0 for unused ones. The caller divides by their sum,
-    once, so that micro-batches add up. Raises ValueError if ``logits`` is not float32, and
-    IndexError if a label is not below V.
+    ``weights`` (M,) are any real numbers: 1 for used slots and 0 for unused ones, whose sum the
+    caller divides by, once, so that micro-batches add up; or what each slot is worth, which may be
+    negative. Raises ValueError if ``logits`` is not float32, and IndexError if a label is not below
+    V.
     """
     count = logits.shape[0]
     expect(logits.shape, logits)
     largest, sums = np.empty((count,), np.float32), np.empty((count,), np.float32)
-    _reduce_rows(logits, largest, sums)
+    reduce_rows(logits, largest, sums)
     factors = weights.astype(np.float32)
     label_logits = logits[np.arange(count), labels] - largest
     loss = (factors * (np.log(sums) - label_logits)).sum()
@@ -59,20 +60,20 @@ def softmax_cross_entropy_backward(dloss: float, cache: SoftmaxCrossEntropyCache
     logits, largest, sums, labels, weights = cache
     dlogits = np.empty_like(logits)
     factors = np.float32(dloss) * weights
-    _probabilities(logits, largest, factors / sums, dlogits)
+    write_probabilities(logits, largest, factors / sums, dlogits)
     dlogits[np.arange(labels.size), labels] -= factors
     return dlogits
 
 
 @jit(parallel=True)
-def _reduce_rows(logits: Float32, largest: Float32, sums: Float32) -> None:
+def reduce_rows(logits: Float32, largest: Float32, sums: Float32) -> None:
     for m in numba.prange(logits.shape[0]):
         largest[m] = _row_maximum(logits[m])
         sums[m] = _sum_of_exponentials(logits[m], largest[m])
 
 
 @jit(parallel=True)
-def _probabilities(logits: Float32, largest: Float32, factors: Float32, out: Float32) -> None:
+def write_probabilities(logits: Float32, largest: Float32, factors: Float32, out: Float32) -> None:
     for m in numba.prange(logits.shape[0]):
         for v in range(logits.shape[1]):
             out[m, v] = exp_of_negative(logits[m, v] - largest[m]) * factors[m]

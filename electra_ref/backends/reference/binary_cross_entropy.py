@@ -26,9 +26,10 @@ class BinaryCrossEntropyCache(NamedTuple):
 def binary_cross_entropy(
     logits: Array, labels: Array, weights: Array
 ) -> tuple[Array, BinaryCrossEntropyCache]:
-    """Return the sum () of the losses of ``logits`` (N,) against ``labels`` (N,) of 0 and 1.
+    """Return the sum () of the losses of ``logits`` (N,) against ``labels`` (N,) in [0, 1].
 
-    ``weights`` (N,) are 1 for tokens and 0 for padding; the caller divides by their sum.
+    A label between 0 and 1 is a probability (a soft target). ``weights`` (N,) are 1 for tokens and
+    0 for padding; the caller divides by their sum.
     """
     xp = get_xp(logits)
     dtype = logits.real.dtype

@@ -8,6 +8,10 @@ from electra_ref.backends.reference.binary_cross_entropy import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
 )
+from electra_ref.backends.reference.copy_gate_cross_entropy import (
+    copy_gate_cross_entropy,
+    copy_gate_cross_entropy_backward,
+)
 from electra_ref.backends.reference.dropout import dropout, dropout_backward
 from electra_ref.backends.reference.dropout_add_layer_norm import (
     dropout_add_layer_norm,
@@ -19,7 +23,15 @@ from electra_ref.backends.reference.gelu import gelu, gelu_backward
 from electra_ref.backends.reference.global_norm import add_gradients, global_norm
 from electra_ref.backends.reference.layer_norm import layer_norm, layer_norm_backward
 from electra_ref.backends.reference.linear import linear, linear_backward
+from electra_ref.backends.reference.relax_embeddings import (
+    relax_embeddings,
+    relax_embeddings_backward,
+)
 from electra_ref.backends.reference.softmax_cross_entropy import (
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+)
+from electra_ref.backends.reference.vocabulary_log_likelihood import (
+    vocabulary_log_likelihood,
+    vocabulary_log_likelihood_backward,
 )

@@ -28,7 +28,8 @@ def softmax_cross_entropy(
 ) -> tuple[Array, SoftmaxCrossEntropyCache]:
     """Return the sum () of the losses of ``logits`` (M, V) against ``labels`` (M,).
 
-    ``weights`` (M,) are 1 for used slots, 0 for unused ones. The caller divides by their sum, once.
+    ``weights`` (M,) are any real numbers: 1 for used slots and 0 for unused ones, whose sum the
+    caller divides by, once; or what each slot is worth, which may be negative (policy gradients).
     """
     xp = get_xp(logits)
     rows = xp.arange(logits.shape[0])

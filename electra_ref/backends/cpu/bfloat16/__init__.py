@@ -10,6 +10,14 @@ import numba
 
 from electra_ref.backends.cpu.bfloat16.attention import attention, attention_backward
 from electra_ref.backends.cpu.bfloat16.linear import linear, linear_backward
+from electra_ref.backends.cpu.bfloat16.relax_embeddings import (
+    relax_embeddings,
+    relax_embeddings_backward,
+)
+from electra_ref.backends.cpu.bfloat16.vocabulary_log_likelihood import (
+    vocabulary_log_likelihood,
+    vocabulary_log_likelihood_backward,
+)
 from electra_ref.backends.cpu.processor import has_feature
 from electra_ref.backends.cpu.shared_operations import *
 
