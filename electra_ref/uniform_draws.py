@@ -51,7 +51,7 @@ def draw_uniform(
             f"the vocabulary has {ordinary.size} tokens besides the special ones: "
             "to put one in place of another, it must have 2 or more"
         )
-    ranks = _scale(bits, counts.astype(np.uint64)).astype(np.int64)
+    ranks = _scale(bits, counts.astype(np.uint64))
     return ordinary[ranks + (ranks >= gaps)]
 
 

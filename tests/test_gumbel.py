@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from electra_ref.arrays import import_cupy
 from electra_ref.gumbel import (
+    ARTANH,
     ROWS_AT_A_TIME,
     TOKENS_AT_A_TIME,
     _logarithm,
@@ -65,6 +66,7 @@ def test_the_logarithm_is_exact_to_two_bits() -> None:
         exact = np.log(numbers.astype(np.longdouble))
         assert (np.abs(_logarithm(numbers) - exact) <= 2.0**-51 * np.abs(exact)).all()
     assert _logarithm(np.array([1.0])) == [0.0]
+    assert (len(ARTANH), ARTANH[0]) == (10, 2 / 21)  # another degree, other bits
 
 
 @needs_longdouble

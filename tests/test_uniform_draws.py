@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from electra_ref.batch import SpecialTokens
@@ -45,9 +45,14 @@ def draw_slowly(stream: RandomStream, rows: int, slots: int, excluded: Ids | Non
 
 
 @given(bits=st.integers(0, 2**64 - 1), count=st.integers(1, 2**32 - 1))
+@example(bits=2**63, count=3)
+@example(bits=2**64 - 1, count=2**32 - 1)
 def test_ranks_are_those_of_whole_numbers(bits: int, count: int) -> None:
-    all_bits = [bits, 0, 2**64 - 1, -(-(bits * count >> 64) << 64) // count]
+    rank = bits * count >> 64
+    first = -((-rank << 64) // count)  # the least bits that give this rank
+    all_bits = [bits, first, max(first - 1, 0), 2**64 - 1]
     ranks = _scale(np.array(all_bits, np.uint64), np.full(4, count, np.uint64))
+    assert ranks[1] == rank
     assert ranks.tolist() == [b * count >> 64 for b in all_bits]
 
 
