@@ -43,6 +43,12 @@ class ModelConfig(Settings):
         0.02, "standard deviation of the truncated normal", above=0.0
     )
 
+    sharing: str = setting(
+        "embeddings",
+        "none, embeddings, all or gdes",
+        choices=("none", "embeddings", "all", "gdes"),
+    )
+
     def _misfits(self) -> Iterator[str]:
         for network, size, key in (
             ("discriminator", discriminator_size(self), "num_attention_heads"),

@@ -40,6 +40,27 @@ class ObjectiveConfig(Settings):
     temperature: float = setting(1.0, "divides the generator's logits before sampling", above=0.0)
     generator_weight: float = setting(1.0, "weight of the MLM loss in the total", at_least=0.0)
     discriminator_weight: float = setting(50.0, "weight of the RTD loss in the total", at_least=0.0)
+    objective: str = setting(
+        "electra",
+        "electra, electra-15, mlm, replace-mlm or all-tokens-mlm",
+        choices=("electra", "electra-15", "mlm", "replace-mlm", "all-tokens-mlm"),
+    )
+    adversarial: str = setting(
+        "none",
+        "none, reinforce or gumbel-softmax",
+        choices=("none", "reinforce", "gumbel-softmax"),
+    )
+    adversarial_weight: float = setting(1.0, "weight of the generator's adversarial loss")
+    straight_through: bool = setting(True, "samples forward, their probabilities backward")
+    temperature_end: float = setting(1.0, "temperature after temperature_steps", above=0.0)
+    temperature_steps: int = count(0, "steps to temperature_end; 0: none", at_least=0)
+    exploration: float = share(0.0, "share of samples that are uniform")
+    disallow_correct: bool = setting(False, "never sample the original token")
+    uniform_generator: bool = setting(False, "sample uniformly, without a generator")
+    two_stage_steps: int = count(0, "steps that train the generator alone", at_least=0)
+    discriminator_input: str = setting(
+        "replaced", "replaced or paired", choices=("replaced", "paired")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +102,12 @@ class PresetName(Settings):
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(TrainingConfig, DataConfig, ObjectiveConfig, ModelConfig, PresetName):
     """One run: the fields of all these tables."""
+
+    @property
+    def row_length(self) -> int:
+        """Return the tokens of a row of data."""
+        paired = self.discriminator_input == "paired"
+        return (self.max_length + 1) // 2 if paired else self.max_length
 
     def _misfits(self) -> Iterator[str]:
         if self.max_length > self.max_position_embeddings:
