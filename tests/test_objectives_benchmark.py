@@ -147,6 +147,15 @@ def test_figures_are_those_of_the_seeds_that_have_finished(tmp_path: Path) -> No
     assert (figures["variant"], figures["steps"]) == ("electra", 40)
 
 
+def test_the_only_network_of_mlm_is_full_size(tmp_path: Path) -> None:
+    plan = plan_of("mlm", 40)
+    (run,) = runs_of([plan], [0], tmp_path)
+    write_run(run, mlm_accuracy=0.25, generator_entropy=3.0)
+    figures = result(plan, [run])
+    assert figures["figures"] == {"encoder_mlm_accuracy": {"mean": 0.25, "min": 0.25, "max": 0.25}}
+    assert figures["held_out"][0]["mlm_accuracy"] == 0.25
+
+
 def test_the_table_is_markdown() -> None:
     figures = {
         "mlm_accuracy": {"mean": 0.25, "min": 0.125, "max": 0.5},

@@ -6,7 +6,7 @@ pass keeps for the backward pass. This is, for each sequence of T tokens of a mi
 
     T (8 C + 2 F + H T)   numbers a layer,   2 V   for each position with scores of the vocabulary
 
-and V more for each slot of ``adversarial = gumbel-softmax``. Scores that are computed again in the
+and V more for each masked slot with an adversarial gradient. Scores that are computed again in the
 backward pass are not kept. Of two stages, the one that keeps more counts.
 
 A step multiplies matrices most of the time: ``products`` counts their floating-point operations.
@@ -182,9 +182,7 @@ def _kept_by(config: PretrainingConfig, part: NetworkPass) -> int:
     size = part.size
     token = 8 * size.hidden_size + 2 * size.intermediate_size
     layer = part.length * (token + size.num_attention_heads * part.length)
-    scores = 0 if part.scores_again else 2 * part.words
-    if config.adversarial == "gumbel-softmax":
-        scores += part.slots
+    scores = part.slots + (0 if part.scores_again else 2 * part.words)
     return size.num_hidden_layers * layer + config.vocab_size * scores
 
 

@@ -119,7 +119,7 @@ def step_flop(config: PretrainingConfig, step: int = 0) -> int:
 
 def run_flop(config: PretrainingConfig) -> int:
     """Return the FLOP of all steps of a run: see ``step_products``."""
-    first = min(config.two_stage_steps, config.steps)
+    first = config.two_stage_steps
     return first * step_flop(config) + (config.steps - first) * step_flop(config, first)
 
 
@@ -140,20 +140,21 @@ def _products_of(config: PretrainingConfig, part: NetworkPass) -> Iterator[Produ
         yield from _linear(f"{name}.head.dense", 1, batch * part.detections, width, width)
         yield from _linear(f"{name}.head.output", 1, batch * part.detections, width, 1)
     if part.slots and config.adversarial == "reinforce":
-        yield from _linear(f"{name}.baseline", 1, slots, width, 1)
+        yield from _linear(f"{name}.head.baseline", 1, slots, width, 1)
     if part.slots and config.adversarial == "gumbel-softmax":
         yield from _mixture(slots, config.vocab_size, embedding, config.straight_through)
 
 
 def _vocabulary_head(config: PretrainingConfig, part: NetworkPass) -> Iterator[Product]:
-    name = f"{part.network}.words" if part.detections else f"{part.network}.head"
+    name = f"{part.network}.head" if part.network == "generator" else "encoder.head"
     rows, width = config.batch_size * part.words, part.size.hidden_size
-    table = rows, config.embedding_size, config.vocab_size
     yield from _linear(f"{name}.dense", 1, rows, width, config.embedding_size)
-    yield from _linear_of_a_table(f"{name}.output", *table)
+    operation = "vocabulary_log_likelihood" if part.scores_again else "linear"
+    sizes = rows, config.embedding_size, config.vocab_size
+    yield from _linear_of_a_table(f"{name}.output", operation, *sizes)
     if part.scores_again:
-        again = Product(f"{name}.output y again", "linear_backward", 1, 1, *table)
-        yield again._replace(right_transposed=True)
+        again, backward = f"{name}.output y again", f"{operation}{BACKWARD}"
+        yield Product(again, backward, 1, 1, *sizes, right_transposed=True)
 
 
 def _encoder(
@@ -193,9 +194,11 @@ def _attention(
     yield Product(f"{name} dST q", backward, *sums, left_transposed=True)
 
 
-def _linear_of_a_table(name: str, rows: int, inputs: int, outputs: int) -> Iterator[Product]:
+def _linear_of_a_table(
+    name: str, forward: str, rows: int, inputs: int, outputs: int
+) -> Iterator[Product]:
     """Yield the products of a linear map whose weight is a transposed table."""
-    forward, backward = "linear", "linear_backward"
+    backward = f"{forward}{BACKWARD}"
     yield Product(f"{name} y", forward, 1, 1, rows, inputs, outputs, right_transposed=True)
     yield Product(f"{name} dx", backward, 1, 1, rows, outputs, inputs)
     yield Product(f"{name} dE", backward, 1, 1, outputs, rows, inputs, left_transposed=True)
@@ -203,9 +206,8 @@ def _linear_of_a_table(name: str, rows: int, inputs: int, outputs: int) -> Itera
 
 def _mixture(slots: int, entries: int, width: int, straight_through: bool) -> Iterator[Product]:
     """Yield the products of a mixture of the rows of a table (entries, width) in every slot."""
-    forward, backward = "mixture", "mixture_backward"
+    forward, backward = "relax_embeddings", "relax_embeddings_backward"
     if not straight_through:
         yield Product("mixture y", forward, 1, 1, slots, entries, width)
-    yield Product("mixture dp", backward, 1, 1, slots, width, entries, right_transposed=True)
-    if not straight_through:
         yield Product("mixture dE", backward, 1, 1, entries, slots, width, left_transposed=True)
+    yield Product("mixture dp", backward, 1, 1, slots, width, entries, right_transposed=True)
