@@ -13,7 +13,6 @@ from benchmarks.rivals import (
     PYTORCH,
     Rival,
     measure,
-    products_of,
     program_of,
     ratios,
     tokens_of,
@@ -21,6 +20,7 @@ from benchmarks.rivals import (
 from benchmarks.turns import Program, Turn
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
+from electra_ref.training.pretraining.products import step_products
 
 FLOOR, DATA = "floor", "data work"  # not rivals, but timed in their rounds
 MEMORY_OF = "pytorch-float32"  # the rival whose memory is the measure
@@ -31,7 +31,7 @@ def comparison(
     config: PretrainingConfig, rivals: list[Rival], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Time all rivals in turns, print the tables, return the figures."""
-    products = products_of(config)
+    products = step_products(config)
     programs = {rival.name: program_of(rival, config, options.threads) for rival in rivals}
     programs[FLOOR] = Program("benchmarks.matrix_products", "prepare_floor", {"products": products})
     programs[DATA] = Program("benchmarks.electra_step", "prepare_data_work", {"config": config})

@@ -95,7 +95,7 @@ def token_stream(vocab_size: int, seed: int) -> TokenStream:
 def packing_rules(config: PretrainingConfig) -> PackingRules:
     """Return the packing rules of a run of ``config``."""
     return PackingRules(
-        config.max_length, config.single_segment_probability, config.short_probability, config.seed
+        config.row_length, config.single_segment_probability, config.short_probability, config.seed
     )
 
 
@@ -108,7 +108,7 @@ def make_batches(config: PretrainingConfig, count: int) -> Iterator[Batch]:
     rng = np.random.default_rng(config.seed)
     for _ in range(count):
         chosen = examples[rng.integers(0, len(examples), config.batch_size)]
-        yield assemble(stream.tokens, chosen, config.max_length, SPECIAL_TOKENS)
+        yield assemble(stream.tokens, chosen, config.row_length, SPECIAL_TOKENS)
 
 
 def prepare_data_work(config: PretrainingConfig) -> Callable[[Any], dict[str, float]]:
@@ -122,11 +122,11 @@ def prepare_data_work(config: PretrainingConfig) -> Callable[[Any], dict[str, fl
     stream = token_stream(config.vocab_size, config.seed)
     documents = np.arange(stream.document_ends.size)
     rules = packing_rules(config)
-    slots = masked_slots(config.max_length, config.mask_probability)
+    slots = masked_slots(config.row_length, config.mask_probability)
     rows = config.batch_size * slots
     logits = np.random.default_rng(0).standard_normal((rows, config.vocab_size), np.float32)
     random = RandomStream(config.seed, Purpose.MASK, 0)
-    step_tokens = config.batch_size * config.max_length
+    step_tokens = config.batch_size * config.row_length
 
     def step(_: Any) -> dict[str, float]:
         tokenizer = WordPiece(vocabulary)
@@ -136,7 +136,7 @@ def prepare_data_work(config: PretrainingConfig) -> Callable[[Any], dict[str, fl
         parts = list(pack(stream.sentence_ends, stream.document_ends, documents, rules))
         times.append(time.perf_counter())
         chosen = np.resize(np.concatenate(parts), (config.batch_size, 3))
-        batch = assemble(stream.tokens, chosen, config.max_length, SPECIAL_TOKENS)
+        batch = assemble(stream.tokens, chosen, config.row_length, SPECIAL_TOKENS)
         times.append(time.perf_counter())
         masked = mask_tokens(batch, SPECIAL_TOKENS, config.mask_probability, random)
         times.append(time.perf_counter())

@@ -18,12 +18,13 @@ from typing import Any
 from benchmarks.electra_step import SPECIAL_TOKENS, make_batches, open_rival, synchronizer
 from benchmarks.harness import print_table, spread
 from benchmarks.matrix_products import flop_by
-from benchmarks.rivals import Rival, measure, our_own, products_of
+from benchmarks.rivals import Rival, measure, our_own
 from benchmarks.turns import Program, Turn
 from electra_ref.batch import Batch
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.model.objectives import electra
+from electra_ref.training.pretraining.products import step_products
 from electra_ref.training.pretraining.task import initial_state
 from electra_ref.training.step import train_step
 
@@ -87,7 +88,7 @@ def profile(
     programs = {rival.name: profile_program(rival, config) for rival in our_own(rivals)}
     batches = make_batches(config, options.warmup + options.repeats)
     turns = measure(programs, [dict.fromkeys(programs, batch) for batch in batches], options)
-    flop = flop_by("operation", products_of(config))
+    flop = flop_by("operation", step_products(config))
     operations = {name: operation_figures(taken, flop) for name, taken in turns.items()}
     print(f"{config.preset}: milliseconds a step, share of the step, GFLOP/s of matrix products\n")
     print_operations(operations)

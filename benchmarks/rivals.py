@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from benchmarks.electra_step import SPECIAL_TOKENS, open_rival
-from benchmarks.matrix_products import Product, step_products
 from benchmarks.turns import Program, Turn, take_turns
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
@@ -102,14 +101,9 @@ def program_of(rival: Rival, config: PretrainingConfig, threads: int) -> Program
     return Program("benchmarks.pytorch_electra", "prepare_pytorch", arguments, is_ours=False)
 
 
-def products_of(config: PretrainingConfig) -> list[Product]:
-    """Return the matrix products of a step of ``config``."""
-    return step_products(config, masked_slots(config.max_length, config.mask_probability))
-
-
 def tokens_of(config: PretrainingConfig) -> int:
     """Return the tokens of a step, padding included."""
-    return config.batch_size * config.max_length
+    return config.batch_size * config.row_length
 
 
 def measure(

@@ -21,9 +21,10 @@ from benchmarks.electra_step import make_batches
 from benchmarks.harness import print_table, spread
 from benchmarks.matrix_products import flop_by
 from benchmarks.operation_times import profile_program
-from benchmarks.rivals import Rival, measure, our_own, products_of, tokens_of
+from benchmarks.rivals import Rival, measure, our_own, tokens_of
 from benchmarks.turns import Turn
 from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.training.pretraining.products import step_products
 
 LENGTHS = (64, 128, 256, 512)
 ATTENTION = ("attention", "attention_backward")
@@ -106,7 +107,7 @@ def split_seconds(turns: list[Turn], tokens: int) -> dict[str, list[float]]:
 
 def split_flop(config: PretrainingConfig) -> dict[str, float]:
     """Return the FLOP a token of all matrix products of a step, of attention's, of the rest."""
-    flop = flop_by("operation", products_of(config))
+    flop = flop_by("operation", step_products(config))
     step = sum(flop.values()) / tokens_of(config)
     attention = sum(flop[name] for name in ATTENTION) / tokens_of(config)
     return {"step": step, "attention": attention, "rest": step - attention}

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.matrix_products import step_products
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
-from electra_ref.masking import masked_slots
 from electra_ref.training.pretraining import forecast as forecast_module
 from electra_ref.training.pretraining.forecast import (
     FEWEST_MASKED,
@@ -28,6 +27,7 @@ from electra_ref.training.pretraining.forecast import (
     products_per_second,
     require_memory,
 )
+from electra_ref.training.pretraining.products import step_flop
 
 CALM = Forecast(parameters=697_585, memory=10**9, epochs=5.25, flop=1e9, masked=5000.0)
 
@@ -88,13 +88,44 @@ def test_far_too_much_memory_is_refused_with_what_fits(monkeypatch: pytest.Monke
         require_memory(config, 119_000_000, 4)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small", "base", "large"])
-def test_operations_are_those_of_the_products(preset: str) -> None:
-    """But for projections and heads, which are small."""
-    config = resolve_config(preset=preset, settings=["vocab_size=30522", "steps=10"])
-    slots = masked_slots(config.max_length, config.mask_probability)
-    flop = sum(product.flop for product in step_products(config, slots))
-    assert foreseen(config).flop == pytest.approx(10 * flop, rel=0.15)
+TWO_STAGES = ["sharing=none", "generator_hidden_size=1", "generator_layers=1"]
+TWO_STAGES += ["num_attention_heads=2", "intermediate_size=512", "two_stage_steps=4"]
+
+
+def test_operations_are_those_of_all_steps() -> None:
+    config = resolve_config(settings=["vocab_size=100", "steps=10", *TWO_STAGES])
+    first, second = step_flop(config), step_flop(config, 4)
+    assert foreseen(config).flop == 4 * first + 6 * second
+    assert second > first
+
+
+KEPT = {"generator": 2 * 16 * (8 * 8 + 2 * 32 + 16), "encoder": 3 * 16 * (8 * 128 + 400 + 4 * 16)}
+WORDS = 2 * 100 * 3  # of a sequence: 3 masked slots
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ((), KEPT["generator"] + KEPT["encoder"] + WORDS),
+        (("objective=mlm",), KEPT["encoder"] + WORDS),
+        (("objective=replace-mlm",), KEPT["generator"] + KEPT["encoder"] + 2 * WORDS),
+        (("objective=all-tokens-mlm",), KEPT["generator"] + KEPT["encoder"] + WORDS),
+        (("uniform_generator=true",), KEPT["encoder"]),
+        (("adversarial=reinforce",), KEPT["generator"] + KEPT["encoder"] + WORDS + 300),
+        (("adversarial=gumbel-softmax",), KEPT["generator"] + KEPT["encoder"] + WORDS + 300),
+        (TWO_STAGES, 3 * 16 * (8 * 128 + 2 * 512 + 2 * 16) + WORDS),
+        (  # the generator reads 16 tokens, the discriminator 31
+            ("discriminator_input=paired", "max_length=31"),
+            KEPT["generator"] + 3 * 31 * (8 * 128 + 400 + 4 * 31) + WORDS,
+        ),
+    ],
+    ids=str,
+)
+def test_memory_follows_what_runs(settings: Sequence[str], kept: int) -> None:
+    sizes = ["vocab_size=100", "max_length=16", "batch_size=8", "accumulate=4"]
+    sizes += ["hidden_size=128", "num_hidden_layers=3", "intermediate_size=200"]
+    config = resolve_config(settings=[*sizes, "mask_probability=0.2", *settings])
+    assert memory_of(config, 1000, 4) == 4 * ((4 + 2) * 1000 + 2 * kept) + PROCESS_BYTES
 
 
 def test_a_calm_run_gets_one_line() -> None:

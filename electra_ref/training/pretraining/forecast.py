@@ -2,13 +2,15 @@
 
 Memory is that of one process: 16 bytes a parameter in float32 (itself, its gradient, Adam's two
 moments), another gradient for each level of the tree that sums micro-batches, and what the forward
-pass keeps for the backward pass. This is, for each row of a micro-batch, about
+pass keeps for the backward pass. This is, for each sequence of T tokens of a micro-batch, about
 
-    8 C + 2 F + H T   numbers a layer,   2 V M / T   for the scores of the vocabulary
+    T (8 C + 2 F + H T)   numbers a layer,   2 V   for each position with scores of the vocabulary
 
-A step multiplies matrices most of the time: 6 W + 12 T C floating-point operations a row and layer,
-of W = 4 C^2 + 2 C F weights, and 6 E V M / T for the vocabulary (``benchmarks/matrix_products.py``
-lists each product). One product is timed to learn what this processor does in a second.
+and V more for each masked slot with an adversarial gradient. Scores that are computed again in the
+backward pass are not kept. Of two stages, the one that keeps more counts.
+
+A step multiplies matrices most of the time: ``products`` counts their floating-point operations.
+One product is timed to learn what this processor does in a second.
 """
 
 from __future__ import annotations
@@ -22,11 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from electra_ref.config.model import discriminator_size, generator_size
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.masking import masked_slots
 from electra_ref.text.examples import ExampleSource
+from electra_ref.training.pretraining.products import NetworkPass, network_passes, run_flop
 from electra_ref.training.progress import format_duration
 
 MOST_EPOCHS = 100
@@ -64,7 +65,7 @@ def forecast(
     ``config.vocab_size`` must be known.
     """
     memory = memory_of(config, parameters, itemsize)
-    flop = config.steps * config.batch_size * config.max_length * _flop_of_a_row(config)
+    flop = run_flop(config)
     epochs = config.steps * config.batch_size / training.count
     evaluated = min(1.0, config.evaluation_batches * config.batch_size / held_out.count)
     masked = config.mask_probability * evaluated * held_out.tokens
@@ -75,7 +76,7 @@ def memory_of(config: PretrainingConfig, parameters: int, itemsize: int) -> int:
     """Return the bytes that a process needs, about."""
     sequences = config.batch_size // config.accumulate
     vectors = 3 + config.accumulate.bit_length()
-    numbers = vectors * parameters + sequences * config.max_length * _kept_numbers(config)
+    numbers = vectors * parameters + sequences * _kept_numbers(config)
     return int(itemsize * numbers) + PROCESS_BYTES
 
 
@@ -168,33 +169,21 @@ def memory_of_machine() -> int:
         return memory
 
 
-def _kept_numbers(config: PretrainingConfig) -> float:
-    """Return how many numbers the forward pass keeps for each row."""
-    layers = sum(
-        size.num_hidden_layers
-        * (
-            8 * size.hidden_size
-            + 2 * size.intermediate_size
-            + size.num_attention_heads * config.max_length
-        )
-        for size in (generator_size(config), discriminator_size(config))
+def _kept_numbers(config: PretrainingConfig) -> int:
+    """Return how many numbers the forward pass of one sequence keeps, in the larger stage."""
+    stages = {0, config.two_stage_steps}
+    return max(
+        sum(_kept_by(config, each) for each in network_passes(config, step) if each.trained)
+        for step in stages
     )
-    return layers + 2 * config.vocab_size * _masked_share(config)
 
 
-def _flop_of_a_row(config: PretrainingConfig) -> float:
-    """Return the floating-point operations of a row, forward and backward."""
-    layers = sum(
-        size.num_hidden_layers
-        * size.hidden_size
-        * (24 * size.hidden_size + 12 * size.intermediate_size + 12 * config.max_length)
-        for size in (generator_size(config), discriminator_size(config))
-    )
-    return layers + 6 * config.embedding_size * config.vocab_size * _masked_share(config)
-
-
-def _masked_share(config: PretrainingConfig) -> float:
-    return masked_slots(config.max_length, config.mask_probability) / config.max_length
+def _kept_by(config: PretrainingConfig, part: NetworkPass) -> int:
+    size = part.size
+    token = 8 * size.hidden_size + 2 * size.intermediate_size
+    layer = part.length * (token + size.num_attention_heads * part.length)
+    scores = part.slots + (0 if part.scores_again else 2 * part.words)
+    return size.num_hidden_layers * layer + config.vocab_size * scores
 
 
 def _format_bytes(count: int) -> str:
