@@ -9,13 +9,15 @@ import numpy.typing as npt
 import pytest
 
 from electra_ref.backends import Backend, reference
+from electra_ref.config.objective import OBJECTIVES
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.model.objectives import electra
+from electra_ref.model.objectives.table import objective_of
 from electra_ref.training.pretraining.products import run_flop, step_flop, step_products
+from electra_ref.training.pretraining.task import initial_state
 from electra_ref.training.step import train_step
 from tests.test_metamorphic import draw_rows
-from tests.tiny_electra import tiny_config, tiny_model, tiny_state
+from tests.tiny_electra import SPECIAL_TOKENS, tiny_config
 
 B, T, M, E, V = 3, 9, 3, 5, 13
 
@@ -159,21 +161,34 @@ def _map_arrays(change: Any, value: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"generator_hidden_size": 5 / 8},
-        {"hidden_size": 6, "num_attention_heads": 3, "num_hidden_layers": 3},
-        {"max_length": 8, "batch_size": 2, "mask_probability": 0.15},
-    ],
-    ids=str,
-)
+ALL_SETTINGS = [
+    {},
+    {"generator_hidden_size": 5 / 8},
+    {"hidden_size": 6, "num_attention_heads": 3, "num_hidden_layers": 3},
+    {"max_length": 8, "batch_size": 2, "mask_probability": 0.15},
+    *({"objective": objective} for objective in OBJECTIVES),
+    {"objective": "replace-mlm", "uniform_generator": True},
+    {"uniform_generator": True},
+    {"sharing": "none"},
+    {"sharing": "gdes"},
+    {"sharing": "all", "generator_hidden_size": 1.0},
+    {"adversarial": "reinforce"},
+    {"adversarial": "gumbel-softmax"},
+    {"adversarial": "gumbel-softmax", "straight_through": False},
+    {"discriminator_input": "paired", "max_length": 15, "max_position_embeddings": 20},
+    {**TWO_STAGES, "two_stage_steps": 1},
+]
+
+
+@pytest.mark.parametrize("settings", ALL_SETTINGS, ids=str)
 def test_numpy_makes_as_many_operations(settings: dict[str, Any]) -> None:
     config = sized(**settings)
-    state, backend = tiny_state(config, "float64"), CountingBackend()
-    batch = draw_rows(config.batch_size, config.max_length, seed=0)
-    model, counting = tiny_model(config), cast(Backend, backend)
-    train_step(config, counting, electra, model, state, [batch])
-    assert sum(backend.made) == step_flop(config)
-    assert len(backend.made) == sum(product.repeats for product in step_products(config))
+    objective = objective_of(config)
+    model = objective.model_of(config, config, SPECIAL_TOKENS)
+    state = initial_state(config, reference, model, "float64")
+    batch = draw_rows(config.batch_size, config.row_length, seed=0)
+    for step in range(2):  # of two stages, one each
+        backend = CountingBackend()
+        train_step(config, cast(Backend, backend), objective, model, state, [batch])
+        assert sum(backend.made) == step_flop(config, step)
+        assert len(backend.made) == sum(p.repeats for p in step_products(config, step))

@@ -5,28 +5,37 @@ MLM loss is the original one; ``sampled_accuracy`` is the share where its sample
 full-size encoder guesses words beside a generator, ``encoder_mlm_loss`` and
 ``encoder_mlm_accuracy`` are those of the encoder, reading [MASK] at the same positions.
 ``mlm_baseline_accuracy`` is the accuracy of always answering the most frequent original word.
+``generator_figures`` defines ``generator_entropy`` (of the network with the MLM loss),
+``distinct_samples`` and ``distinct_originals``.
 
 RTD, over all tokens but padding (the original counts padding in its AUC, which makes it too high):
-``rtd_accuracy``, ``rtd_precision`` and ``rtd_recall`` at a logit of 0, ``rtd_auc``, and
-``replaced_share``, the error of answering "original" everywhere. An objective without one of the
-two tasks has none of its figures.
+``detection_figures`` defines its figures, ``hidden_figures`` the ``hidden_cosine`` of the
+discriminator's last hidden states. An objective without one of the two tasks has none of its
+figures.
 Source: google-research/electra pretrain/run_pretraining.py (``metric_fn``).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from electra_ref.arrays import Array
 from electra_ref.backends import Backend
 from electra_ref.masking import MaskedBatch
 from electra_ref.model.generation import Guesses
-from electra_ref.model.losses import add_terms, mean_losses, total_loss
-from electra_ref.model.objectives.output import Output
+from electra_ref.model.losses import LossTerm, add_terms, mean_losses, total_loss
+from electra_ref.model.objectives.output import Detections, Output
+from electra_ref.training.pretraining.detection_figures import detection_figures
+from electra_ref.training.pretraining.generator_figures import (
+    distinct_tokens,
+    entropy_sum,
+    mean_entropy,
+)
+from electra_ref.training.pretraining.hidden_figures import mean_cosine, unit_sum
 
 Metrics = dict[str, float | None]
 
@@ -34,45 +43,86 @@ Metrics = dict[str, float | None]
 def metrics_of(backend: Backend, outputs: Iterable[Output]) -> Metrics:
     """Return the metrics of all ``outputs`` taken together; None where one is undefined.
 
-    Precision is undefined where nothing was flagged, recall where nothing was replaced, AUC
-    where all tokens have one label. Raises ValueError if there is no output.
+    Raises ValueError if there is no output.
     """
-    terms, originals, replaced, logits = [], [], [], []
-    hits: Counter[str] = Counter()
-    sums: dict[str, float] = {}
+    terms: list[Sequence[LossTerm]] = []
+    guesses: dict[str, list[_Guesses]] = {"mlm": [], "encoder_mlm": []}
+    samples, tokens, units = [], [], []
     for output in outputs:
         masked = output.masked
         terms.append(output.terms)
-        originals.append(masked.labels[masked.weights])
-        for name, guesses in (("mlm", output.guesses), ("encoder_mlm", output.encoder_guesses)):
-            if guesses is not None:
-                hits[f"{name}_accuracy"] += _hits(backend, masked, guesses)
-                sums[f"{name}_loss"] = sums.get(f"{name}_loss", 0.0) + float(guesses.loss)
+        for name, part in (("mlm", output.guesses), ("encoder_mlm", output.encoder_guesses)):
+            if part is not None:
+                guesses[name].append(_guesses_of(backend, masked, part))
         if output.corrupted is not None:
-            samples = output.corrupted.sampled_ids
-            hits["sampled_accuracy"] += int(((samples == masked.labels) & masked.weights).sum())
-        if (detections := output.detections) is not None:
-            is_token = detections.read.batch.attention_mask
-            replaced.append(detections.read.replaced[is_token])
-            logits.append(backend.to_host(detections.logits).reshape(is_token.shape)[is_token])
+            samples.append((output.corrupted.sampled_ids[masked.weights], _labels_of(output)))
+        if output.detections is not None:
+            tokens.append(_answers_of(backend, output.detections))
+            units.append(unit_sum(_hidden_of(backend, output.detections)))
     if not terms:
         raise ValueError("there is nothing to evaluate")
     total = add_terms(terms)
-    words = np.concatenate(originals)
-    masked_count = max(words.size, 1)
-    hits["mlm_baseline_accuracy"] = int(np.bincount(words).max(initial=0))
     metrics: Metrics = {"loss": float(total_loss(total)), **mean_losses(total)}
-    metrics |= {name: total / masked_count for name, total in sums.items()}
-    metrics |= {name: count / masked_count for name, count in hits.items()}
-    if replaced:
-        metrics |= _detection_metrics(np.concatenate(replaced), np.concatenate(logits))
+    for name, parts in guesses.items():
+        if parts:
+            metrics |= _guess_figures(name, parts, has_loss=f"{name}_loss" in metrics)
+    if samples:
+        metrics |= _sample_figures(*map(np.concatenate, zip(*samples, strict=True)))
+    if tokens:
+        metrics |= detection_figures(*map(np.concatenate, zip(*tokens, strict=True)))
+        metrics["hidden_cosine"] = mean_cosine(units)
     return metrics
 
 
-def _hits(backend: Backend, masked: MaskedBatch, guesses: Guesses) -> int:
-    """Return how often the best word at a masked position is the original one."""
-    best = backend.to_host(guesses.logits.argmax(axis=-1)).reshape(masked.labels.shape)
-    return int(((best == masked.labels) & masked.weights).sum())
+class _Guesses(NamedTuple):
+    """What a network guessed in one micro-batch, and what was right."""
+
+    labels: Array  # (used slots,)
+    best: Array  # (used slots,)
+    loss: float  # summed
+    entropy: float  # summed
+
+
+def _guesses_of(backend: Backend, masked: MaskedBatch, guesses: Guesses) -> _Guesses:
+    used = masked.weights
+    best = backend.to_host(guesses.logits.argmax(axis=-1)).reshape(used.shape)
+    entropy = entropy_sum(guesses.logits[backend.to_device(used.reshape(-1))])
+    return _Guesses(masked.labels[used], best[used], float(guesses.loss), entropy)
+
+
+def _guess_figures(name: str, parts: Sequence[_Guesses], *, has_loss: bool) -> Metrics:
+    """Return the figures of the network ``name``; the entropy and the baseline are of "mlm"."""
+    labels, best = (np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:2])
+    count = max(labels.size, 1)
+    figures: Metrics = {f"{name}_accuracy": int((best == labels).sum()) / count}
+    if not has_loss:
+        figures[f"{name}_loss"] = sum(part.loss for part in parts) / count
+    if name == "mlm":
+        figures["mlm_baseline_accuracy"] = np.bincount(labels).max(initial=0) / count
+        figures["generator_entropy"] = mean_entropy(sum(p.entropy for p in parts), labels.size)
+    return figures
+
+
+def _labels_of(output: Output) -> Array:
+    return output.masked.labels[output.masked.weights]
+
+
+def _sample_figures(samples: Array, labels: Array) -> Metrics:
+    hits = int((samples == labels).sum())
+    return {"sampled_accuracy": hits / max(labels.size, 1), **distinct_tokens(samples, labels)}
+
+
+def _answers_of(backend: Backend, detections: Detections) -> tuple[Array, Array, Array]:
+    """Return which tokens are replaced and which masked, and the logits of all."""
+    read = detections.read
+    is_token = read.batch.attention_mask
+    logits = backend.to_host(detections.logits).reshape(is_token.shape)
+    return read.replaced[is_token], read.is_masked[is_token], logits[is_token]
+
+
+def _hidden_of(backend: Backend, detections: Detections) -> Array:
+    """Return the hidden states of all tokens but padding, (n, C) on the host."""
+    return backend.to_host(detections.hidden)[detections.read.batch.attention_mask.reshape(-1)]
 
 
 def summary(metrics: Metrics) -> str:
@@ -91,25 +141,3 @@ def summary(metrics: Metrics) -> str:
         parts.append(f"RTD AUC {figures['rtd_auc']:.3f}")
         parts.append(f"accuracy {figures['rtd_accuracy']:.3f} (all original {all_original:.3f})")
     return ", ".join(parts)
-
-
-def _detection_metrics(
-    is_replaced: npt.NDArray[np.bool_], logits: npt.NDArray[np.floating]
-) -> Metrics:
-    flagged = logits > 0
-    hits = int((flagged & is_replaced).sum())
-    return {
-        "rtd_accuracy": float((flagged == is_replaced).mean()),
-        "rtd_precision": hits / int(flagged.sum()) if flagged.any() else None,
-        "rtd_recall": hits / int(is_replaced.sum()) if is_replaced.any() else None,
-        "rtd_auc": _auc(is_replaced, logits),
-        "replaced_share": float(is_replaced.mean()),
-    }
-
-
-def _auc(is_replaced: npt.NDArray[np.bool_], logits: npt.NDArray[np.floating]) -> float | None:
-    if is_replaced.all() or not is_replaced.any() or not math.isfinite(float(logits.sum())):
-        return None
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  (a second that --help need not pay)
-
-    return float(roc_auc_score(is_replaced, logits))
