@@ -17,7 +17,7 @@ from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.masking import mask_tokens, masked_slots
-from electra_ref.model.objectives import electra
+from electra_ref.model.objectives.table import objective_of
 from electra_ref.rng import Purpose, RandomStream
 from electra_ref.sampling import corrupt, sample_tokens
 from electra_ref.text.examples import assemble
@@ -51,12 +51,13 @@ def prepare_electra_ref(
     """Return a step that trains ``config`` on a batch: from masking to updated parameters."""
     opened = open_rival(device, precision)
     keep_freed_memory()  # as the training command does
-    model = electra.model_of(config, config, SPECIAL_TOKENS)
+    objective = objective_of(config)
+    model = objective.model_of(config, config, SPECIAL_TOKENS)
     state = initial_state(config, opened.backend, model, opened.dtype)
     wait = synchronizer(opened)
 
     def step(batch: Batch) -> dict[str, float]:
-        result = train_step(config, opened.backend, electra, model, state, [batch])
+        result = train_step(config, opened.backend, objective, model, state, [batch])
         wait()  # the update may still be under way
         figures = {"loss": result.loss}
         if opened.device == "gpu":

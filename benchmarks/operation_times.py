@@ -23,7 +23,7 @@ from benchmarks.turns import Program, Turn
 from electra_ref.batch import Batch
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.freed_memory import keep_freed_memory
-from electra_ref.model.objectives import electra
+from electra_ref.model.objectives.table import objective_of
 from electra_ref.training.pretraining.products import step_products
 from electra_ref.training.pretraining.task import initial_state
 from electra_ref.training.step import train_step
@@ -63,13 +63,14 @@ def prepare_profile(
     keep_freed_memory()
     seconds: dict[str, float] = defaultdict(float)
     wait = synchronizer(opened)
-    model = electra.model_of(config, config, SPECIAL_TOKENS)
+    objective = objective_of(config)
+    model = objective.model_of(config, config, SPECIAL_TOKENS)
     state = initial_state(config, opened.backend, model, opened.dtype)
     backend: Any = Timed(opened.backend, seconds, wait)
 
     def step(batch: Batch) -> dict[str, float]:
         seconds.clear()
-        train_step(config, backend, electra, model, state, [batch])
+        train_step(config, backend, objective, model, state, [batch])
         return dict(seconds)
 
     return step

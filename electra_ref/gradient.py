@@ -25,6 +25,11 @@ class GradientSum(NamedTuple):
         else:
             self.array[...] += part
 
+    def add_nothing(self) -> None:
+        """Let the sum be 0 if no part was added yet."""
+        if self.is_empty:
+            self.array.fill(0)
+
     def transpose(self) -> GradientSum:
         """Return the same sum for an operation that read the transpose of the parameter."""
         return GradientSum(self.array.T, self.is_empty)

@@ -7,8 +7,11 @@ key and value separately, relative to its own norm. Where a gradient is scaled o
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from electra_ref.backends import gpu, reference
+from tests import stand_in_cupy
 from tests.test_electra_gradients import assert_small
 from tests.tiny_electra import remembering_backend
 from tests.variants import (
@@ -40,3 +43,23 @@ def test_the_second_stage_has_its_gradient_too() -> None:
     problem = variant_problem("two stages", 0.5, 3, step=10)
     assert [term.name for term in output_of(problem, problem.vector).terms] == ["rtd"]
     assert_small(worst_errors(problem, 3, remembering_backend()))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_keeps_to_the_device(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No host array among those of the device on the way, and the same bits."""
+    problem = variant_problem(variant, 0.5, seed=5)
+    expected = gradients_of_variant(problem).vector
+    stand_in_cupy.install(monkeypatch)
+    vector = gradients_of_variant(problem, gpu).vector
+    assert type(vector).__module__ == "cupy"
+    np.testing.assert_array_equal(gpu.to_host(vector), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_gpu_computes_the_same_gradients(variant: str) -> None:
+    problem = variant_problem(variant, 0.5, seed=5)
+    expected = gradients_of_variant(problem, reference).vector
+    vector = gpu.to_host(gradients_of_variant(problem, gpu).vector)
+    np.testing.assert_allclose(vector, expected, rtol=1e-8, atol=1e-12 * np.abs(expected).max())

@@ -120,14 +120,16 @@ def output_of(problem: VariantProblem, vector: Array, backend: Backend = referen
 
 def gradients_of_variant(problem: VariantProblem, backend: Backend = reference) -> Gradients:
     """Return the hand-written gradients; parameters that do not learn have 0, the rest is new."""
-    run = ForwardPass(backend, FlatParameters(problem.specs, problem.vector), problem.stream)
-    gradients = Gradients(problem.specs, np.full_like(problem.vector, np.nan))
+    vector = backend.to_device(problem.vector)
+    run = ForwardPass(backend, FlatParameters(problem.specs, vector), problem.stream)
+    unwritten = backend.to_device(np.full_like(problem.vector, np.nan))
+    gradients = Gradients(problem.specs, unwritten)
     _, cache = problem.objective.forward(run, problem.model, problem.batch, problem.stream)
     problem.objective.backward(
         BackwardPass(backend, gradients), problem.model, problem.counts, cache
     )
     for name in problem.objective.unchanged(problem.model):
-        gradients.sum_of(name).add(np.zeros(()))
+        gradients.sum_of(name).add_nothing()
     gradients.require_complete()
     return gradients
 

@@ -11,8 +11,6 @@ Source of the negative factor, gradient reversal: Ganin and Lempitsky 2015, arXi
 
 from __future__ import annotations
 
-import numpy as np
-
 from electra_ref.arrays import Array
 
 
@@ -26,7 +24,7 @@ def scale_gradient(x: Array, factor: float) -> Array:
 
     The backward pass of the caller multiplies by the same factor.
     """
-    if not np.iscomplexobj(x):
+    if x.dtype.kind != "c":
         return x
     scaled: Array = x.real + factor * (x - x.real)
     return scaled

@@ -10,8 +10,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from electra_ref.backends import Backend
 from electra_ref.batch import Batch
 from electra_ref.config.training import TrainingConfig
@@ -21,8 +19,6 @@ from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import Purpose, RandomStream
 from electra_ref.training.optimizer import TrainingState, optimizer_step
 from electra_ref.training.schedule import learning_rate
-
-_NOTHING = np.zeros(())  # the gradient of a parameter that a step leaves as it is
 
 
 class StepResult(NamedTuple):
@@ -61,7 +57,7 @@ def train_step(
         gradients = state.gradients.leaf()
         objective.backward(BackwardPass(backend, gradients), model, counts, cache)
         for name in unchanged:
-            gradients.sum_of(name).add(_NOTHING)
+            gradients.sum_of(name).add_nothing()
         state.gradients.add(gradients)
         terms.append(output.terms)
     rate = learning_rate(config, state.step)
