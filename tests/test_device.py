@@ -108,7 +108,8 @@ def test_a_gpu_trains_like_the_processor() -> None:
     assert opened.name == "gpu"
     vector, losses = train(opened.backend, "float64", steps=10)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-9)
-    np.testing.assert_allclose(vector, expected, rtol=1e-6)
+    # The bias of the key has gradient zero, so its entries are rounding errors of 1e-19.
+    np.testing.assert_allclose(vector, expected, rtol=1e-6, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.gpu

@@ -132,10 +132,11 @@ def summary(metrics: Metrics) -> str:
     losses = [f"{name} {figures[f'{key}_loss']:.{4 if key == 'rtd' else 3}f}"
               for key, name in names if f"{key}_loss" in figures]  # fmt: skip
     parts = [f"held-out loss {figures['loss']:.2f} ({', '.join(losses)})"]
-    baseline = f"most frequent token {figures['mlm_baseline_accuracy']:.3f}"
     for key, name in names[::2]:
         if f"{key}_accuracy" in figures:
-            parts.append(f"{name} accuracy {figures[f'{key}_accuracy']:.3f} ({baseline})")
+            baseline = f" (most frequent token {figures['mlm_baseline_accuracy']:.3f})"
+            accuracy = f"{name} accuracy {figures[f'{key}_accuracy']:.3f}"
+            parts.append(accuracy + (baseline if key == "mlm" else ""))
     if "rtd_auc" in figures:
         all_original = 1.0 - figures["replaced_share"]
         parts.append(f"RTD AUC {figures['rtd_auc']:.3f}")
