@@ -45,6 +45,7 @@ def test_a_sample_says_what_both_networks_did() -> None:
         corrupted=CorruptedBatch(
             MaskedBatch(batch, masked, nothing, nothing, nothing > 0), nothing, corrupted, replaced
         ),
+        discriminator_hidden=np.zeros((rows * 4, 2)),
     )
     samples = describe_samples(reference, output, ["zero", "one", "two", *"abcd"])
     assert [len(sample["original"]) for sample in samples] == [4, 3, 1, 1]

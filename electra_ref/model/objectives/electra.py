@@ -81,6 +81,7 @@ class ElectraOutput(NamedTuple):
     generator_logits: Array  # (B M, V)
     discriminator_logits: Array  # (N,)
     corrupted: CorruptedBatch
+    discriminator_hidden: Array  # (N, C)
 
 
 class ElectraCache(NamedTuple):
@@ -123,7 +124,7 @@ def forward(
         LossTerm("mlm", mlm_sum, counts["mlm"], settings.generator_weight),
         LossTerm("rtd", rtd_sum, counts["rtd"], settings.discriminator_weight),
     )
-    output = ElectraOutput(terms, generator_logits, discriminator_logits, corrupted)
+    output = ElectraOutput(terms, generator_logits, discriminator_logits, corrupted, hidden)
     cache = ElectraCache(
         generator, generator_head, discriminator, discriminator_head, mlm, rtd, terms
     )
