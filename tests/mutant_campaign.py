@@ -70,7 +70,7 @@ AREAS = {
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint config data_report device forecast loop metrics optimizer presets "
+        "checkpoint collapse config data_report device forecast loop metrics optimizer presets "
         "pretraining_run pretraining_task products progress records resumed_run run_data "
         "run_directory samples saved_model schedule step step_wiring stop_signals summation "
         "train_arguments train_command",

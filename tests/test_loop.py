@@ -11,7 +11,7 @@ import io
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +96,10 @@ class LineTask:
         del step
         slope = float(parameters["line.weight"][0, 0])
         return Evaluation({"slope": slope, "undefined": None}, [{"line": "seen"}], f"{slope:.1f}")
+
+    def warnings(self, records: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+        del records
+        return []
 
 
 def batch_of(x: Array) -> Batch:
@@ -271,6 +275,31 @@ def test_a_run_ends_after_the_step_that_passes_the_deadline(tmp_path: Path) -> N
         trainer.train(stop, 10, deadline=time.monotonic() - 1)
         assert trainer.state.step == 1
     assert load_newest_checkpoint(run.checkpoints, warn=pytest.fail).step == 1
+
+
+def test_the_task_may_warn_of_each_evaluation_that_is_recorded(tmp_path: Path) -> None:
+    """It is given the held-out records so far, also those before a resume."""
+
+    class Talking(LineTask):
+        def warnings(self, records: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+            return [f"{len(records)} evaluations, slope {records[-1]['slope']}"]
+
+    run, stream = RunDirectory.create(tmp_path / "run", "", {}), io.StringIO()
+    for last_step in (7, 10):
+        with run, StopSignals() as stop:
+            trainer = trainer_of(run, Talking())
+            trainer.progress.stream = stream
+            if last_step == 10:
+                trainer.restore(CONFIG)
+            trainer.train(stop, last_step)
+            trainer.closing_evaluation()
+            trainer.closing_evaluation()  # it is recorded already
+        if last_step == 7:
+            run = RunDirectory.resume(tmp_path / "run")
+    said = [line for line in stream.getvalue().splitlines() if "evaluations" in line]
+    records = [r for r in read_records(run.metrics) if r["split"] == "held_out"]
+    assert [record["step"] for record in records] == [5, 7, 10]
+    assert said == [f"{n} evaluations, slope {r['slope']}" for n, r in enumerate(records, 1)]
 
 
 def test_the_last_evaluation_is_left_to_the_caller(tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ class Finishing(Trainer):
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         run, progress = RunDirectory(folder), listening()
-        nothing: Any = type("Nothing", (), {"step": step})()
+        nothing: Any = type("Nothing", (), {"step": step, "warnings": lambda *_: []})()
         super().__init__(small_config(steps=20), reference, nothing, nothing, run, progress)
         self.trained: tuple[int, float] | None = None
 

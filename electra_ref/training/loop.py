@@ -11,7 +11,7 @@ import dataclasses
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -69,6 +69,13 @@ class Task(Protocol):
 
     def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
         """Return the figures of the held-out data after ``step`` steps."""
+
+    def warnings(self, records: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+        """Return a line for each thing that has just been found to go wrong.
+
+        ``records`` are the held-out ones of metrics.jsonl, the newest last. They alone decide, so
+        that a resumed run says the same.
+        """
 
 
 class Trainer:
@@ -216,6 +223,10 @@ class Trainer:
         metrics.append(self._held_out_record(evaluation))
         for sample in evaluation.samples:
             samples.append({"step": self.state.step, **sample})
+        records = read_records(self.run.metrics)
+        held_out = [record for record in records if record.get("split") == "held_out"]
+        for warning in self.task.warnings(held_out):
+            self.progress.say(warning)
         return evaluation
 
     def _save(self, metrics: RecordFile, samples: RecordFile) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from electra_ref.rng import EVALUATION, Purpose, RandomStream
 from electra_ref.text.prepare import PreparedData
 from electra_ref.training.loop import Evaluation
 from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.pretraining.collapse import new_warnings
 from electra_ref.training.pretraining.metrics import metrics_of, summary
 from electra_ref.training.pretraining.samples import describe_samples
 
@@ -58,6 +59,13 @@ class PretrainingTask:
 
         metrics = metrics_of(self._backend, outputs())
         return Evaluation(metrics, samples, summary(metrics))
+
+    def warnings(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what the newest record is the first to show: see ``collapse``."""
+        return new_warnings(
+            [record for record in records if record["step"] > self._config.two_stage_steps],
+            self._config,
+        )
 
     def _held_out_outputs(self, parameters: FlatParameters, step: int) -> Iterator[Output]:
         """Yield the outputs for the held-out rows, a micro-batch at a time, without dropout."""

@@ -1,0 +1,214 @@
+"""Warnings of a pre-training run that learns nothing, while it runs.
+
+Each check looks at the held-out records of metrics.jsonl so far. What an earlier evaluation showed
+already is not said again. So the records alone decide, and a resumed run says what a run that was
+never stopped says. A check is silent where a record lacks a figure. It looks at evaluations after
+the warm-up only, and needs more than one of them: much of this is normal in the first steps.
+
+The figures beside each threshold are those of real runs with ``evaluate_every=100``: "tiny" is the
+preset on the embedded corpus, "collapsed" a run on novels that its discriminator never left:
+--preset small --set hidden_size=128 num_hidden_layers=4 intermediate_size=512 max_vocab_size=8192
+batch_size=16 steps=2000 warmup_steps=200.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.training.schedule import learning_rate
+
+Record = Mapping[str, Any]
+History = Sequence[Record]  # of held-out records, the oldest first
+
+EARLIEST_STEP = 500  # before it, all this is normal
+LATEST_START = 0.25  # share of the steps after which a warm-up is no excuse any more
+SPAN, LONGEST_SPAN = 0.1, 1000  # share of the steps, and steps, in which all evaluations agree
+
+SMALLEST_GAIN = 0.02
+LARGEST_AUC = 0.6
+LARGEST_COSINE = 0.92
+USEFUL_GAIN = 0.04
+FEWEST_DISTINCT = 0.25
+SMALLEST_SHARE = 0.02
+SMALLEST_FALL = 0.002
+STILL_SPAN, STILL_EVALUATIONS = 0.2, 5
+SMALLEST_RATE = 0.2
+
+
+class Check(NamedTuple):
+    """One way in which a run fails."""
+
+    name: str
+    holds: Callable[[History, PretrainingConfig], bool]
+    message: str  # likely cause and remedy; {figures} of the newest record and {config keys}
+
+
+def new_warnings(history: History, config: PretrainingConfig) -> list[str]:
+    """Return what the newest record of ``history`` is the first to show, a line for each check.
+
+    ``history`` holds the held-out records that count, the oldest first. Where the discriminator is
+    not trained from the first step on, those before its first step do not count.
+    """
+    history = [_where_the_loss_is(record, config) for record in history]
+    return [
+        f"warning: step {history[-1]['step']:,}: "
+        + check.message.format_map({**vars(config), **history[-1]})
+        for check in CHECKS
+        if first_shown(check, history, config) == len(history) > 0
+    ]
+
+
+def first_shown(check: Check, history: History, config: PretrainingConfig) -> int:
+    """Return how many records of ``history`` it takes for ``check`` to hold; 0 if it never does."""
+    lengths = range(1, len(history) + 1)
+    return next((n for n in lengths if check.holds(history[:n], config)), 0)
+
+
+def _lately(shows: Callable[[Record], bool]) -> Callable[[History, PretrainingConfig], bool]:
+    """Return a check of whether all records of late show something."""
+
+    def holds(history: History, config: PretrainingConfig) -> bool:
+        recent = _recent(history, config, min(SPAN * config.steps, LONGEST_SPAN), evaluations=2)
+        return bool(recent) and all(shows(record) for record in recent)
+
+    return holds
+
+
+def _recent(
+    history: History, config: PretrainingConfig, span: float, evaluations: int
+) -> Sequence[Record]:
+    """Return the newest records: at least so many, of at least ``span`` steps.
+
+    Empty where there are not so many after the warm-up.
+    """
+    start = max(EARLIEST_STEP, min(config.warmup_steps, LATEST_START * config.steps))
+    settled = [record for record in history if record["step"] >= start]
+    newest = history[-1]["step"]
+    older = [n for n, r in enumerate(settled) if r["step"] <= newest - span]
+    first = min(older[-1] if older else -1, len(settled) - evaluations)
+    return settled[first:] if first >= 0 else []
+
+
+def _is_known(record: Record, *names: str) -> bool:
+    return all(record.get(name) is not None for name in names)
+
+
+def _where_the_loss_is(record: Record, config: PretrainingConfig) -> Record:
+    """Return ``record`` with figures of the tokens that the RTD loss counts.
+
+    In ``electra-15`` these are the masked ones. A sample there is original if it is right.
+    """
+    if config.objective != "electra-15" or not _is_known(record, "sampled_accuracy"):
+        return record
+    share, auc = 1.0 - record["sampled_accuracy"], record.get("rtd_masked_auc")
+    return {**record, "share_in_loss": share, "rtd_auc": auc}
+
+
+def _gain(record: Record) -> float | None:
+    """Return by what share the RTD loss is below that of the best probability for all its tokens.
+
+    That probability is the share s of them that are replaced, and its loss is
+    -s log s - (1 - s) log(1 - s). None where all tokens have one label, or a figure is unknown.
+    """
+    if not _is_known(record, "rtd_loss", "replaced_share"):
+        return None
+    share = record.get("share_in_loss", record["replaced_share"])
+    if not 0.0 < share < 1.0:
+        return None
+    constant = -share * math.log(share) - (1.0 - share) * math.log(1.0 - share)
+    return float(1.0 - record["rtd_loss"] / constant)
+
+
+def _no_better_than_a_constant(record: Record) -> bool:
+    gain = _gain(record)
+    if gain is None or not _is_known(record, "rtd_auc"):
+        return False
+    return bool(gain < SMALLEST_GAIN and record["rtd_auc"] < LARGEST_AUC)
+
+
+def _states_alike(record: Record) -> bool:
+    """Return whether the hidden states are nearly the same, and do not serve detection."""
+    gain = _gain(record)
+    if gain is None or not _is_known(record, "hidden_cosine"):
+        return False
+    return bool(gain < USEFUL_GAIN and record["hidden_cosine"] > LARGEST_COSINE)
+
+
+def _few_tokens(record: Record) -> bool:
+    names = "distinct_samples", "distinct_originals"
+    if not _is_known(record, *names):
+        return False
+    samples, originals = (record[name] for name in names)
+    return bool(samples < FEWEST_DISTINCT * originals)
+
+
+def _few_replaced(record: Record) -> bool:
+    return _is_known(record, "replaced_share") and record["replaced_share"] < SMALLEST_SHARE
+
+
+def _loss_stands_still(history: History, config: PretrainingConfig) -> bool:
+    """Return whether no loss has fallen lately, at a learning rate that should move it."""
+    if learning_rate(config, history[-1]["step"]) < SMALLEST_RATE * config.learning_rate:
+        return False
+    recent = _recent(history, config, STILL_SPAN * config.steps, STILL_EVALUATIONS + 1)
+    if not recent:
+        return False
+    losses = list(_losses_of(recent))
+    return bool(losses) and all(
+        min(later) > (1.0 - SMALLEST_FALL) * before for before, *later in losses
+    )
+
+
+def _losses_of(records: History) -> Iterator[list[float]]:
+    """Yield the values of each loss that all ``records`` have."""
+    for name in records[-1]:
+        if name.endswith("loss") and all(_is_known(record, name) for record in records):
+            yield [record[name] for record in records]
+
+
+CHECKS = (
+    Check(
+        "constant discriminator",
+        _lately(_no_better_than_a_constant),
+        "the discriminator is no better than one answer for all tokens (AUC {rtd_auc:.2f}, 0.5 is "
+        "guessing). The generator probably learns faster than it, or its initial values are too "
+        "small: begin again with generator_hidden_size=0.0625 temperature=1.3 "
+        "initializer_range=0.08 adam_epsilon=1e-8 (now {generator_hidden_size:g}, {temperature:g}, "
+        "{initializer_range:g}, {adam_epsilon:g})",
+    ),
+    Check(
+        "hidden states alike",
+        _lately(_states_alike),
+        "the discriminator's hidden states are nearly the same for all tokens (mean cosine "
+        "{hidden_cosine:.3f}, 1 is the same). The initial values are probably too small or the "
+        "learning rate too high: begin again with initializer_range=0.08 (now "
+        "{initializer_range:g}) or a lower learning_rate (now {learning_rate:g})",
+    ),
+    Check(
+        "few tokens",
+        _lately(_few_tokens),
+        "the generator answers few different tokens ({distinct_samples:,}, where "
+        "{distinct_originals:,} different ones were masked). It samples at too low a temperature, "
+        "or its learning rate is too high: begin again with temperature=1.0 or more (now "
+        "{temperature:g}), or a lower learning_rate (now {learning_rate:g})",
+    ),
+    Check(
+        "loss stands still",
+        _loss_stands_still,
+        "no held-out loss has fallen for a while. If the training losses in metrics.jsonl fall, "
+        "the data are seen too often: use more text or fewer steps. Otherwise learning_rate (now "
+        "{learning_rate:g}) is probably too high or too low: half of it, or twice",
+    ),
+    Check(
+        "few replaced",
+        _lately(_few_replaced),
+        "only {replaced_share:.1%} of the tokens are replaced, so the discriminator sees hardly "
+        "anything to detect. The generator guesses too well, samples at too low a temperature, or "
+        "too little is masked: begin again with generator_hidden_size=0.0625 (now "
+        "{generator_hidden_size:g}), temperature=1.3 (now {temperature:g}) or "
+        "mask_probability=0.15 (now {mask_probability:g})",
+    ),
+)
