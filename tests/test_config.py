@@ -339,7 +339,8 @@ LIMITS = {  # the least and the greatest value that are allowed, and one beyond 
     "held_out_fraction": (5e-324, 0.5, 0.0, 0.501),
 }
 
-NEEDED: dict[str, dict[str, Any]] = {  # without these settings the value would do nothing, and be refused
+# Without these settings the value would do nothing, and be refused.
+NEEDED: dict[str, dict[str, Any]] = {
     "temperature_end": {"temperature_steps": 10},
     "adversarial_weight": {"adversarial": "reinforce"},
     "encoder_weight": {"objective": "replace-mlm"},

@@ -205,7 +205,8 @@ def _misfits_of_weights(config: ObjectiveConfig) -> Iterator[str]:
     keys.append("discriminator_weight" if config.detects else "encoder_weight")
     zero = [f"{key} = 0" for key in keys if getattr(config, key) == 0.0]
     if len(zero) == len(keys):
-        yield f"{' and '.join(zero)}: nothing would be learned; set {'one of them' if zero[1:] else 'it'} above 0"
+        which = "one of them" if len(zero) > 1 else "it"
+        yield f"{' and '.join(zero)}: nothing would be learned; set {which} above 0"
     if zero and config.two_stage_steps:
         yield f"{zero[0]}: one of the two stages would learn nothing; set it above 0"
 
