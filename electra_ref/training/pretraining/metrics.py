@@ -60,7 +60,8 @@ def metrics_of(backend: Backend, outputs: Iterable[Output]) -> Metrics:
     total = add_terms(terms)
     words = np.concatenate(originals)
     masked_count = max(words.size, 1)
-    hits["mlm_baseline_accuracy"] = int(np.bincount(words).max(initial=0))
+    if sums:
+        hits["mlm_baseline_accuracy"] = int(np.bincount(words).max(initial=0))
     metrics: Metrics = {"loss": float(total_loss(total)), **mean_losses(total)}
     metrics |= {name: total / masked_count for name, total in sums.items()}
     metrics |= {name: count / masked_count for name, count in hits.items()}
@@ -82,9 +83,9 @@ def summary(metrics: Metrics) -> str:
     losses = [f"{name} {figures[f'{key}_loss']:.{4 if key == 'rtd' else 3}f}"
               for key, name in names if f"{key}_loss" in figures]  # fmt: skip
     parts = [f"held-out loss {figures['loss']:.2f} ({', '.join(losses)})"]
-    baseline = f"most frequent token {figures['mlm_baseline_accuracy']:.3f}"
     for key, name in names[::2]:
         if f"{key}_accuracy" in figures:
+            baseline = f"most frequent token {figures['mlm_baseline_accuracy']:.3f}"
             parts.append(f"{name} accuracy {figures[f'{key}_accuracy']:.3f} ({baseline})")
     if "rtd_auc" in figures:
         all_original = 1.0 - figures["replaced_share"]
