@@ -342,6 +342,8 @@ LIMITS = {  # the least and the greatest value that are allowed, and one beyond 
 # Without these settings the value would do nothing, and be refused.
 NEEDED: dict[str, dict[str, Any]] = {
     "temperature_end": {"temperature_steps": 10},
+    "adversarial_weight": {"adversarial": "reinforce"},
+    "encoder_weight": {"objective": "replace-mlm"},
     "gumbel_temperature": {"adversarial": "gumbel-softmax"},
     "gumbel_temperature_end": {"adversarial": "gumbel-softmax", "gumbel_temperature_steps": 10},
 }  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,13 @@ ALL: dict[str, Any] = {
     "temperature": 3.0,
     "generator_weight": 2.0,
     "discriminator_weight": 20.0,
+    "encoder_weight": 2.0,
+    "objective": "electra-15",
+    "sharing": "none",
+    "discriminator_input": "paired",
+    "exploration": 0.5,
+    "disallow_correct": True,
+    "uniform_generator": True,
     "max_vocab_size": 66,
     "lowercase": False,
     "strip_accents": False,
@@ -55,6 +62,15 @@ ALL: dict[str, Any] = {
 }
 # The evaluation before the first step is the same.
 STEPS: dict[str, Any] = {
+    "temperature_end": 400.0,
+    "temperature_steps": 1,
+    "adversarial": "gumbel-softmax",
+    "adversarial_weight": -2.0,
+    "straight_through": False,
+    "gumbel_temperature": 0.5,
+    "gumbel_temperature_end": 3.0,
+    "gumbel_temperature_steps": 2,
+    "two_stage_steps": 1,
     "hidden_dropout": 0.2,
     "attention_dropout": 0.2,
     "steps": 30,
@@ -83,6 +99,25 @@ NOTHING: dict[str, Any] = {
 }
 # Another backend, whose last bits may differ: ``test_pretraining_run`` sees that it is opened.
 BACKEND: dict[str, Any] = {"device": "cpu"}
+# A setting that does nothing alone: what stands beside it before and after the change.
+FULL_SIZE = {"generator_hidden_size": 1.0, "generator_layers": 1.0, "num_attention_heads": 1,
+             "intermediate_size": 32}  # fmt: skip
+GUMBEL = {"adversarial": "gumbel-softmax"}
+BESIDE: dict[str, dict[str, Any]] = {
+    "encoder_weight": {"objective": "replace-mlm"},
+    "temperature_end": {"temperature_steps": 40, "temperature_end": 40.0},
+    "temperature_steps": {"temperature_steps": 40, "temperature_end": 40.0},
+    "adversarial_weight": GUMBEL,
+    "straight_through": GUMBEL,
+    "gumbel_temperature": GUMBEL,
+    "gumbel_temperature_end": {
+        **GUMBEL, "gumbel_temperature_steps": 4, "gumbel_temperature_end": 2.0
+    },
+    "gumbel_temperature_steps": {
+        **GUMBEL, "gumbel_temperature_steps": 4, "gumbel_temperature_end": 2.0
+    },
+    "two_stage_steps": {**FULL_SIZE, "sharing": "none"},
+}  # fmt: skip
 TABLES = (ALL, STEPS, SPARE_ROWS, ORDER, EVALUATION, NOTHING, BACKEND)
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -110,14 +145,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def base(folder: Path) -> Ending:
-    return end_of(folder)
+def endings() -> dict[str, Ending]:
+    """The endings without a change, by what stands beside it."""
+    return {}
 
 
-def end_of(folder: Path, **changes: Any) -> Ending:
-    """Run two steps in a new folder."""
-    name = "-".join(["run", *changes])
-    trainer = begin_small(folder / name, folder / "corpus.txt", **changes)
+@pytest.fixture
+def base(key: str, folder: Path, endings: dict[str, Ending]) -> Ending:
+    """The ending of the run without the change of ``key``."""
+    name = f"without-{key}" if key in BESIDE else "without"
+    if name not in endings:
+        endings[name] = run_two_steps(folder / name, BESIDE.get(key, {}))
+    return endings[name]
+
+
+def end_of(folder: Path, key: str, value: Any) -> Ending:
+    """Run two steps in a new folder, with one setting changed."""
+    return run_two_steps(folder / f"with-{key}", {**BESIDE.get(key, {}), key: value})
+
+
+def run_two_steps(folder: Path, changes: dict[str, Any]) -> Ending:
+    """Run two steps in ``folder``."""
+    trainer = begin_small(folder, folder.parent / "corpus.txt", **changes)
     with trainer.run:
         task, state = trainer.task, trainer.state
         metrics, samples, _ = task.evaluate(state.parameters, 0)
@@ -142,12 +191,12 @@ def test_every_setting_stands_in_one_table_with_another_value() -> None:
     assert sorted(keys) == sorted(field.name for field in dataclasses.fields(PretrainingConfig))
     for table in TABLES:
         for key, value in table.items():
-            assert getattr(small_config(), key) != value
+            assert getattr(small_config(**BESIDE.get(key, {})), key) != value
 
 
 @changes_of(ALL)
 def test_what_changes_data_model_or_loss(key: str, value: Any, folder: Path, base: Ending) -> None:
-    ending = end_of(folder, **{key: value})
+    ending = end_of(folder, key, value)
     assert ending.evaluation != base.evaluation
     assert ending.results != base.results
     assert ending.vectors.tobytes() != base.vectors.tobytes()
@@ -155,14 +204,14 @@ def test_what_changes_data_model_or_loss(key: str, value: Any, folder: Path, bas
 
 @changes_of(STEPS)
 def test_what_changes_the_steps_alone(key: str, value: Any, folder: Path, base: Ending) -> None:
-    ending = end_of(folder, **{key: value})
+    ending = end_of(folder, key, value)
     assert ending.evaluation == base.evaluation
     assert (ending.vectors != base.vectors).any()
 
 
 @changes_of(SPARE_ROWS)
 def test_what_makes_room_for_other_rows(key: str, value: Any, folder: Path, base: Ending) -> None:
-    ending = end_of(folder, **{key: value})
+    ending = end_of(folder, key, value)
     assert ending.evaluation == base.evaluation
     assert [result.losses for result in ending.results] == [
         pytest.approx(result.losses, rel=1e-12) for result in base.results
@@ -172,7 +221,7 @@ def test_what_makes_room_for_other_rows(key: str, value: Any, folder: Path, base
 
 @changes_of(ORDER)
 def test_what_changes_the_order_of_sums(key: str, value: Any, folder: Path, base: Ending) -> None:
-    ending = end_of(folder, **{key: value})
+    ending = end_of(folder, key, value)
     np.testing.assert_allclose(ending.vectors, base.vectors, rtol=1e-9, atol=1e-12)
     assert [result.tokens for result in ending.results] == [r.tokens for r in base.results]
 
@@ -181,7 +230,7 @@ def test_what_changes_the_order_of_sums(key: str, value: Any, folder: Path, base
 def test_what_changes_the_evaluation_alone(
     key: str, value: Any, folder: Path, base: Ending
 ) -> None:
-    ending = end_of(folder, **{key: value})
+    ending = end_of(folder, key, value)
     assert ending.evaluation != base.evaluation
     assert ending.results == base.results
     assert ending.vectors.tobytes() == base.vectors.tobytes()
@@ -189,7 +238,7 @@ def test_what_changes_the_evaluation_alone(
 
 @changes_of(NOTHING)
 def test_what_changes_nothing(key: str, value: Any, folder: Path, base: Ending) -> None:
-    ending = end_of(folder, **{key: value})
+    ending = end_of(folder, key, value)
     assert ending.evaluation == base.evaluation
     assert ending.results == base.results
     assert ending.vectors.tobytes() == base.vectors.tobytes()
@@ -203,27 +252,36 @@ RESUMED = {
 
 
 @pytest.fixture(scope="module")
-def stopped(folder: Path) -> Path:
-    """The folder of a run that was stopped at step 3."""
-    trainer = begin_small(folder / "stopped", folder / "corpus.txt")
-    with trainer.run:
-        trainer.train(StopSignals(), 3)
-    return folder / "stopped"
+def stopped(folder: Path) -> Callable[[str], Path]:
+    """Return the folder of a run that was stopped at step 3, with what stands beside a setting."""
+
+    def run(key: str) -> Path:
+        path = folder / (f"stopped-{key}" if key in BESIDE else "stopped")
+        if not path.exists():
+            trainer = begin_small(path, folder / "corpus.txt", **BESIDE.get(key, {}))
+            with trainer.run:
+                trainer.train(StopSignals(), 3)
+        return path
+
+    return run
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [(key, value) for table in TABLES for key, value in table.items()]
 )
-def test_a_checkpoint_belongs_to_its_settings(key: str, value: Any, stopped: Path) -> None:
+def test_a_checkpoint_belongs_to_its_settings(
+    key: str, value: Any, stopped: Callable[[str], Path]
+) -> None:
     """A run whose settings were edited: what decides about bits is named, the rest is taken."""
-    trainer = _edited(stopped, key, value)
+    trainer = _edited(stopped(key), key, value)
+    before = small_config(**BESIDE.get(key, {}))
     try:
         if key in RESUMED["free"] or key in RESUMED["unread"]:
-            trainer.restore(small_config())
+            trainer.restore(before)
             assert trainer.state.step == 3
         else:
             with pytest.raises(CheckpointError, match=rf"step-00000003 .* {key} = .* says"):
-                trainer.restore(small_config())
+                trainer.restore(before)
     finally:
         trainer.run.close()
 

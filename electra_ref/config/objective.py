@@ -83,17 +83,23 @@ class AdversarialConfig(Settings):
         )
 
     def _misfits(self) -> Iterator[str]:
-        yield from _misfits_of_schedule(self, "gumbel_temperature")
+        if self.adversarial == "none" and self.adversarial_weight != 1.0:
+            yield "adversarial_weight needs adversarial = 'reinforce' or 'gumbel-softmax'"
         if self.adversarial != "none" and self.adversarial_weight == 0.0:
-            yield "adversarial_weight = 0 does nothing: set adversarial = 'none'"
+            yield (
+                "adversarial_weight = 0 does nothing: leave it out and set adversarial = 'none', "
+                "or choose another weight"
+            )
         if self.adversarial != "gumbel-softmax":
             for key, default in (
                 ("straight_through", True),
                 ("gumbel_temperature", 1.0),
+                ("gumbel_temperature_end", 1.0),
                 ("gumbel_temperature_steps", 0),
             ):
                 if getattr(self, key) != default:
                     yield f"{key} needs adversarial = 'gumbel-softmax', not {self.adversarial!r}"
+        yield from _misfits_of_schedule(self, "gumbel_temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +147,7 @@ class ObjectiveConfig(AdversarialConfig, SamplingConfig):
         yield from _misfits_of_detection(self)
         yield from _misfits_of_samples(self)
         yield from _misfits_of_adversary(self)
+        yield from _misfits_of_weights(self)
 
 
 def _misfits_of_detection(config: ObjectiveConfig) -> Iterator[str]:
@@ -150,6 +157,7 @@ def _misfits_of_detection(config: ObjectiveConfig) -> Iterator[str]:
         ("adversarial", "none"),
         ("discriminator_input", "replaced"),
         ("two_stage_steps", 0),
+        ("discriminator_weight", 50.0),
     ):
         if (value := getattr(config, key)) != default:
             yield (
@@ -183,6 +191,26 @@ def _misfits_of_adversary(config: ObjectiveConfig) -> Iterator[str]:
         )
 
 
+def _misfits_of_weights(config: ObjectiveConfig) -> Iterator[str]:
+    has_generator = config.objective != "mlm" and not config.uniform_generator
+    if config.detects and config.encoder_weight != 1.0:
+        yield (
+            f"encoder_weight needs an encoder that guesses words, and objective = "
+            f"{config.objective!r} has none: leave it out"
+        )
+    if not has_generator and config.generator_weight != 1.0:
+        why = "objective = 'mlm'" if config.objective == "mlm" else "uniform_generator"
+        yield f"generator_weight needs a generator, and {why} has none: leave it out"
+    keys = ["generator_weight"] if has_generator else []
+    keys.append("discriminator_weight" if config.detects else "encoder_weight")
+    zero = [f"{key} = 0" for key in keys if getattr(config, key) == 0.0]
+    if len(zero) == len(keys):
+        which = "one of them" if len(zero) > 1 else "it"
+        yield f"{' and '.join(zero)}: nothing would be learned; set {which} above 0"
+    if zero and config.two_stage_steps:
+        yield f"{zero[0]}: one of the two stages would learn nothing; set it above 0"
+
+
 def _at(step: int, start: float, end: float, steps: int) -> float:
     return start if steps == 0 else start + (end - start) * min(step / steps, 1.0)
 
@@ -191,3 +219,8 @@ def _misfits_of_schedule(config: Settings, key: str) -> Iterator[str]:
     end, steps = getattr(config, f"{key}_end"), getattr(config, f"{key}_steps")
     if steps == 0 and end != 1.0:
         yield f"{key}_end = {end:g} is reached in {key}_steps steps: set {key}_steps, too"
+    if steps != 0 and end == getattr(config, key):
+        yield (
+            f"{key} = {end:g} stays as it is in {key}_steps = {steps} steps: set {key}_end to "
+            f"another value, or leave {key}_steps out"
+        )

@@ -99,7 +99,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        for table in type(self).__mro__:
+        for table in reversed(type(self).__mro__):  # the parts before what they make up
             for misfit in vars(table).get("_misfits", _none)(self):
                 raise UserError(misfit)
 

@@ -44,6 +44,7 @@ from electra_ref.model.heads.detection import (
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.networks import Network, discriminator_of, generator_of
+from electra_ref.model.objectives.one_stage import settings_at
 from electra_ref.model.objectives.output import Detections, Output
 from electra_ref.model.parameters import FlatParameters, ParameterSpec, parameter_table
 from electra_ref.model.passes import BackwardPass, ForwardPass
@@ -90,9 +91,10 @@ def parameter_specs(model: Electra) -> list[ParameterSpec]:
 def at_step(model: Electra, step: int) -> Electra:
     """Return ``model`` as it is trained at ``step``: temperatures, and which networks learn."""
     settings = dataclasses.replace(
-        model.settings,
-        temperature=model.settings.temperature_at(step),
+        settings_at(model.settings, step),
         gumbel_temperature=model.settings.gumbel_temperature_at(step),
+        gumbel_temperature_end=1.0,
+        gumbel_temperature_steps=0,
     )
     if stages := settings.two_stage_steps:
         model = model._replace(learning="generator" if step < stages else "discriminator")

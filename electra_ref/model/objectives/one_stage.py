@@ -24,5 +24,10 @@ def unchanged(model: object) -> Iterator[str]:
 
 
 def settings_at(settings: Settings, step: int) -> Settings:
-    """Return ``settings`` with the sampling temperature of ``step``."""
-    return dataclasses.replace(settings, temperature=settings.temperature_at(step))
+    """Return ``settings`` with the sampling temperature of ``step``, which stays as it is."""
+    return dataclasses.replace(
+        settings,
+        temperature=settings.temperature_at(step),
+        temperature_end=1.0,
+        temperature_steps=0,
+    )

@@ -52,10 +52,9 @@ def new_warnings(history: History, config: PretrainingConfig) -> list[str]:
     ``history`` holds the held-out records that count, the oldest first. Where the discriminator is
     not trained from the first step on, those before its first step do not count.
     """
-    history = [_where_the_loss_is(record, config) for record in history]
     return [
         f"warning: step {history[-1]['step']:,}: "
-        + check.message.format_map({**vars(config), **history[-1]})
+        + check.message.format_map({**vars(config), **_where_the_loss_is(history[-1], config)})
         for check in CHECKS
         if first_shown(check, history, config) == len(history) > 0
     ]
@@ -63,6 +62,7 @@ def new_warnings(history: History, config: PretrainingConfig) -> list[str]:
 
 def first_shown(check: Check, history: History, config: PretrainingConfig) -> int:
     """Return how many records of ``history`` it takes for ``check`` to hold; 0 if it never does."""
+    history = [_where_the_loss_is(record, config) for record in history]
     lengths = range(1, len(history) + 1)
     return next((n for n in lengths if check.holds(history[:n], config)), 0)
 
