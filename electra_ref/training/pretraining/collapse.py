@@ -76,14 +76,14 @@ def _lately(shows: Callable[[Record], bool]) -> Callable[[History, PretrainingCo
     """Return a check of whether all records of late show something."""
 
     def holds(history: History, config: PretrainingConfig) -> bool:
-        recent = _recent(history, config, min(SPAN * config.steps, LONGEST_SPAN), evaluations=2)
+        recent = _recent(history, config, min(SPAN * config.steps, LONGEST_SPAN))
         return bool(recent) and all(shows(record) for record in recent)
 
     return holds
 
 
 def _recent(
-    history: History, config: PretrainingConfig, span: float, evaluations: int
+    history: History, config: PretrainingConfig, span: float, evaluations: int = 2
 ) -> Sequence[Record]:
     """Return the newest records: at least so many, of at least ``span`` steps.
 
