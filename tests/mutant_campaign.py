@@ -66,12 +66,13 @@ AREAS = {
     ),
     "model": Area(
         ("model",),
-        "electra_gradients fixtures metamorphic objectives parameters step step_wiring",
+        "discriminator_input electra_gradients fixtures metamorphic objective_gradients "
+        "objective_runs objectives parameters step step_wiring",
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint collapse config data_report device forecast loop metrics optimizer presets "
-        "pretraining_run pretraining_task products progress records resumed_run run_data "
+        "checkpoint collapse config data_report device forecast loop metrics objective_runs "
+        "objective_settings optimizer presets pretraining_run pretraining_task products progress records resumed_run run_data "
         "run_directory samples saved_model schedule step step_wiring stop_signals summation "
         "train_arguments train_command",
     ),

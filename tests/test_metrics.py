@@ -249,3 +249,63 @@ def test_the_summary_names_each_figure_once() -> None:
         "0.045), RTD AUC 0.765, accuracy 0.876 (all original 0.880)"
     )
     assert "AUC nan" in summary({**metrics, "rtd_auc": None})
+
+
+def encoder_of(output: Output, best: list[int], loss: float) -> Output:
+    """Return ``output`` with guesses of an encoder beside the generator."""
+    guesses = Guesses(NOTHING, np.eye(WORDS)[np.array(best)], np.array(loss))
+    return output._replace(encoder_guesses=guesses)
+
+
+def test_the_figures_of_an_encoder_beside_the_generator() -> None:
+    """Of the same positions: one of three right, then one of two."""
+    first, second = outputs()
+    both = [encoder_of(first, [5, 2, 2, 8], 9.0), encoder_of(second, [1, 7], 1.0)]
+    plain = metrics_of(reference, outputs())
+    assert metrics_of(reference, both) == {
+        **plain,
+        "encoder_mlm_loss": pytest.approx(10 / 5),
+        "encoder_mlm_accuracy": pytest.approx(2 / 5),
+    }
+
+
+def test_an_objective_has_the_figures_of_its_tasks_alone() -> None:
+    guessing = {"loss", "mlm_loss", "mlm_accuracy", "mlm_baseline_accuracy"}
+    detecting = {"rtd_accuracy", "rtd_precision", "rtd_recall", "rtd_auc", "replaced_share"}
+    (mlm, rtd), every = outputs()[0].terms, outputs()[0]
+    only_mlm = every._replace(terms=(mlm,), corrupted=None, detections=None)
+    assert metrics_of(reference, [only_mlm]).keys() == guessing
+    only_rtd = every._replace(terms=(rtd,), guesses=None)
+    figures = metrics_of(reference, [only_rtd])
+    assert figures.keys() == {"loss", "rtd_loss", "sampled_accuracy", *detecting}
+    assert summary(figures) == (
+        "held-out loss 10.00 (RTD 0.5000), RTD AUC 0.667, accuracy 0.600 (all original 0.600)"
+    )
+
+
+SUMMARIES: list[tuple[dict[str, float | None], str]] = [
+    (  # mlm
+        {"loss": 5.25, "mlm_loss": 5.25, "mlm_accuracy": 0.125, "mlm_baseline_accuracy": 0.0625},
+        "held-out loss 5.25 (MLM 5.250), MLM accuracy 0.125 (most frequent token 0.062)",
+    ),
+    (  # replace-mlm
+        {"loss": 9.5, "mlm_loss": 5.25, "replace_mlm_loss": 4.25, "encoder_mlm_loss": 3.5,
+         "mlm_accuracy": 0.125, "encoder_mlm_accuracy": 0.25, "sampled_accuracy": 0.1,
+         "mlm_baseline_accuracy": 0.5},
+        "held-out loss 9.50 (MLM 5.250, encoder MLM 3.500), MLM accuracy 0.125 (most frequent "
+        "token 0.500), encoder MLM accuracy 0.250 (most frequent token 0.500)",
+    ),
+    (  # all-tokens-mlm with a uniform generator
+        {"loss": 4.25, "all_tokens_loss": 4.25, "encoder_mlm_loss": 3.5,
+         "encoder_mlm_accuracy": 0.25, "mlm_baseline_accuracy": 0.5, "sampled_accuracy": 0.1,
+         "rtd_accuracy": 0.75, "rtd_precision": 0.3, "rtd_recall": 0.4, "rtd_auc": 0.875,
+         "replaced_share": 0.25},
+        "held-out loss 4.25 (encoder MLM 3.500), encoder MLM accuracy 0.250 (most frequent token "
+        "0.500), RTD AUC 0.875, accuracy 0.750 (all original 0.750)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("metrics", "line"), SUMMARIES, ids=["mlm", "replace", "all-tokens"])
+def test_the_summary_of_other_objectives(metrics: dict[str, float | None], line: str) -> None:
+    assert summary(metrics) == line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from scipy.special import ndtr
 
 from electra_ref.backends import reference
 from electra_ref.batch import Batch
+from electra_ref.config.model import EncoderSize
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
+from electra_ref.errors import UserError
 from electra_ref.model import objectives
 from electra_ref.model.embeddings import EMBEDDING_SITE, word_embeddings
-from electra_ref.model.encoder import SITES_PER_LAYER
+from electra_ref.model.encoder import SITES_PER_LAYER, encoder_specs
 from electra_ref.model.losses import mean_losses
+from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import (
     FlatParameters,
     Gradients,
@@ -27,7 +31,8 @@ from electra_ref.model.parameters import (
 )
 from electra_ref.rng import Purpose, RandomStream, random_words
 from electra_ref.training.pretraining.task import evaluate_batch
-from tests.tiny_electra import tiny_config, tiny_model
+from tests.tiny_electra import SPECIAL_TOKENS, tiny_config, tiny_model
+from tests.variants import gradients_of_variant, output_of, variant_problem
 
 GLOROT = ("embeddings_project.weight", "discriminator.head.output.weight")
 
@@ -247,3 +252,134 @@ def test_networks_have_dropout_sites_of_their_own() -> None:
     assert EMBEDDING_SITE == 0
     assert word_embeddings(model.generator) == "embeddings.word_embeddings.weight"
     assert SITES_PER_LAYER == 3
+
+
+def tables(config: PretrainingConfig) -> int:
+    """Return the size of words, positions, segments and their layer norm."""
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    return (rows + 2) * config.embedding_size
+
+
+def layers(config: PretrainingConfig, size: EncoderSize) -> int:
+    """Return the size of the layers, and of the projection of the embeddings if they need one."""
+    c, f, e = size.hidden_size, size.intermediate_size, config.embedding_size
+    one = 3 * c * (c + 1) + c * (c + 1) + 2 * c + c * f + f + f * c + c + 2 * c
+    return size.num_hidden_layers * one + (0 if c == e else e * c + c)
+
+
+def vocabulary_head_size(config: PretrainingConfig, size: EncoderSize) -> int:
+    """Return the size of a transformation, its layer norm and the biases of the words."""
+    c, e = size.hidden_size, config.embedding_size
+    return c * e + e + 2 * e + config.vocab_size
+
+
+def detection_head_size(size: EncoderSize) -> int:
+    """Return the size of a transformation and one output."""
+    c = size.hidden_size
+    return c * c + c + c + 1
+
+
+@pytest.mark.parametrize("objective", ["electra", "replace-mlm", "all-tokens-mlm", "mlm"])
+@pytest.mark.parametrize("width", [8, 5])  # of the embeddings: as wide as the network, or not
+@pytest.mark.parametrize(
+    ("sharing", "own_tables", "width_share", "depth_share"),
+    [  # tables beside the first ones
+        ("embeddings", 0, 0.5, 1.0),
+        ("embeddings", 0, 0.5, 0.5),
+        ("embeddings", 0, 1.0, 0.5),
+        ("embeddings", 0, 2.0, 2.0),
+        ("none", 1, 0.5, 1.0),
+        ("none", 1, 1.0, 1.0),
+        ("gdes", 1, 0.5, 1.0),
+        ("all", 0, 1.0, 1.0),
+    ],
+)
+def test_counts_follow_sharing_and_sizes(
+    sharing: str,
+    own_tables: int,
+    width_share: float,
+    depth_share: float,
+    width: int,
+    objective: str,
+) -> None:
+    settings: dict[str, Any] = {
+        "objective": objective, "sharing": sharing, "embedding_size": width,
+        "generator_hidden_size": width_share, "generator_layers": depth_share,
+    }  # fmt: skip
+    if (objective == "mlm" and sharing != "embeddings") or (
+        objective != "electra" and sharing == "gdes"
+    ):
+        with pytest.raises(UserError, match="sharing"):
+            tiny_config(**settings)
+        return
+    config = tiny_config(**settings)
+    generator = EncoderSize(int(8 * width_share), int(2 * depth_share), 1, 4 * int(8 * width_share))
+    encoder = EncoderSize(8, 2, 2, 11)
+    if sharing == "all":
+        generator = encoder
+    expected = tables(config) * (1 + own_tables) + layers(config, encoder)
+    if objective in ("electra", "all-tokens-mlm"):
+        expected += detection_head_size(encoder)
+    if objective != "electra":
+        expected += vocabulary_head_size(config, encoder)
+    if objective != "mlm":
+        expected += vocabulary_head_size(config, generator)
+        expected += 0 if sharing == "all" else layers(config, generator)
+    specs = objective_of(config).parameter_specs(model_of(config))
+    assert sum(math.prod(spec.shape) for spec in specs) == expected
+
+
+def model_of(config: PretrainingConfig) -> Any:
+    return objective_of(config).model_of(config, config, SPECIAL_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "generator", "discriminator"),
+    [
+        ("none", {"generator.embeddings", "generator.layer", "generator.embeddings_project"},
+         {"embeddings", "discriminator.layer", "discriminator.embeddings_project"}),
+        ("embeddings", {"embeddings", "generator.layer", "generator.embeddings_project"},
+         {"embeddings", "discriminator.layer", "discriminator.embeddings_project"}),
+        ("all", {"embeddings", "encoder.layer", "encoder.embeddings_project"},
+         {"embeddings", "encoder.layer", "encoder.embeddings_project"}),
+        ("gdes", {"embeddings", "generator.layer", "generator.embeddings_project"},
+         {"discriminator.embeddings", "discriminator.layer", "discriminator.embeddings_project"}),
+    ],
+)  # fmt: skip
+def test_names_are_shared_as_configured(
+    sharing: str, generator: set[str], discriminator: set[str]
+) -> None:
+    shares = {"generator_hidden_size": 1.0, "generator_layers": 1.0} if sharing == "all" else {}
+    model = model_of(tiny_config(sharing=sharing, **shares))
+    for network, expected in ((model.generator, generator), (model.discriminator, discriminator)):
+        names = [spec.name for spec in encoder_specs(network)]
+        assert all(any(name.startswith(f"{prefix}.") for name in names) for prefix in expected)
+        assert all(name.startswith(tuple(f"{prefix}." for prefix in expected)) for name in names)
+
+
+def test_the_difference_of_gdes_begins_at_zero_and_learns_from_detection_alone() -> None:
+    """Without the MLM loss, the tables of the generator have a gradient of exactly 0."""
+    problem = variant_problem("sharing-gdes", 0.5, 3, generator_weight=0.0)
+    for spec in problem.specs:
+        if spec.name.startswith("discriminator.embeddings.") and "layer_norm" not in spec.name:
+            assert spec.initializer == "zeros", spec.name
+            assert spec.decays
+    gradients = gradients_of_variant(problem)
+    for name, gradient in gradients.views.items():
+        assert gradient.any() == name.startswith("discriminator."), name
+    alone = variant_problem("sharing-gdes", 0.5, 3, discriminator_weight=0.0)
+    for name, gradient in gradients_of_variant(alone).views.items():
+        assert gradient.any() != name.startswith("discriminator."), name
+
+
+def test_gdes_begins_as_if_the_embeddings_were_shared() -> None:
+    """All other initial values have the same names, and a layer norm begins as one."""
+    outputs, batch = [], variant_problem("electra", 0.5, 3).batch
+    for variant in ("electra", "sharing-gdes"):
+        problem = variant_problem(variant, 0.5, 3)._replace(batch=batch)
+        vector = initial_values(problem.specs, 1, 0.3)
+        outputs.append(output_of(problem, vector))
+    shared, gdes = outputs
+    np.testing.assert_array_equal(gdes.generator_logits, shared.generator_logits)
+    np.testing.assert_array_equal(gdes.discriminator_logits, shared.discriminator_logits)
+    assert shared.discriminator_logits.any()

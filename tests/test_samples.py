@@ -11,10 +11,11 @@ import pytest
 from electra_ref.backends import reference
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.masking import MaskedBatch
-from electra_ref.model.discriminator_input import replaced_rows
+from electra_ref.model.discriminator_input import paired_rows, replaced_rows
+from electra_ref.model.generation import Guesses
 from electra_ref.model.losses import LossTerm
 from electra_ref.model.objectives.output import Detections, Output
-from electra_ref.sampling import CorruptedBatch
+from electra_ref.sampling import CorruptedBatch, corrupt
 from electra_ref.training import progress as progress_module
 from electra_ref.training.pretraining.samples import SAMPLES, describe_samples, format_sample
 from electra_ref.training.progress import Bar, Progress, format_duration, wants_colour
@@ -222,3 +223,72 @@ def test_a_stage_of_unknown_length_counts_what_is_done(monkeypatch: pytest.Monke
     stream = io.StringIO()
     Progress(stream).stage("reading standard input", 70, 0)
     assert stream.getvalue() == "reading standard input: 70\n"
+
+
+def guessing_output() -> Output:
+    """Two rows; the second has a masked position, and a slot that is not used."""
+    ids = np.array([[0, 3, 4], [0, 5, 4]], np.int32)
+    masked_ids = np.array([[0, 3, 4], [0, 1, 4]], np.int32)
+    batch = Batch(ids, np.zeros_like(ids), np.array([[1, 1, 0], [1, 1, 1]], bool))
+    positions = np.array([[0, 0], [1, 0]], np.int32)
+    weights = np.array([[0, 0], [1, 0]], bool)
+    masked = MaskedBatch(batch, masked_ids, positions, np.array([[0, 0], [5, 0]]), weights)
+    logits = np.zeros((4, 7))
+    logits[2, 6] = 1.0  # the best guess of the only slot
+    logits[[0, 1, 3], 2] = 1.0
+    return Output((), masked, guesses=Guesses(np.zeros(0), logits, np.zeros(())))
+
+
+def test_without_samples_the_best_guesses_are_shown() -> None:
+    samples = describe_samples(reference, guessing_output(), ["zero", "one", "two", *"abcd"])
+    assert samples == [
+        {"original": ["zero", "a"], "masked": ["zero", "a"], "guessed": ["zero", "a"]},
+        {
+            "original": ["zero", "c", "b"],
+            "masked": ["zero", "one", "b"],
+            "guessed": ["zero", "d", "b"],
+        },
+    ]
+    for colour in (True, False):
+        lines = format_sample(samples[1], colour=colour, columns=80)
+        for dim in ("\33[2m", "\33[0m"):
+            lines = lines.replace(dim, "")
+        assert lines.splitlines() == [
+            " original zero c   b",
+            "   masked zero one b",
+            "  guessed zero d   b",
+        ]
+
+
+def test_a_sample_of_a_pair_is_its_second_half() -> None:
+    """The discriminator reads [CLS] a b [SEP] a x [SEP]: the figures of the last three are shown.
+
+    [CLS] stands there once. What it says of the original half is shown nowhere.
+    """
+    ids = np.array([[2, 5, 6, 3, 0], [2, 7, 3, 0, 0]], np.int32)
+    is_token = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], bool)
+    batch = Batch(ids, np.zeros_like(ids), is_token)
+    positions, weights = np.array([[2], [1]], np.int32), np.array([[1], [1]], bool)
+    masked = MaskedBatch(batch, ids, positions, np.array([[6], [7]], np.int32), weights)
+    corrupted = corrupt(masked, np.array([8, 7], np.int32))
+    read = paired_rows(corrupted, SpecialTokens(0, 1, 2, 3, 4))
+    logits = np.full(read.replaced.shape, 50.0)
+    logits[0, [0, 4, 5, 6]] = np.log([1 / 4, 1 / 3, 3.0, 1 / 9])
+    logits[1, [0, 3, 4]] = np.log([1 / 2, 4.0, 1.0])
+    output = Output((), masked, corrupted, None, None,
+                    Detections(read, np.zeros(0), logits.reshape(-1)))  # fmt: skip
+    first, second = describe_samples(reference, output, [*"PUCSM", *"abcx"])
+    assert first["generated"] == ["C", "a", "x", "S"]
+    assert first["replaced"] == [False, False, True, False]
+    assert first["probability"] == [0.2, 0.25, 0.75, 0.1]
+    assert second["generated"] == ["C", "c", "S"]
+    assert second["replaced"] == [False] * 3
+    assert second["probability"] == [0.3333, 0.8, 0.5]
+    assert format_sample(first, colour=False, columns=80).splitlines()[3] == "  flagged     ^"
+
+
+def test_a_run_that_only_replaces_has_no_flags() -> None:
+    sample = {name: SAMPLE[name] for name in ("original", "masked", "generated")}
+    lines = format_sample(sample, colour=True, columns=80).splitlines()
+    assert len(lines) == 3
+    assert lines[2].endswith(" [CLS] a tree   sings  [SEP]")
