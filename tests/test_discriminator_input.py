@@ -52,7 +52,7 @@ def test_replaced_rows_by_hand() -> None:
         [CLS, 10, 31, SEP, 12, SEP], [CLS, 32, SEP, 0, 0, 0], [CLS, 0, 0, 0, 0, 0]
     ]  # fmt: skip
     assert rows(read.batch.token_type_ids) == [[0, 0, 0, 0, 1, 1], [0] * 6, [0] * 6]
-    assert rows(read.batch.attention_mask.sum(axis=1)) == [6, 3, 1]
+    assert read.batch.attention_mask.sum(axis=1).tolist() == [6, 3, 1]
     assert rows(read.replaced) == [[0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0] * 6]
     assert rows(read.places) == [[0, 1, 2, 3, 4, 5]] * 3
     assert rows(read.positions) == [[2, 4], [1, 0], [0, 0]]
@@ -163,8 +163,8 @@ def test_positions_point_at_the_samples(name: str, seed: int, lengths: tuple[int
 @pytest.mark.parametrize("objective", ["electra", "electra-15"])
 def test_the_loss_counts_the_tokens_that_its_objective_names(objective: str, paired: bool) -> None:
     """The sum is taken over all tokens that are read, or over the masked positions alone."""
-    changes = {"discriminator_input": "paired"} if paired else {}
-    problem = variant_problem("electra", 0.5, 7, objective=objective, **changes)
+    reads = "paired" if paired else "replaced"
+    problem = variant_problem("electra", 0.5, 7, objective=objective, discriminator_input=reads)
     output = output_of(problem, problem.vector)
     assert output.detections is not None
     read: DiscriminatorInput = output.detections.read
