@@ -270,14 +270,19 @@ def test_the_figures_of_an_encoder_beside_the_generator() -> None:
 
 
 def test_an_objective_has_the_figures_of_its_tasks_alone() -> None:
-    guessing = {"loss", "mlm_loss", "mlm_accuracy", "mlm_baseline_accuracy"}
-    detecting = {"rtd_accuracy", "rtd_precision", "rtd_recall", "rtd_auc", "replaced_share"}
+    guessing = {"loss", "mlm_loss", "mlm_accuracy", "mlm_baseline_accuracy", "generator_entropy"}
+    sampling = {"sampled_accuracy", "distinct_samples", "distinct_originals"}
+    detecting = {
+        *("rtd_accuracy", "rtd_precision", "rtd_recall", "rtd_auc", "rtd_masked_auc"),
+        *("rtd_probability_original", "rtd_probability_replaced", "rtd_calibration_error"),
+        *("replaced_share", "hidden_cosine"),
+    }
     (mlm, rtd), every = outputs()[0].terms, outputs()[0]
     only_mlm = every._replace(terms=(mlm,), corrupted=None, detections=None)
     assert metrics_of(reference, [only_mlm]).keys() == guessing
     only_rtd = every._replace(terms=(rtd,), guesses=None)
     figures = metrics_of(reference, [only_rtd])
-    assert figures.keys() == {"loss", "rtd_loss", "sampled_accuracy", *detecting}
+    assert figures.keys() == {"loss", "rtd_loss", *sampling, *detecting}
     assert summary(figures) == (
         "held-out loss 10.00 (RTD 0.5000), RTD AUC 0.667, accuracy 0.600 (all original 0.600)"
     )
@@ -292,15 +297,15 @@ SUMMARIES: list[tuple[dict[str, float | None], str]] = [
         {"loss": 9.5, "mlm_loss": 5.25, "replace_mlm_loss": 4.25, "encoder_mlm_loss": 3.5,
          "mlm_accuracy": 0.125, "encoder_mlm_accuracy": 0.25, "sampled_accuracy": 0.1,
          "mlm_baseline_accuracy": 0.5},
-        "held-out loss 9.50 (MLM 5.250, encoder MLM 3.500), MLM accuracy 0.125 (most frequent "
-        "token 0.500), encoder MLM accuracy 0.250 (most frequent token 0.500)",
+        "held-out loss 9.50 (MLM 5.250, Replace MLM 4.250), MLM accuracy 0.125 (most frequent "
+        "token 0.500), encoder MLM accuracy 0.250",
     ),
     (  # all-tokens-mlm with a uniform generator
         {"loss": 4.25, "all_tokens_loss": 4.25, "encoder_mlm_loss": 3.5,
          "encoder_mlm_accuracy": 0.25, "mlm_baseline_accuracy": 0.5, "sampled_accuracy": 0.1,
          "rtd_accuracy": 0.75, "rtd_precision": 0.3, "rtd_recall": 0.4, "rtd_auc": 0.875,
          "replaced_share": 0.25},
-        "held-out loss 4.25 (encoder MLM 3.500), encoder MLM accuracy 0.250 (most frequent token "
+        "held-out loss 4.25 (all tokens 4.2500), encoder MLM accuracy 0.250 (most frequent token "
         "0.500), RTD AUC 0.875, accuracy 0.750 (all original 0.750)",
     ),
 ]  # fmt: skip

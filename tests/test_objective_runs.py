@@ -89,14 +89,16 @@ class Kind(NamedTuple):
         if self.generates or self.guesses:
             figures |= {"mlm_baseline_accuracy"}
         if self.generates or self.objective == "mlm":
-            figures |= {"mlm_accuracy"}
+            figures |= {"mlm_accuracy", "generator_entropy"}
         if self.draws:
-            figures |= {"sampled_accuracy"}
+            figures |= {"sampled_accuracy", "distinct_samples", "distinct_originals"}
         if self.draws and self.guesses:
             figures |= {"encoder_mlm_loss", "encoder_mlm_accuracy"}
         if self.detects:
             figures |= {f"rtd_{name}" for name in ("accuracy", "precision", "recall", "auc")}
-            figures |= {"replaced_share"}
+            figures |= {f"rtd_{name}" for name in ("masked_auc", "calibration_error")}
+            figures |= {f"rtd_probability_{kind}" for kind in ("original", "replaced")}
+            figures |= {"replaced_share", "hidden_cosine"}
         return figures
 
 

@@ -91,14 +91,16 @@ def _guesses_of(backend: Backend, masked: MaskedBatch, guesses: Guesses) -> _Gue
 
 
 def _guess_figures(name: str, parts: Sequence[_Guesses], *, has_loss: bool) -> Metrics:
-    """Return the figures of the network ``name``; the entropy and the baseline are of "mlm"."""
+    """Return the figures of the network ``name``; the entropy is that of "mlm" alone."""
     labels, best = (np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:2])
     count = max(labels.size, 1)
-    figures: Metrics = {f"{name}_accuracy": int((best == labels).sum()) / count}
+    figures: Metrics = {
+        f"{name}_accuracy": int((best == labels).sum()) / count,
+        "mlm_baseline_accuracy": np.bincount(labels).max(initial=0) / count,
+    }
     if not has_loss:
         figures[f"{name}_loss"] = sum(part.loss for part in parts) / count
     if name == "mlm":
-        figures["mlm_baseline_accuracy"] = np.bincount(labels).max(initial=0) / count
         figures["generator_entropy"] = mean_entropy(sum(p.entropy for p in parts), labels.size)
     return figures
 
@@ -125,18 +127,26 @@ def _hidden_of(backend: Backend, detections: Detections) -> Array:
     return backend.to_host(detections.hidden)[detections.read.batch.attention_mask.reshape(-1)]
 
 
+_LOSSES = {
+    "mlm_loss": "MLM {:.3f}",
+    "rtd_loss": "RTD {:.4f}",
+    "replace_mlm_loss": "Replace MLM {:.3f}",
+    "all_tokens_loss": "all tokens {:.4f}",
+}
+_ACCURACIES = {
+    "mlm_accuracy": "MLM accuracy {:.3f}",
+    "encoder_mlm_accuracy": "encoder MLM accuracy {:.3f}",
+}
+
+
 def summary(metrics: Metrics) -> str:
     """Return the figures of an evaluation as one line for people."""
     figures = {name: math.nan if value is None else value for name, value in metrics.items()}
-    names = ("mlm", "MLM"), ("rtd", "RTD"), ("encoder_mlm", "encoder MLM")
-    losses = [f"{name} {figures[f'{key}_loss']:.{4 if key == 'rtd' else 3}f}"
-              for key, name in names if f"{key}_loss" in figures]  # fmt: skip
+    losses = [text.format(figures[key]) for key, text in _LOSSES.items() if key in figures]
     parts = [f"held-out loss {figures['loss']:.2f} ({', '.join(losses)})"]
-    for key, name in names[::2]:
-        if f"{key}_accuracy" in figures:
-            baseline = f" (most frequent token {figures['mlm_baseline_accuracy']:.3f})"
-            accuracy = f"{name} accuracy {figures[f'{key}_accuracy']:.3f}"
-            parts.append(accuracy + (baseline if key == "mlm" else ""))
+    parts += [text.format(figures[key]) for key, text in _ACCURACIES.items() if key in figures]
+    if len(parts) > 1:
+        parts[1] += f" (most frequent token {figures['mlm_baseline_accuracy']:.3f})"
     if "rtd_auc" in figures:
         all_original = 1.0 - figures["replaced_share"]
         parts.append(f"RTD AUC {figures['rtd_auc']:.3f}")
