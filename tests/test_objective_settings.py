@@ -82,14 +82,11 @@ MISFITS: list[tuple[Table, tuple[str, ...], Table]] = [
     ({"adversarial_weight": 2.0}, ("adversarial_weight needs", "'reinforce' or 'gumbel-softmax'"),
      {"adversarial": "reinforce"}),
     *(
-        ({"adversarial": adversarial, key: value, **more},
+        ({"adversarial": adversarial, key: value},
          (f"{key} needs adversarial = 'gumbel-softmax'", repr(adversarial)),
          {"adversarial": "gumbel-softmax"})
         for adversarial in ("none", "reinforce")
-        for key, value, more in (
-            ("straight_through", False, {}),
-            ("gumbel_temperature", 0.5, {}),
-        )
+        for key, value in (("straight_through", False), ("gumbel_temperature", 0.5))
     ),
     *(
         ({"adversarial": adversarial, **schedule},
