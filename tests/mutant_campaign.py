@@ -66,7 +66,8 @@ AREAS = {
     ),
     "model": Area(
         ("model",),
-        "electra_gradients fixtures metamorphic objectives parameters step step_wiring",
+        "electra_gradients fixtures metamorphic objective_gradients objective_values objectives "
+        "parameters step step_wiring",
     ),
     "training": Area(
         ("config", "training"),
