@@ -26,6 +26,7 @@ from electra_ref.model.objectives.output import Output
 from electra_ref.model.parameters import FlatParameters, Gradients
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.model.reinforce import reinforce_backward
+from electra_ref.model.relaxation import Relaxation, relax, relax_backward
 from electra_ref.sampling import corrupt
 from tests import plain_electra
 from tests.plain_electra import Rates
@@ -338,3 +339,23 @@ def test_policy_gradient_is_exact_on_average_over_all_samples() -> None:
         average += p[token] * dlogits[number]
     exact = -2.5 * p * (rewards - p @ rewards) / 1.7 / problem.batch.attention_mask.sum()
     np.testing.assert_allclose(average, exact, rtol=1e-10)
+
+
+def test_straight_through_takes_the_gradient_of_the_mixture_at_hard_inputs() -> None:
+    """Slot by slot, (diag p - p pᵀ) (table dx) / tau; unused slots and the table have none."""
+    random, rows = np.random.default_rng(5), 4
+    logits, noise, table = (random.standard_normal((n, 7)) for n in (rows, rows, 5))
+    table, x, dx = table.T, random.standard_normal((6, 5)), random.standard_normal((6, 5))
+    positions, weights = np.array([[1, 2], [1, 0]]), np.array([[1.0], [1.0], [1.0], [0.0]])
+    sampled = (logits + noise).argmax(axis=1)
+    relaxation = Relaxation(logits, noise, 0.6, sampled, positions, weights, True)
+    run = ForwardPass(reference, FlatParameters([], np.zeros(0)), None)
+    y, cache = relax(run, table, x, relaxation)
+    np.testing.assert_array_equal(y, x)
+    backward = BackwardPass(reference, Gradients([], np.zeros(0)))
+    dlogits = relax_backward(backward, "no table", dx, cache)
+    for row, place in enumerate((1, 2, 4)):
+        p = softmax((logits[row] + noise[row]) / 0.6)
+        expected = (np.diag(p) - np.outer(p, p)) @ (table @ dx[place]) / 0.6
+        np.testing.assert_allclose(dlogits[row], expected, rtol=1e-12)
+    assert not dlogits[3].any()
