@@ -67,7 +67,7 @@ AREAS = {
     "model": Area(
         ("model",),
         "discriminator_input electra_gradients fixtures metamorphic objective_gradients "
-        "objective_runs objectives parameters step step_wiring",
+        "objective_runs objective_values objectives parameters step step_wiring",
     ),
     "training": Area(
         ("config", "training"),

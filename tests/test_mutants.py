@@ -25,7 +25,7 @@ from electra_ref.gradient import GradientSum
 from electra_ref.model.losses import gradient_scale
 from electra_ref.model.objectives import electra
 from electra_ref.model.parameters import FlatParameters, Gradients
-from electra_ref.model.passes import BackwardPass
+from electra_ref.model.passes import BackwardPass, ForwardPass
 from tests import mutants
 from tests.gradient_checks import complex_step
 from tests.mutants import Instrument, Mutant, instrumented
@@ -38,6 +38,7 @@ from tests.tiny_electra import (
     make_problem,
     remembering_backend,
 )
+from tests.variants import complex_step_gradient_of_variant, variant_problem
 
 LOG_LIKELIHOOD = "electra_ref.backends.reference.vocabulary_log_likelihood"
 OF_NO_STEP = (
@@ -126,6 +127,33 @@ class Judge:
         return worst if np.isfinite(worst) else np.inf
 
 
+class VariantJudge:
+    """The same for a variant: its own objective runs backward."""
+
+    def __init__(self, variant: str, scale: float, seed: int, **changes: Any) -> None:
+        self._problem = problem = variant_problem(variant, scale, seed, **changes)
+        self._backend = remembering_backend()
+        run = ForwardPass(
+            self._backend, FlatParameters(problem.specs, problem.vector), problem.stream
+        )
+        _, self._cache = problem.objective.forward(
+            run, problem.model, problem.batch, problem.stream
+        )
+        make_read_only(self._cache)
+        exact = complex_step_gradient_of_variant(problem, self._backend)
+        self._comparison = Comparison(problem.specs, exact)
+
+    def worst_error(self) -> float:
+        """Return the largest relative error of a tensor; infinite where one is not finite."""
+        problem = self._problem
+        gradients = Gradients(problem.specs, np.full_like(problem.vector, np.nan))
+        run = BackwardPass(self._backend, gradients)
+        with np.errstate(all="ignore"):
+            problem.objective.backward(run, problem.model, problem.counts, fresh(self._cache))
+            worst = float(np.max(list(self._comparison.errors(gradients.vector).values())))
+        return worst if np.isfinite(worst) else np.inf
+
+
 class OperationJudge:
     """Knows the exact gradient of one operation by itself: the step does not need them all."""
 
@@ -156,6 +184,9 @@ class OperationJudge:
                 for got, exact in zip(gradients, self._exact, strict=True)
             ]
         return max(errors) if np.isfinite(errors).all() else np.inf
+
+
+AnyJudge = Judge | VariantJudge | OperationJudge
 
 
 def fresh(cache: Any) -> Any:
@@ -206,7 +237,23 @@ def campaign() -> Campaign:
     functions = backward_functions(electra_ref.backends.reference, electra_ref.model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module(LOG_LIKELIHOOD), "ROWS_AT_A_TIME", 3)
-        return run(functions, [*judges, *operation_judges()])
+        return run(functions, [*judges, *variant_judges(), *operation_judges()])
+
+
+def variant_judges() -> list[VariantJudge]:
+    """Return judges of few variants that together reach all that ELECTRA itself does not."""
+    small = {"embedding_size": 4, "hidden_size": 6, "num_attention_heads": 2,
+             "intermediate_size": 5, "generator_hidden_size": 0.5, "max_length": 9,
+             "max_position_embeddings": 10}  # fmt: skip
+    full = {"num_attention_heads": 1, "intermediate_size": 24, "generator_hidden_size": 1.0}
+    return [
+        VariantJudge("gumbel-softmax, soft, another temperature", 0.5, 1, **small),
+        VariantJudge("gumbel-softmax, straight-through, gdes", 0.5, 2, **small),
+        VariantJudge("reinforce", 0.5, 3, **small),
+        VariantJudge("all-tokens-mlm, sharing-none", 0.5, 4, **small),
+        VariantJudge("replace-mlm, sharing-all", 0.5, 5, **{**small, **full}),
+        VariantJudge("mlm", 0.5, 6, **small),
+    ]
 
 
 def operation_judges() -> list[OperationJudge]:
@@ -215,7 +262,7 @@ def operation_judges() -> list[OperationJudge]:
     return [OperationJudge(name, sizes, seed=4) for name in OF_NO_STEP]
 
 
-def run(functions: list[FunctionType], judges: Sequence[Judge | OperationJudge]) -> Campaign:
+def run(functions: list[FunctionType], judges: Sequence[AnyJudge]) -> Campaign:
     """Run all mutants of ``functions``; the first judge who notices decides the outcome."""
     with instrumented(functions) as instrument:
         with instrument.watching():
@@ -225,9 +272,7 @@ def run(functions: list[FunctionType], judges: Sequence[Judge | OperationJudge])
     return Campaign(functions, instrument, outcomes)
 
 
-def outcome(
-    instrument: Instrument, mutant: Mutant, judges: Sequence[Judge | OperationJudge]
-) -> str:
+def outcome(instrument: Instrument, mutant: Mutant, judges: Sequence[AnyJudge]) -> str:
     """Return by what the mutant was noticed first."""
     with instrument.mutating(mutant):
         for judge in judges:

@@ -141,6 +141,20 @@ def derivative_along(problem: VariantProblem, direction: Array, backend: Backend
     return float(np.imag(loss)) / COMPLEX_STEP
 
 
+def complex_step_gradient_of_variant(
+    problem: VariantProblem, backend: Backend
+) -> npt.NDArray[np.float64]:
+    """Return every partial derivative (P,) of the loss, each from a forward pass of its own."""
+    vector = problem.vector.astype(np.complex128)
+    gradient = np.empty_like(problem.vector)
+    for k in range(vector.size):
+        vector[k] += 1j * COMPLEX_STEP
+        loss = total_loss(output_of(problem, vector, backend).terms)
+        gradient[k] = float(np.imag(loss)) / COMPLEX_STEP
+        vector[k] = problem.vector[k]
+    return gradient
+
+
 def worst_errors(problem: VariantProblem, seed: int, backend: Backend) -> dict[str, float]:
     """Return |<g, v> - derivative along v| / |g| for every tensor, v normal; 0 where both are 0."""
     random = np.random.default_rng(seed)

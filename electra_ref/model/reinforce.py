@@ -12,8 +12,8 @@ l are the logits divided by the sampling temperature: the policy is what the sam
 The baseline is a head on the generator's states h. It learns by cross entropy against exp(-R), the
 probability of the right answer; its loss moves w and b only.
 Source: Clark et al. 2020, arXiv:2003.10555, appendix F; Williams 1992, Machine Learning 8. The
-appendix leaves open whether the baseline's loss moves the generator: here it does not. There the
-generator has no other loss: ``generator_weight`` = 0.
+appendix leaves open whether the baseline's loss moves the generator: here it does not. Its baseline
+has no bias b. There the generator has no other loss: ``generator_weight`` = 0.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     masked ids           = original ids, 15 % of them behind [MASK]
     generator logits     = head(encode(masked ids))              at the masked positions
-    corrupted ids        = original ids, the masked ones replaced by samples from softmax(logits)
+    corrupted ids        = original ids, the masked ones replaced by samples from softmax(logits / temperature)
     discriminator logits = head(encode(corrupted ids))           at every token
 
     L = w_G (sum of MLM losses) / (masked positions) + w_D (sum of RTD losses) / (tokens)
