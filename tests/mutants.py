@@ -157,7 +157,9 @@ class Instrument:
     def term(self, number: int, value: Any) -> Any:
         """Stand around an expression."""
         if self._active is not None:
-            return self._operator(value) if number == self._active.number else value
+            # What is None in one problem and an array in another changes in the other alone.
+            is_mutated = number == self._active.number and value is not None
+            return self._operator(value) if is_mutated else value
         if self._watching:
             self.kinds.setdefault(number, _kind(value))
             for operator in self._choose(self.terms[number], value):
@@ -282,7 +284,7 @@ def _summands(node: ast.expr) -> Iterator[str]:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
         yield from _summands(node.left)
         yield from _summands(node.right)
-    elif not isinstance(node, ast.JoinedStr):  # a parameter's name
+    elif ast.unparse(node) != "None" and not isinstance(node, ast.JoinedStr):  # a name
         yield ast.unparse(node)
 
 

@@ -40,9 +40,9 @@ from tests.variants import (
 )
 
 SETTINGS: dict[str, Any] = {
-    "hidden_dropout": 0.3, "attention_dropout": 0.15, "layer_norm_eps": 1e-3,
-    "generator_weight": 3.0, "discriminator_weight": 7.0, "encoder_weight": 2.0, "temperature": 1.7,
+    "hidden_dropout": 0.3, "attention_dropout": 0.15, "layer_norm_eps": 1e-3, "temperature": 1.7,
 }  # fmt: skip
+OF_ELECTRA: dict[str, Any] = {**SETTINGS, "generator_weight": 3.0, "discriminator_weight": 7.0}
 ADVERSARIAL = {"adversarial_weight": 2.5}
 RELATIVE = 1e-12
 
@@ -56,11 +56,17 @@ class Expected(NamedTuple):
 
 
 def problem_of(variant: str, seed: int = 3) -> VariantProblem:
-    """Return a variant whose weights are none of the defaults."""
-    adversarial = ADVERSARIAL if "adversarial" in VARIANTS[variant] else {}
-    changes = {**SETTINGS, **adversarial}
-    if variant == "reinforce alone":
-        changes["generator_weight"] = 0.0
+    """Return a variant; none of the weights that it has is the default."""
+    settings = VARIANTS[variant]
+    objective = settings.get("objective", "electra")
+    adversarial = ADVERSARIAL if "adversarial" in settings else {}
+    changes: dict[str, Any] = {**SETTINGS, **adversarial}
+    if objective in ("electra", "electra-15"):
+        changes["discriminator_weight"] = 7.0
+    else:
+        changes["encoder_weight"] = 2.0
+    if objective != "mlm" and not settings.get("uniform_generator"):
+        changes["generator_weight"] = 0.0 if variant == "reinforce alone" else 3.0
     return variant_problem(variant, 0.5, seed, **changes)
 
 
@@ -274,7 +280,12 @@ def test_the_sign_of_the_weight_fools_or_helps(weight: float) -> None:
     Only the generator moves. Its gradient is -weight / discriminator_weight times that of the RTD
     term, which the mixtures make a smooth function of the generator's parameters.
     """
-    changes = {**SETTINGS, "generator_weight": 0.0, "sharing": "none", "adversarial_weight": weight}
+    changes = {
+        **OF_ELECTRA,
+        "generator_weight": 0.0,
+        "sharing": "none",
+        "adversarial_weight": weight,
+    }
     problem = variant_problem("gumbel-softmax, soft", 0.5, 3, **changes)
     gradients = gradients_of_variant(problem)
     step = FlatParameters(problem.specs, np.zeros_like(problem.vector))

@@ -2,7 +2,8 @@
 
     masked ids           = original ids, 15 % of them behind [MASK]
     generator logits     = head(encode(masked ids))              at the masked positions
-    corrupted ids        = original ids, the masked ones replaced by samples from softmax(logits / temperature)
+    corrupted ids        = original ids, the masked ones replaced by samples from
+                           softmax(logits / temperature)
     discriminator logits = head(encode(corrupted ids))           at every token
 
     L = w_G (sum of MLM losses) / (masked positions) + w_D (sum of RTD losses) / (tokens)
@@ -198,13 +199,12 @@ def backward(run: BackwardPass, model: Electra, counts: Counts, cache: ElectraCa
             run, model.discriminator, ddetection, cache.discriminator_head
         )
         dlogits = encode_backward(run, model.discriminator, dhidden, cache.discriminator)
-    if model.generator is None or cache.generator is None:
-        return
-    if dlogits is not None:
-        dlogits = dlogits * (relaxation_scale(model.settings) / model.settings.temperature)
-    if cache.reinforce is not None:
-        dlogits = reinforce_backward(run, model.generator, counts, cache.reinforce)
-    guess_backward(run, model.generator, scales["mlm"], cache.generator, dlogits)
+    if model.generator is not None and cache.generator is not None:
+        if dlogits is not None:
+            dlogits = dlogits * (relaxation_scale(model.settings) / model.settings.temperature)
+        if cache.reinforce is not None:
+            dlogits = reinforce_backward(run, model.generator, counts, cache.reinforce)
+        guess_backward(run, model.generator, scales["mlm"], cache.generator, dlogits)
 
 
 def evaluate(run: ForwardPass, model: Electra, batch: Batch, stream: RandomStream) -> Output:
