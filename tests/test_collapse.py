@@ -17,7 +17,13 @@ import pytest
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.training import TrainingConfig
 from electra_ref.training.loop import Evaluation, Trainer
-from electra_ref.training.pretraining.collapse import CHECKS, first_shown, new_warnings
+from electra_ref.training.pretraining.collapse import (
+    CHECKS,
+    LIKE_TINY,
+    advice,
+    first_shown,
+    new_warnings,
+)
 from electra_ref.training.pretraining.run import begin, resume
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.pretraining.task import PretrainingTask
@@ -142,10 +148,45 @@ def test_a_collapse_is_told_at_a_third_of_the_run() -> None:
 
 def test_a_message_names_figures_and_what_to_change() -> None:
     constant, alike = new_warnings(records_of(COLLAPSED[:7]), NARROW)
-    for part in ("step 700:", "AUC 0.56", "generator_hidden_size=0.0625", "(now 0.25, 1, 0.02 and"):
+    cure = (
+        "begin again with --set generator_hidden_size=0.0625 (now 0.25), --set temperature=1.3 "
+        "(now 1), --set initializer_range=0.08 (now 0.02), --set adam_epsilon=1e-08 (now 1e-06)"
+    )
+    for part in ("step 700:", "AUC 0.56", cure):
         assert part in constant
-    for part in ("step 700:", "cosine 0.949", "initializer_range=0.08", "0.02 and 1e-06)"):
+    for part in ("step 700:", "cosine 0.949", cure):
         assert part in alike
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sharing": "all", "generator_hidden_size": 1.0}, "--set temperature=1.3 (now 1)"),
+        ({"uniform_generator": True}, "--set mask_probability=0.15 (now 0.1)"),
+        ({"temperature_steps": 9, "temperature_end": 0.5}, "--set temperature_end=1.3 (now 0.5)"),
+        ({"adversarial": "reinforce"}, "begin again with adversarial='none'"),
+    ],
+)
+def test_what_is_proposed_can_be_set_and_does_something(
+    changes: dict[str, Any], expected: str
+) -> None:
+    config = dataclasses.replace(NARROW, mask_probability=0.1, **changes)
+    remedies = {"generator_hidden_size": 0.0625, "temperature": 1.3, "mask_probability": 0.15}
+    said = advice(remedies, config, step=700)
+    assert expected in said
+    assert ("generator_hidden_size" in said) == ("temperature_steps" in changes)
+    assert advice(LIKE_TINY, TINY, step=700) == "more text or steps may help"
+
+
+def test_a_discriminator_without_a_loss_is_not_judged() -> None:
+    config = dataclasses.replace(NARROW, discriminator_weight=0.0)
+    assert said(records_of(COLLAPSED), config) == {}
+
+
+def test_half_of_a_pair_cannot_be_replaced() -> None:
+    config = dataclasses.replace(NARROW, discriminator_input="paired")
+    assert said(steady(replaced_share=0.015), config) == {}
+    assert list(said(steady(replaced_share=0.009), config)) == ["few replaced"]
 
 
 @pytest.mark.parametrize(

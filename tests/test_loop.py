@@ -228,27 +228,41 @@ def test_an_evaluation_is_made_once_a_step(tmp_path: Path) -> None:
     assert len(made) == 3
 
 
+@pytest.mark.parametrize(
+    ("step", "advice"),
+    [
+        (3, "is not saved; .* --set learning_rate=0.05; if"),
+        (1, ": a setting is too large or too small, .* start a new run"),  # nothing to go on from
+    ],
+)
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_ends_the_run(broken: str, tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_ends_the_run(
+    broken: str, step: int, advice: str, tmp_path: Path
+) -> None:
     """Each alone: a loss without a gradient that shows it, and the other way round."""
 
     class Broken(Line):
+        steps = 0
+
+        def at_step(self, model: Any, step: int) -> Any:
+            self.steps = step + 1
+            return model
+
         def forward(self, *arguments: Any) -> tuple[Output, Any]:
             output, cache = super().forward(*arguments)
             term = output.terms[0]._replace(sum=np.float64(np.nan))
-            return (Output((term,)) if broken == "loss" else output), cache
+            is_broken = broken == "loss" and self.steps == step
+            return (Output((term,)) if is_broken else output), cache
 
         def backward(self, run: BackwardPass, model: float, counts: Counts, cache: Any) -> None:
             slope, *rest = cache
-            slope = slope * np.inf if broken == "gradient" else slope
+            slope = slope * np.inf if broken == "gradient" and self.steps == step else slope
             super().backward(run, model, counts, (slope, *rest))
 
     class BrokenTask(LineTask):
         objective: Objective = Broken()
 
-    with pytest.raises(
-        UserError, match=r"step 1 has diverged .* is not saved; .* --set learning_rate=0.05; if"
-    ):
+    with pytest.raises(UserError, match=rf"step {step} has diverged .*{advice}"):
         train(tmp_path / "run", 10, BrokenTask())
 
 

@@ -284,7 +284,8 @@ def test_an_objective_has_the_figures_of_its_tasks_alone() -> None:
     figures = metrics_of(reference, [only_rtd])
     assert figures.keys() == {"loss", "rtd_loss", *sampling, *detecting}
     assert summary(figures) == (
-        "held-out loss 10.00 (RTD 0.5000), RTD AUC 0.667, accuracy 0.600 (all original 0.600)"
+        "held-out loss 10.00 (RTD 0.5000), RTD AUC 0.667 (masked tokens 1.000), accuracy 0.600 "
+        "(all original 0.600)"
     )
 
 

@@ -21,7 +21,7 @@ class ModelConfig(Settings):
     vocab_size: int = count(
         0, "entries of the vocabulary; 0: as many as the data yield", at_least=0
     )
-    embedding_size: int = count(128, "width of the embeddings that both networks share")
+    embedding_size: int = count(128, "width of the embeddings of both networks")
     hidden_size: int = count(256, "width of the discriminator")
     num_hidden_layers: int = count(12, "layers of the discriminator")
     num_attention_heads: int = count(4, "attention heads of the discriminator")

@@ -22,7 +22,9 @@ class SamplingConfig(Settings):
 
     temperature: float = setting(1.0, "divides the generator's logits before sampling", above=0.0)
     temperature_end: float = setting(
-        1.0, "temperature from step temperature_steps on; linear before", above=0.0
+        1.0,
+        "temperature from step temperature_steps on, if that is not 0; linear before",
+        above=0.0,
     )
     temperature_steps: int = count(0, "steps of the way to it; 0: it never changes", at_least=0)
     exploration: float = share(
@@ -38,14 +40,18 @@ class SamplingConfig(Settings):
         return _at(step, self.temperature, self.temperature_end, self.temperature_steps)
 
     def _misfits(self) -> Iterator[str]:
-        yield from _misfits_of_schedule(self, "temperature")
         if self.uniform_generator:
-            for key in ("exploration", "temperature_steps"):
-                if getattr(self, key):
+            for key, default in (
+                ("exploration", 0.0),
+                ("temperature_steps", 0),
+                ("temperature_end", 1.0),
+            ):
+                if getattr(self, key) != default:
                     yield (
                         f"{key} = {getattr(self, key)} does nothing with uniform_generator: leave "
                         "one of them out"
                     )
+        yield from _misfits_of_schedule(self, "temperature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +64,21 @@ class AdversarialConfig(Settings):
         choices=ADVERSARIAL,
     )
     adversarial_weight: float = setting(
-        1.0, "of that loss; positive: the generator fools the discriminator, negative: helps it"
+        1.0,
+        "of that loss; positive: the generator fools the discriminator, negative: helps it",
+        at_least=-1e6,
+        at_most=1e6,
     )
     straight_through: bool = setting(
         True, "gumbel-softmax: the discriminator reads sampled tokens; false: mixtures of them"
     )
     gumbel_temperature: float = setting(
-        1.0, "gumbel-softmax: of the relaxed samples; smaller is closer to one token", above=0.0
+        1.0, "gumbel-softmax: of the relaxed samples; smaller is closer to one token", at_least=0.01
     )
     gumbel_temperature_end: float = setting(
-        1.0, "gumbel_temperature from step gumbel_temperature_steps on; linear before", above=0.0
+        1.0,
+        "gumbel_temperature from step gumbel_temperature_steps on, if that is not 0; linear before",
+        at_least=0.01,
     )
     gumbel_temperature_steps: int = count(
         0, "steps of the way to it; 0: it never changes", at_least=0

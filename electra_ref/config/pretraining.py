@@ -64,7 +64,7 @@ class PresetName(Settings):
 
     preset: str = setting(
         "tiny",
-        "named set of sizes: tiny, small, base or large; custom: sizes of no preset",
+        "named set of sizes: tiny, small, base or large; custom: a model of no preset",
         resumed="unread",
     )
 
@@ -117,6 +117,11 @@ def _misfits_of_stages(config: PretrainingConfig) -> Iterator[str]:
         )
     if generator_size(config) != discriminator_size(config):
         heads = max(1, config.hidden_size // 64)
+        if config.hidden_size % heads:
+            yield (
+                "two_stage_steps gives both networks heads of 64, which do not divide hidden_size "
+                f"= {config.hidden_size}: set hidden_size = {64 * heads}"
+            )
         yield (
             "two_stage_steps starts the discriminator from the generator, so both have one size: "
             "set generator_hidden_size = 1, generator_layers = 1, num_attention_heads = "

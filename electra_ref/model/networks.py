@@ -13,7 +13,8 @@ generator's tables and of its own, which begin at zero. Its loss moves its own t
 layer norm after the embeddings is its own, too. All tables have one width; the original's generator
 with embeddings of its own has them as wide as itself.
 Source: Clark et al. 2020, arXiv:2003.10555, sections 2 and 3.2; for ``gdes`` He et al. 2021,
-arXiv:2111.09543, section 3.
+arXiv:2111.09543, section 3, which defines it for words. microsoft/DeBERTa also splits the table of
+positions; here that of segments is split, too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Policy gradient: the generator learns from the discriminator's loss at its own samples.
 
     R_m = loss of the discriminator at the place of sample m           reward, a constant
-    b_m = -log sigmoid(w h_m + b)                                      baseline, a constant here
+    b_m = -log sigmoid(w h_m + c)                                      baseline, a constant here
     L   = -weight sum over m of (R_m - b_m) log softmax(l)_sample m / (tokens of the RTD loss)
 
 The gradient of -L is, on average over the samples, an estimate of that of weight times the RTD
@@ -10,10 +10,10 @@ loss, if the discriminator's answer at one place depends on no other sample (the
 l are the logits divided by the sampling temperature: the policy is what the samples come from.
 
 The baseline is a head on the generator's states h. It learns by cross entropy against exp(-R), the
-probability of the right answer; its loss moves w and b only.
+probability of the right answer; its loss moves w and c only.
 Source: Clark et al. 2020, arXiv:2003.10555, appendix F; Williams 1992, Machine Learning 8. The
 appendix leaves open whether the baseline's loss moves the generator: here it does not. Its baseline
-has no bias b. There the generator has no other loss: ``generator_weight`` = 0.
+has no bias c. There the generator has no other loss: ``generator_weight`` = 0.
 """
 
 from __future__ import annotations

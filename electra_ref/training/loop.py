@@ -194,6 +194,11 @@ class Trainer:
         return result
 
     def _diverged(self, step: int, what: str) -> UserError:
+        if step == 1:
+            return UserError(
+                f"step 1 has diverged ({what}): a setting is too large or too small, a weight, a "
+                "temperature or initializer_range; start a new run with another value"
+            )
         return UserError(
             f"step {step} has diverged ({what}) and is not saved; go on from the last checkpoint "
             f"at a lower rate: --resume --output-dir {shlex.quote(str(self.run.path))} --set "

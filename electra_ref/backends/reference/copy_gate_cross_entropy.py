@@ -20,7 +20,7 @@ be, is sigmoid(-(z + log q)), and 0 elsewhere:
 Every sigmoid, and 1 - r too, is computed from an exponential of a negative number. So nothing
 overflows, and small numbers keep their digits.
 
-Source: Clark et al. 2020, arXiv:2003.10555, section 3.4 ("All-Tokens MLM"). Difference: a positive
+Source: Clark et al. 2020, arXiv:2003.10555, section 3.5 ("All-Tokens MLM"). Difference: a positive
 gate means "replaced", as in the detection head.
 """
 

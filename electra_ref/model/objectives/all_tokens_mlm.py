@@ -10,7 +10,7 @@
 The gate has the shape of ELECTRA's discriminator: a positive z says "replaced". So the figures of
 detection are those of the gate. Evaluation also lets the encoder read [MASK] and guess by q alone,
 so that its guesses can be compared with those of ``mlm``.
-Source: Clark et al. 2020, arXiv:2003.10555, section 3.4.
+Source: Clark et al. 2020, arXiv:2003.10555, section 3.5.
 """
 
 from __future__ import annotations

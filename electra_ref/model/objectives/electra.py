@@ -16,7 +16,7 @@ Variants, each a setting: ``electra-15`` takes the RTD loss at the masked positi
 ``adversarial`` generator learns from the RTD loss, too (``reinforce``, ``relaxation``). In two
 stages (``two_stage_steps``) the generator learns alone first. Then the discriminator starts from
 the generator's encoder and learns alone.
-Source: Clark et al. 2020, arXiv:2003.10555, section 2 and figure 2, sections 3.2 and 3.4 for the
+Source: Clark et al. 2020, arXiv:2003.10555, section 2 and figure 2, sections 3.2 and 3.5 for the
 variants; google-research/electra pretrain/run_pretraining.py divides the same sums by the same
 counts.
 """
@@ -90,7 +90,10 @@ def parameter_specs(model: Electra) -> list[ParameterSpec]:
 
 
 def at_step(model: Electra, step: int) -> Electra:
-    """Return ``model`` as it is trained at ``step``: temperatures, and which networks learn."""
+    """Return ``model`` as it is trained at ``step``: temperatures, and which networks learn.
+
+    Its temperatures have no schedule any more.
+    """
     settings = dataclasses.replace(
         settings_at(model.settings, step),
         gumbel_temperature=model.settings.gumbel_temperature_at(step),
@@ -155,10 +158,13 @@ def forward(
     guesses = generator = logits = policy = None
     if model.generator is not None:
         generator_input = on_device(run, batch, masked.masked_ids)
-        guesses, generator = guess(run, model.generator, generator_input, masked)
+        # A generator that does not learn drops nothing.
+        stays = model.learning == "discriminator"
+        reads = run._replace(stream=None) if stays else run
+        guesses, generator = guess(reads, model.generator, generator_input, masked)
         logits = guesses.logits
         terms += (LossTerm("mlm", guesses.loss, counts["mlm"], settings.generator_weight),)
-        if model.learning == "discriminator":
+        if stays:
             generator, terms = None, ()
     if model.learning == "generator":
         output = Output(terms, masked, guesses=guesses)

@@ -7,7 +7,7 @@
 
 The encoder never reads [MASK], and must find out which tokens it cannot trust. Evaluation also lets
 it read [MASK], so that its guesses can be compared with those of ``mlm``.
-Source: Clark et al. 2020, arXiv:2003.10555, section 3.4.
+Source: Clark et al. 2020, arXiv:2003.10555, section 3.5.
 """
 
 from __future__ import annotations

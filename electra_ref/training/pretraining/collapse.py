@@ -49,7 +49,8 @@ class Check(NamedTuple):
 
     name: str
     holds: Callable[[History, PretrainingConfig], bool]
-    message: str  # likely cause and remedy; {figures} of the newest record and {config keys}
+    message: str  # with the likely cause; {figures} of the newest record and {config keys}
+    remedies: Mapping[str, float] | None = None  # settings of runs that did not fail so
 
 
 def new_warnings(history: History, config: PretrainingConfig) -> list[str]:
@@ -59,11 +60,17 @@ def new_warnings(history: History, config: PretrainingConfig) -> list[str]:
     not trained from the first step on, those before its first step do not count.
     """
     return [
-        f"warning: step {history[-1]['step']:,}: "
-        + check.message.format_map({**vars(config), **_where_the_loss_is(history[-1], config)})
+        f"warning: step {history[-1]['step']:,}: {_said(check, history[-1], config)}"
         for check in CHECKS
         if first_shown(check, history, config) == len(history) > 0
     ]
+
+
+def _said(check: Check, record: Record, config: PretrainingConfig) -> str:
+    text = check.message.format_map({**vars(config), **_where_the_loss_is(record, config)})
+    if check.remedies is None:
+        return text
+    return f"{text}: {advice(check.remedies, config, record['step'])}"
 
 
 def first_shown(check: Check, history: History, config: PretrainingConfig) -> int:
@@ -105,8 +112,13 @@ def _is_known(record: Record, *names: str) -> bool:
 def _where_the_loss_is(record: Record, config: PretrainingConfig) -> Record:
     """Return ``record`` with figures of the tokens that the RTD loss counts.
 
-    In ``electra-15`` these are the masked ones. A sample there is original if it is right.
+    In ``electra-15`` these are the masked ones. A sample there is original if it is right. In pairs
+    half of the tokens cannot be replaced. A discriminator without a loss is not judged.
     """
+    if config.detects and config.discriminator_weight == 0.0:
+        return {**record, "rtd_loss": None}
+    if config.reads_pairs and _is_known(record, "replaced_share"):
+        record = {**record, "share_of_samples": 2.0 * record["replaced_share"]}
     if config.objective != "electra-15" or not _is_known(record, "sampled_accuracy"):
         return record
     share, auc = 1.0 - record["sampled_accuracy"], record.get("rtd_masked_auc")
@@ -152,7 +164,9 @@ def _few_tokens(record: Record) -> bool:
 
 
 def _few_replaced(record: Record) -> bool:
-    return _is_known(record, "replaced_share") and record["replaced_share"] < SMALLEST_SHARE
+    if not _is_known(record, "replaced_share"):
+        return False
+    return bool(record.get("share_of_samples", record["replaced_share"]) < SMALLEST_SHARE)
 
 
 def _loss_stands_still(history: History, config: PretrainingConfig) -> bool:
@@ -175,32 +189,35 @@ def _losses_of(records: History) -> Iterator[list[float]]:
             yield [record[name] for record in records]
 
 
-_LIKE_TINY = (
-    "begin again with --set generator_hidden_size=0.0625 --set temperature=1.3 --set "
-    "initializer_range=0.08 --set adam_epsilon=1e-8 (now {generator_hidden_size:g}, "
-    "{temperature:g}, {initializer_range:g} and {adam_epsilon:g})"
-)
+LIKE_TINY = {
+    "generator_hidden_size": 0.0625,
+    "temperature": 1.3,
+    "initializer_range": 0.08,
+    "adam_epsilon": 1e-8,
+}
 CHECKS = (
     Check(
         "constant discriminator",
         _lately(_no_better_than_a_constant),
         "the discriminator is no better than one answer for all tokens (AUC {rtd_auc:.2f}, 0.5 is "
-        "guessing). The generator probably learns faster than it: " + _LIKE_TINY,
+        "guessing). Its generator probably learns faster than it",
+        LIKE_TINY,
     ),
     Check(
         "hidden states alike",
         _lately(_states_alike),
         "the discriminator's hidden states are nearly the same for all tokens (mean cosine "
-        "{hidden_cosine:.3f}), so its encoder learns nothing. The generator probably learns faster "
-        "than it, or its initial values are too small: " + _LIKE_TINY,
+        "{hidden_cosine:.3f}), so its encoder learns nothing. Its generator probably learns faster "
+        "than it, or its initial values are too small",
+        LIKE_TINY,
     ),
     Check(
         "few tokens",
         _lately(_few_tokens),
         "the generator answers few different tokens ({distinct_samples:,}, where "
-        "{distinct_originals:,} different ones were masked). It samples at too low a temperature, "
-        "or its learning rate is too high: begin again with temperature=1 or more (now "
-        "{temperature:g}), or with half the learning_rate (now {learning_rate:g})",
+        "{distinct_originals:,} different ones were masked). It probably samples at too low a "
+        "temperature, or its learning rate (now {learning_rate:g}) is too high",
+        {"temperature": 1.3},
     ),
     Check(
         "loss stands still",
@@ -212,9 +229,34 @@ CHECKS = (
     Check(
         "few replaced",
         _lately(_few_replaced),
-        "only {replaced_share:.1%} of the tokens are replaced, so there is hardly anything to "
-        "detect. The generator guesses too well, samples at too low a temperature, or too little "
-        "is masked: begin again with generator_hidden_size=0.0625 (now {generator_hidden_size:g}), "
-        "temperature=1.3 (now {temperature:g}) or mask_probability=0.15 (now {mask_probability:g})",
+        "only {replaced_share:.1%} of the tokens are replaced, so there is little to learn "
+        "from. The generator probably guesses too well, samples at too low a temperature, or too "
+        "little is masked",
+        {"generator_hidden_size": 0.0625, "temperature": 1.3, "mask_probability": 0.15},
     ),
 )
+
+
+def advice(remedies: Mapping[str, float], config: PretrainingConfig, step: int) -> str:
+    """Return what to begin again with: those of ``remedies`` that the run does not have yet.
+
+    Only settings that something reads are named. An adversarial generator is named first.
+    """
+    if config.adversarial != "none":
+        return "begin again with adversarial='none', or a smaller adversarial_weight"
+    changes = []
+    for key, value in remedies.items():
+        is_schedule = key == "temperature" and config.temperature_steps > 0
+        now = config.temperature_at(step) if key == "temperature" else getattr(config, key)
+        if _is_read(key, config) and now != value:
+            name = "temperature_end" if is_schedule else key
+            changes.append(f"--set {name}={value:g} (now {now:g})")
+    return f"begin again with {', '.join(changes)}" if changes else "more text or steps may help"
+
+
+def _is_read(key: str, config: PretrainingConfig) -> bool:
+    """Return whether ``key`` can be set in a run like ``config`` and does something there."""
+    if key == "generator_hidden_size":
+        is_free = config.sharing != "all" and config.two_stage_steps == 0
+        return is_free and not config.uniform_generator
+    return key != "temperature" or not config.uniform_generator

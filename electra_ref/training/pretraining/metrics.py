@@ -149,6 +149,8 @@ def summary(metrics: Metrics) -> str:
         parts[1] += f" (most frequent token {figures['mlm_baseline_accuracy']:.3f})"
     if "rtd_auc" in figures:
         all_original = 1.0 - figures["replaced_share"]
-        parts.append(f"RTD AUC {figures['rtd_auc']:.3f}")
+        masked = figures.get("rtd_masked_auc", math.nan)
+        at_masked = "" if math.isnan(masked) else f" (masked tokens {masked:.3f})"
+        parts.append(f"RTD AUC {figures['rtd_auc']:.3f}{at_masked}")
         parts.append(f"accuracy {figures['rtd_accuracy']:.3f} (all original {all_original:.3f})")
     return ", ".join(parts)

@@ -125,13 +125,20 @@ def _changed(
     run: RunDirectory, before: PretrainingConfig, settings: Sequence[str]
 ) -> PretrainingConfig:
     """Return the run's configuration with ``settings``. Raises UserError if one is not free."""
-    config = resolve_config(path=run.config, settings=settings)
-    free = f"these can change in a run that has begun: {', '.join(keys_of(type(config), 'free'))}"
+    table = type(before)
+    free = f"these can change in a run that has begun: {', '.join(keys_of(table, 'free'))}"
+    try:
+        config = resolve_config(path=run.config, settings=settings)
+    except UserError as error:
+        for key in (setting.partition("=")[0].strip() for setting in settings):
+            if key in keys_of(table, "fixed"):
+                raise UserError(f"{key} cannot change in {run.path}; {free}") from error
+        raise
     for key, old, new in changes_between(dataclasses.asdict(before), config, "fixed"):
         raise UserError(f"{key} is {old!r} in {run.path} and cannot become {new!r}; {free}")
     for setting in settings:
         key = setting.partition("=")[0].strip()
-        if key in keys_of(type(config), "unread"):
+        if key in keys_of(table, "unread"):
             raise UserError(f"{key} has done its work in {run.path} and cannot change; {free}")
     return config
 

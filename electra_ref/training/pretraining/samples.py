@@ -53,9 +53,6 @@ def describe_samples(
 LEGEND = "^ replaced and flagged (green), - replaced and missed (red), ? false alarm (yellow)"
 
 
-TOKENS: tuple[str, ...] = ("original", "masked", "generated", "guessed")
-
-
 def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
     """Return ``sample`` as aligned lines, cut to ``columns`` of a terminal."""
     names: list[str] = [
