@@ -66,7 +66,7 @@ AREAS = {
     ),
     "model": Area(
         ("model",),
-        "discriminator_input electra_gradients fixtures metamorphic objective_gradients "
+        "discriminator_input electra_gradients fixtures generation metamorphic objective_gradients "
         "objective_runs objective_values objectives parameters step step_wiring",
     ),
     "training": Area(
