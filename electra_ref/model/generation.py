@@ -71,6 +71,13 @@ def guess(
     return Guesses(hidden, logits, loss), GuessesCache(encoder, head, cross_entropy)
 
 
+def guess_masked(
+    run: ForwardPass, network: Network, batch: Batch, masked: MaskedBatch
+) -> tuple[Guesses, GuessesCache]:
+    """Let ``network`` read the masked ids of ``batch``, on the host, and guess the originals."""
+    return guess(run, network, on_device(run, batch, masked.masked_ids), masked)
+
+
 def guess_backward(
     run: BackwardPass,
     network: Network,

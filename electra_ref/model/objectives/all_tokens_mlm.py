@@ -24,7 +24,13 @@ from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.masking import count_masked, mask_tokens
 from electra_ref.model.discriminator_input import replaced_rows
 from electra_ref.model.encoder import EncoderCache, encode, encode_backward, encoder_specs
-from electra_ref.model.generation import GuessesCache, guess, guess_backward, on_device, sample
+from electra_ref.model.generation import (
+    GuessesCache,
+    guess_backward,
+    guess_masked,
+    on_device,
+    sample,
+)
 from electra_ref.model.heads.detection import (
     DetectionHeadCache,
     detection_head,
@@ -109,8 +115,7 @@ def forward(
     terms: tuple[LossTerm, ...] = ()
     guesses = generator = logits = None
     if model.generator is not None:
-        generator_input = on_device(run, batch, masked.masked_ids)
-        guesses, generator = guess(run, model.generator, generator_input, masked)
+        guesses, generator = guess_masked(run, model.generator, batch, masked)
         logits = guesses.logits
         terms += (LossTerm("mlm", guesses.loss, counts["mlm"], settings.generator_weight),)
     vocab_size = model.encoder.config.vocab_size
@@ -153,6 +158,5 @@ def backward(
 def evaluate(run: ForwardPass, model: AllTokensMlm, batch: Batch, stream: RandomStream) -> Output:
     """Return the output of the forward pass, with the encoder's guesses behind [MASK] besides."""
     output, _ = forward(run, model, batch, stream)
-    masked_input = on_device(run, batch, output.masked.masked_ids)
-    guesses, _ = guess(run, model.encoder, masked_input, output.masked)
+    guesses, _ = guess_masked(run, model.encoder, batch, output.masked)
     return output._replace(encoder_guesses=guesses)

@@ -35,7 +35,13 @@ from electra_ref.config.objective import AdversarialConfig, ObjectiveConfig
 from electra_ref.masking import count_masked, mask_tokens
 from electra_ref.model.discriminator_input import READERS, DiscriminatorInput, count_read
 from electra_ref.model.encoder import EncoderCache, encode, encode_backward, encoder_specs
-from electra_ref.model.generation import GuessesCache, guess, guess_backward, on_device, sample
+from electra_ref.model.generation import (
+    GuessesCache,
+    guess_backward,
+    guess_masked,
+    on_device,
+    sample,
+)
 from electra_ref.model.heads.detection import (
     DetectionHeadCache,
     detection_head,
@@ -157,11 +163,10 @@ def forward(
     terms: tuple[LossTerm, ...] = ()
     guesses = generator = logits = policy = None
     if model.generator is not None:
-        generator_input = on_device(run, batch, masked.masked_ids)
         # A generator that does not learn drops nothing.
         stays = model.learning == "discriminator"
         reads = run._replace(stream=None) if stays else run
-        guesses, generator = guess(reads, model.generator, generator_input, masked)
+        guesses, generator = guess_masked(reads, model.generator, batch, masked)
         logits = guesses.logits
         terms += (LossTerm("mlm", guesses.loss, counts["mlm"], settings.generator_weight),)
         if stays:

@@ -19,7 +19,7 @@ from electra_ref.config.model import ModelConfig
 from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.masking import count_masked, mask_tokens
 from electra_ref.model.encoder import encoder_specs
-from electra_ref.model.generation import GuessesCache, guess, guess_backward, on_device
+from electra_ref.model.generation import GuessesCache, guess_backward, guess_masked
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.networks import Network, encoder_of
@@ -76,7 +76,7 @@ def forward(
     """Mask and guess; ``stream`` names the masks."""
     settings = model.settings
     masked = mask_tokens(batch, model.special_tokens, settings.mask_probability, stream)
-    guesses, cache = guess(run, model.encoder, on_device(run, batch, masked.masked_ids), masked)
+    guesses, cache = guess_masked(run, model.encoder, batch, masked)
     count = count_losses(model, batch)["mlm"]
     term = LossTerm("mlm", guesses.loss, count, settings.encoder_weight)
     return Output((term,), masked, guesses=guesses), MlmCache(cache, term)

@@ -19,7 +19,14 @@ from electra_ref.config.model import ModelConfig
 from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.masking import count_masked, mask_tokens
 from electra_ref.model.encoder import encoder_specs
-from electra_ref.model.generation import GuessesCache, guess, guess_backward, on_device, sample
+from electra_ref.model.generation import (
+    GuessesCache,
+    guess,
+    guess_backward,
+    guess_masked,
+    on_device,
+    sample,
+)
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.networks import Network, encoder_of, generator_of
@@ -85,8 +92,7 @@ def forward(
     terms: tuple[LossTerm, ...] = ()
     guesses = generator = logits = None
     if model.generator is not None:
-        generator_input = on_device(run, batch, masked.masked_ids)
-        guesses, generator = guess(run, model.generator, generator_input, masked)
+        guesses, generator = guess_masked(run, model.generator, batch, masked)
         logits = guesses.logits
         terms += (LossTerm("mlm", guesses.loss, counts["mlm"], settings.generator_weight),)
     vocab_size = model.encoder.config.vocab_size
@@ -113,6 +119,5 @@ def backward(run: BackwardPass, model: ReplaceMlm, counts: Counts, cache: Replac
 def evaluate(run: ForwardPass, model: ReplaceMlm, batch: Batch, stream: RandomStream) -> Output:
     """Return the output of the forward pass, with the encoder's guesses behind [MASK] besides."""
     output, _ = forward(run, model, batch, stream)
-    masked_input = on_device(run, batch, output.masked.masked_ids)
-    guesses, _ = guess(run, model.encoder, masked_input, output.masked)
+    guesses, _ = guess_masked(run, model.encoder, batch, output.masked)
     return output._replace(encoder_guesses=guesses)
