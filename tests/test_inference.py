@@ -111,6 +111,23 @@ def test_bits_of_a_row_do_not_depend_on_the_other_rows(name: str, sizes: dict[st
             np.testing.assert_array_equal(got, whole[rows])
 
 
+@pytest.mark.parametrize("sizes", [{}, DEEP], ids=["tiny", "deep"])
+def test_bits_of_a_row_do_not_depend_on_its_padding(sizes: dict[str, Any]) -> None:
+    """In float32 on the CPU a row is the same alone, and padded with any number of tokens."""
+    problem = make_problem(
+        0.2, seed=6, lengths=(9, 7, 2, 5), **{**sizes, "max_position_embeddings": 300}
+    )
+    run, (batch, positions) = run_of(problem, "cpu"), chosen_rows(problem, np.arange(4))
+    expected = all_logits(problem, run, batch, positions)
+    length = batch.input_ids.shape[1]
+    for more in (1, 22, 23, 24, 55, 56, 100, 190, 256):
+        arrays: list[Array] = [np.pad(array, ((0, 0), (0, more))) for array in batch]
+        longer, words = all_logits(problem, run, Batch(*arrays), positions)
+        np.testing.assert_array_equal(words, expected[1])
+        tokens = batch.attention_mask
+        np.testing.assert_array_equal(longer[:, :length][tokens], expected[0][tokens])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_by_the_formulas_other_rows_change_no_more_than_rounding(dtype: str) -> None:
     """A library multiplies there, and may sum in an order that depends on the rows."""

@@ -119,7 +119,9 @@ def _layer(
     scores = heads * length * length  # of an example
     bits = run.dropout_bits(network, site, examples, scores, config.attention_dropout)
     h, query_key_value = run.linear(f"{name}.attention.query_key_value", x)
-    h, attention = run.backend.attention(h, attention_mask, heads, bits, config.attention_dropout)
+    h, attention = run.backend.attention(
+        h, attention_mask, heads, bits, config.attention_dropout, run.with_caches
+    )
     h, attention_output = run.linear(f"{name}.attention.output", h)
     bits = run.dropout_bits(network, site + 1, examples, length * width, rate)
     x, attention_layer_norm = run.dropout_add_layer_norm(

@@ -31,7 +31,7 @@ def detection_logits(run: ForwardPass, network: Network, batch: Batch) -> Array:
     whatever the stream of ``run``. Raises what the operations raise: ValueError if a row is longer
     than there are position embeddings, IndexError if an id is not in its table.
     """
-    run = run._replace(stream=None)
+    run = run._replace(stream=None, with_caches=False)
     logits, _ = detection_head(run, network, hidden_states(run, network, batch))
     return logits
 
@@ -41,6 +41,6 @@ def word_logits(run: ForwardPass, network: Network, batch: Batch, positions: Arr
 
     Both hold arrays on the device. Raises what ``detection_logits`` raises.
     """
-    run = run._replace(stream=None)
+    run = run._replace(stream=None, with_caches=False)
     logits, _ = vocabulary_head(run, network, hidden_states(run, network, batch), positions)
     return logits
