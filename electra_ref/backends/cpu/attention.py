@@ -81,13 +81,9 @@ def attention(
     context = np.empty((query_key_value.shape[0], width), np.float32)
     drop = draw(Dropout(bits, rate), shape)
     _attention(
-        query_key_value,
-        _padding_scores(attention_mask),
-        *drop,
-        num_attention_heads,
-        probabilities,
-        context,
-    )
+        query_key_value, _padding_scores(attention_mask), *drop, num_attention_heads, keeps,
+        probabilities, context,
+    )  # fmt: skip
     cache = AttentionCache(query_key_value, probabilities, drop.scale)
     return context, cache if with_cache else None
 
@@ -120,13 +116,13 @@ def _attention(
     threshold: int,
     scale: np.float32,
     heads: int,
+    keeps: bool,
     probabilities: Float32,
     context: Float32,
 ) -> None:
-    """Compute ``context`` (N, C) and, unless they have no rows, the probabilities."""
+    """Compute ``context`` (N, C) and, if it ``keeps`` them, the probabilities."""
     batch = padding.shape[0]
     length = context.shape[0] // batch
-    keeps = probabilities.shape[2] > 0
     for task in numba.prange(batch * heads):
         b, h = task // heads, task % heads
         rows = slice(b * length, (b + 1) * length)
@@ -134,7 +130,7 @@ def _attention(
         out = _head(context[rows], h, heads)
         kept = probabilities[b, h] if keeps else probabilities[0, 0]
         drawn = bits[b, h] if keeps else bits[0, 0]
-        _attend(q, k, v, padding[b], drawn, threshold, scale, kept, out)
+        _attend(q, k, v, padding[b], drawn, threshold, scale, keeps, kept, out)
 
 
 @jit()
@@ -163,10 +159,11 @@ def _attend(
     bits: Bits16,
     threshold: int,
     scale: np.float32,
+    keeps: bool,
     probabilities: Float32,
     context: Float32,
 ) -> None:
-    """Compute ``context`` (T, D) of one head and, unless they have no rows, the probabilities."""
+    """Compute ``context`` (T, D) of one head and, if it ``keeps`` them, the probabilities."""
     length, head_width = query.shape
     factor = np.float32(1.0 / math.sqrt(head_width))
     keys, values = _pack_transpose(key), _pack(value)
@@ -178,7 +175,7 @@ def _attend(
         multiply_rows(query[rows], keys, zeros, scores[:count])
         for i in range(count):
             _softmax_row(scores[i], factor, padding)
-            if probabilities.shape[0] > 0:
+            if keeps:
                 _drop_row(scores[i], bits[first + i], threshold, scale, probabilities[first + i])
         multiply_rows(scores[:count, :length], values, zeros, context[rows])
 

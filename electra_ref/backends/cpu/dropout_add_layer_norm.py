@@ -64,10 +64,13 @@ def dropout_add_layer_norm(
     check_widths(x, gamma, beta)
     expect(x.shape, residual)
     dropout = Dropout(bits, rate)
-    kept = x.shape if with_cache else (0, x.shape[1])
-    y, xhat, rstd = np.empty_like(x), np.empty(kept, np.float32), np.empty(kept[0], np.float32)
-    drop = draw(dropout, (x.shape[0] if bits is not None else 1, x.shape[1]))
-    _dropout_add_layer_norm(x, residual, gamma, beta, *drop, np.float32(eps), y, xhat, rstd)
+    y, xhat, rstd = np.empty_like(x), x[:0], np.empty(x.shape[:1], np.float32)
+    if with_cache:
+        xhat = np.empty_like(x)
+    drop = draw(dropout, (x if bits is not None else gamma[None]).shape)
+    _dropout_add_layer_norm(
+        x, residual, gamma, beta, *drop, np.float32(eps), with_cache, y, xhat, rstd
+    )
     cache = DropoutAddLayerNormCache(dropout, LayerNormCache(xhat, rstd, gamma))
     return y, cache if with_cache else None
 
@@ -97,15 +100,15 @@ def _dropout_add_layer_norm(
     threshold: int,
     scale: np.float32,
     eps: np.float32,
+    keeps: bool,
     y: Float32,
     xhat: Float32,
     rstd: Float32,
 ) -> None:
-    """Compute ``y`` and, unless they have no rows, ``xhat`` and ``rstd``.
+    """Compute ``y``, ``rstd`` and, if it ``keeps`` them, ``xhat``.
 
     ``bits`` has a row for each of x, or one for all.
     """
-    keeps = xhat.shape[0] > 0
     for chunk in numba.prange(-(-x.shape[0] // CHUNK)):
         room = np.empty(x.shape[1], np.float32)
         for n in range(chunk * CHUNK, min((chunk + 1) * CHUNK, x.shape[0])):
@@ -114,10 +117,8 @@ def _dropout_add_layer_norm(
                 kept = scale if drawn[i] >= threshold else np.float32(0.0)
                 y[n, i] = residual[n, i] + x[n, i] * kept
             normalized = xhat[n] if keeps else room
-            reciprocal = normalize_row(y[n], eps, normalized)
+            rstd[n] = normalize_row(y[n], eps, normalized)
             scale_and_shift(normalized, gamma, beta, y[n])
-            if keeps:
-                rstd[n] = reciprocal
 
 
 @jit(parallel=True)

@@ -23,13 +23,18 @@ import numpy as np
 
 from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.arguments import expect, expect_rows, is_transpose, starting_sums
-from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel, multiply_tiles
+from electra_ref.backends.cpu.register_tile import (
+    COLUMNS,
+    ROWS,
+    aligned_empty,
+    copy_panel,
+    multiply_tiles,
+)
 from electra_ref.compilation import jit
 
 DEPTH = 256  # rows of b that are packed at a time
 LEAST_TASKS = 16  # where there are enough rows, so that threads end at about the same time
 MOST_STRIPS = 8  # of a task: their rows stay in the second-level cache beside a panel
-CACHE_LINE = 16  # float32
 STRIP = 16  # columns that are turned into rows at a time: a cache line
 
 
@@ -119,11 +124,7 @@ def empty_panels(depth: int, width: int) -> Float32:
 
     It begins at a cache line.
     """
-    count = -(-width // COLUMNS)
-    size = count * depth * COLUMNS
-    room = np.empty(size + CACHE_LINE, np.float32)
-    first = -(room.ctypes.data // room.itemsize) % CACHE_LINE
-    return room[first : first + size].reshape((count, depth, COLUMNS))
+    return aligned_empty(-(-width // COLUMNS), depth, COLUMNS)
 
 
 @jit()

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.extending import overload
 
@@ -39,18 +40,29 @@ from electra_ref.backends.cpu.emitters import (
     unpack,
 )
 from electra_ref.backends.cpu.processor import has_feature
+from electra_ref.compilation import jit
 
 # With AVX-512 there are 32 registers of 16 floats, without it 16 of at most 8.
 LANES, ROWS, VECTORS = (16, 6, 4) if has_feature("avx512f") else (8, 6, 2)
 COLUMNS = LANES * VECTORS
+CACHE_LINE = 16  # float32
 VECTOR = ir.VectorType(FLOAT, LANES)
+
+
+@jit()
+def aligned_empty(count: int, depth: int, width: int) -> Float32:
+    """Return room for (``count``, ``depth``, ``width``) that begins at a cache line."""
+    size = count * depth * width
+    room = np.empty(size + CACHE_LINE, np.float32)
+    first = -(room.ctypes.data // WORD) % CACHE_LINE
+    return room[first : first + size].reshape((count, depth, width))
 
 
 def multiply_tiles(a: Float32, b: Float32, start: Float32, out: Float32) -> None:
     """Write ``start`` (n R, L) + ``a`` (n R, K) ``b`` (K, L) to ``out`` (n R, L); K is at least 1.
 
     Rows of ``b``, ``start`` and ``out`` are contiguous; ``start`` may be ``out``. It is fast if
-    ``b`` begins at a cache line: see ``matrix_product.empty_panels``.
+    ``b`` begins at a cache line: see ``aligned_empty``.
     """
     out[...] = start + a @ b
 
