@@ -22,8 +22,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,8 @@ from electra_ref.files import (
     temporary_name,
     write_new_file,
 )
-from electra_ref.sealed_folder import DamageError, Entry, read_file, read_index, seal
+from electra_ref.sealed_folder import DamageError, Entry, check_file, read_index, seal
+from electra_ref.tensor_file import TensorFile, TensorFileError
 
 FORMAT = "electra_ref checkpoint 1"
 MAX_STEP = 10**8 - 1
@@ -65,7 +66,7 @@ class Checkpoint(NamedTuple):
 
     path: Path
     step: int
-    groups: dict[str, dict[str, Array]]  # read-only views of the file's bytes
+    groups: dict[str, dict[str, Array]]  # read-only
     state: dict[str, Any]
 
 
@@ -296,35 +297,29 @@ def _step_and_state(facts: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     return step, state
 
 
-def _read_tensors(path: Path, group: str, files: Mapping[str, Entry]) -> dict[str, Array]:
-    """Return the tensors of ``group``, once its bytes are checked. Raises OSError, DamageError."""
+@contextmanager
+def _opened_group(path: Path, group: str, files: Mapping[str, Entry]) -> Iterator[TensorFile]:
+    """Open the file of ``group``, once its bytes are checked. Raises OSError, DamageError."""
     name = f"{group}.safetensors"
     if name not in files:
         raise DamageError(f"it has no {name}")
-    data = read_file(path / name, files[name])
+    check_file(path / name, files[name])
     try:
-        return _views(data)
-    except Exception as error:  # other bytes with a good digest lead to many kinds
+        with TensorFile(path / name, follow_links=False) as file:
+            yield file
+    except TensorFileError as error:  # other bytes with a good digest
         raise DamageError(f"{name} is not a safetensors file: {error}") from error
 
 
-def _views(data: bytes) -> dict[str, Array]:
-    """Return the tensors of a safetensors file as views of its bytes; the library would copy them.
-
-    The format is described at https://github.com/huggingface/safetensors#format. Raises an error of
-    any kind for other bytes.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
-    tensors: dict[str, Array] = {}
-    for name, entry in header.items():
-        kind, (first, _) = entry["dtype"], entry["data_offsets"]
-        dtype = "?" if kind == "BOOL" else f"<{kind[0].lower()}{int(kind[1:]) // 8}"
-        tensors[name] = np.ndarray(entry["shape"], dtype, data, start + first)
-    if start + sum(tensor.nbytes for tensor in tensors.values()) != len(data):
-        raise ValueError("not all of its bytes belong to tensors")
-    return tensors
+def _read_tensors(path: Path, group: str, files: Mapping[str, Entry]) -> dict[str, Array]:
+    """Return the tensors of ``group``, read-only. Raises OSError, DamageError."""
+    with _opened_group(path, group, files) as file:
+        tensors = {}
+        for name, entry in file.entries.items():
+            tensors[name] = np.empty(entry.shape, file.dtype_of(name))
+            file.read_into(name, tensors[name])
+            tensors[name].flags.writeable = False
+        return tensors
 
 
 def _non_finite(groups: Groups) -> str:
