@@ -4,8 +4,8 @@ The index of a folder is a JSON file. It holds facts about the folder, the size 
 file, and a SHA-256 of itself. Fill a folder under a temporary name, ``seal`` it, then rename it: so
 it appears complete or not at all.
 
-Reading follows no link. Nothing is to be used before ``check_file`` has compared its SHA-256. Only one spelling of an index
-is accepted, the one that ``seal`` writes.
+Reading follows no link. Use no file before ``check_file`` has compared its SHA-256. Only one
+spelling of an index is accepted, the one that ``seal`` writes.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ import math
 import os
 import stat
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class TensorFile:
 
     def __init__(self, path: Path, *, follow_links: bool = True) -> None:
         flags = _FLAGS | (0 if follow_links else os.O_NOFOLLOW)
-        self._stream: BinaryIO = open(  # noqa: SIM115  (closed by ``close``)
+        self._stream: FileIO = open(  # noqa: SIM115  (closed by ``close``)
             path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)
         )
         try:
@@ -131,9 +132,9 @@ class TensorFile:
 
     def _fill(self, target: Array) -> None:
         """Fill the bytes of ``target``, C contiguous, from where the stream stands."""
-        rest = memoryview(target.reshape(-1).view(np.uint8))
+        rest = memoryview(target.reshape(-1).view(np.uint8).data)
         while rest:
-            read = self._stream.readinto(rest)  # type: ignore[attr-defined]
+            read = self._stream.readinto(rest)
             if not read:
                 raise TensorFileError("it is shorter than its header says")
             rest = rest[read:]
