@@ -34,6 +34,7 @@ DTYPES = {
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
 }  # fmt: skip
 _LARGEST_HEADER = 100 * 2**20  # bytes, the library's own limit
+_NAMED = 5  # tensors that a message names
 _PIECE = 1 << 20  # bytes that are converted at a time
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not be waited for
 
@@ -120,15 +121,16 @@ class TensorFile:
     def _convert(self, entry: Entry, flat: Array) -> None:
         """Fill ``flat`` with the numbers of ``entry``, rounded to its type."""
         stored = np.dtype(DTYPES[entry.dtype])
-        count = _PIECE // stored.itemsize
-        for start in range(0, flat.size, count):
-            part = flat[start : start + count]
-            piece = np.empty(part.size, stored)
+        buffer = np.empty(min(flat.size, _PIECE // stored.itemsize), stored)
+        for start in range(0, flat.size, max(1, buffer.size)):
+            part = flat[start : start + buffer.size]
+            piece = buffer[: part.size]
             self._fill(piece)
-            if entry.dtype == BFLOAT16:
-                part[...] = (piece.astype(np.uint32) << 16).view(np.float32)
-            else:
-                part[...] = piece
+            with np.errstate(over="ignore"):  # what is too large becomes infinite
+                if entry.dtype == BFLOAT16:
+                    part[...] = (piece.astype(np.uint32) << 16).view(np.float32)
+                else:
+                    part[...] = piece
 
     def _fill(self, target: Array) -> None:
         """Fill the bytes of ``target``, C contiguous, from where the stream stands."""
@@ -161,6 +163,26 @@ class TensorFile:
         if end != self.size:
             raise TensorFileError(f"it is {self.size} bytes long, and its header describes {end}")
         return entries, _texts(metadata)
+
+
+def unlike(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Return how the names and shapes ``found`` differ from those ``expected``, or ""."""
+    misshapen = [
+        f"{name} {found[name]} and not {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    parts = (
+        ("it lacks", [name for name in expected if name not in found]),
+        ("it has the unknown", [name for name in found if name not in expected]),
+        ("wrong are the shapes of", misshapen),
+    )
+    return "; ".join(f"{words} {_listed(names)}" for words, names in parts if names)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _entry(facts: Mapping[str, Any], start: int) -> Entry:

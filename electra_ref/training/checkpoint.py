@@ -25,7 +25,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -50,6 +50,7 @@ _FILE = re.compile(r"checkpoint\.json|[a-z][a-z_]*\.safetensors")
 _FOLDER = re.compile(r"step-[0-9]{8}")
 _TEMPORARY = re.compile(r"\.(?P<name>step-[0-9]{8})\.[0-9a-f]{8}\.(?P<kind>tmp|replaced|old)")
 
+Result = TypeVar("Result")
 Groups = Mapping[str, Mapping[str, Array]]
 
 
@@ -137,14 +138,22 @@ def load_newest_checkpoint(
     like: Groups | None = None,
     groups: Collection[str] | None = None,
 ) -> Checkpoint:
-    """Load the newest intact checkpoint of ``directory``; call ``warn`` for each refused one.
+    """Load the newest intact checkpoint of ``directory``: see ``load_checkpoint``."""
+    return read_newest(directory, lambda p: load_checkpoint(p, like=like, groups=groups), warn)
 
-    ``like`` and ``groups`` are as for ``load_checkpoint``. Raises CheckpointError if none is left.
+
+def read_newest(
+    directory: Path, read: Callable[[Path], Result], warn: Callable[[str], object]
+) -> Result:
+    """Return what ``read`` returns for the newest checkpoint that it does not refuse.
+
+    It refuses by CheckpointError; ``warn`` is called for each. Raises CheckpointError if none is
+    left.
     """
     paths = list_checkpoints(directory)
     for path in paths:
         try:
-            return load_checkpoint(path, like=like, groups=groups)
+            return read(path)
         except CheckpointError as error:
             warn(f"{error}; trying the one before it")
     if paths:
@@ -163,22 +172,26 @@ def load_checkpoint(
     altered or renamed files, another format, other shapes.
     """
     like = like or {}
-    try:
-        facts, files = read_index(path / _INDEX, FORMAT)
-        step, state = _step_and_state(facts)
+    with _refusing(path):
+        step, state, files = _read_index(path)
         if groups is None:
             groups = {*(name.removesuffix(".safetensors") for name in files), *like}
         found = {group: _read_tensors(path, group, files) for group in sorted(groups)}
-        if _FOLDER.fullmatch(path.name) and path != checkpoint_path(path.parent, step):
-            raise DamageError(f"it holds step {step}, so it was renamed or copied over")
-    except OSError as error:
-        raise _refused(path, f"{error.filename}: {error.strerror}") from error
-    except DamageError as error:
-        raise _refused(path, str(error)) from error
-    problem = _non_finite(found) or _unlike(found, like)
-    if problem:
-        raise _refused(path, problem)
+        if problem := _non_finite(found) or _unlike(found, like):
+            raise DamageError(problem)
     return Checkpoint(path, step, found, state)
+
+
+@contextmanager
+def open_tensors(path: Path, group: str) -> Iterator[tuple[int, TensorFile]]:
+    """Give the step of a checkpoint and the file of ``group``, once every byte is checked.
+
+    Raises CheckpointError, also for a DamageError of the block.
+    """
+    with _refusing(path):
+        step, _, files = _read_index(path)
+        with _opened_group(path, group, files) as file:
+            yield step, file
 
 
 def recover_checkpoints(directory: Path) -> None:
@@ -285,8 +298,25 @@ def _holds_only_our_files(path: Path) -> bool:
 # Reading
 
 
-def _refused(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"checkpoint {path} is refused: {reason}")
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn an error of reading into a CheckpointError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise CheckpointError(f"checkpoint {path} is refused: {reason}") from error
+    except DamageError as error:
+        raise CheckpointError(f"checkpoint {path} is refused: {error}") from error
+
+
+def _read_index(path: Path) -> tuple[int, dict[str, Any], dict[str, Entry]]:
+    """Return step, state and files. Raises OSError, DamageError."""
+    facts, files = read_index(path / _INDEX, FORMAT)
+    step, state = _step_and_state(facts)
+    if _FOLDER.fullmatch(path.name) and path != checkpoint_path(path.parent, step):
+        raise DamageError(f"it holds step {step}, so it was renamed or copied over")
+    return step, state, files
 
 
 def _step_and_state(facts: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
