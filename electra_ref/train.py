@@ -30,6 +30,7 @@ from electra_ref.config.pretraining import (
     resolve_config,
 )
 from electra_ref.config.settings import to_toml
+from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
@@ -61,7 +62,17 @@ def train(options: argparse.Namespace) -> int:
     if options.print_config:
         show(to_toml(config))
         return 0
+    require_within_schedule(options, config)
     return run(options, config)
+
+
+def require_within_schedule(options: argparse.Namespace, config: TrainingConfig) -> None:
+    """Raise UserError if the run shall go on where its schedule has ended."""
+    if options.max_steps is not None and options.max_steps > config.steps:
+        raise UserError(
+            f"--max-steps {options.max_steps}: the schedule ends at step {config.steps}; for a "
+            f"longer one write --set steps={options.max_steps}"
+        )
 
 
 def configuration_of(options: argparse.Namespace) -> PretrainingConfig:
@@ -173,6 +184,7 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
                 source = start_of(options)
                 trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
             with trainer.run:
+                require_within_schedule(options, trainer.config)
                 pretraining.complete(
                     trainer,
                     stop,
