@@ -17,6 +17,7 @@ from electra_ref.training.progress import show
 
 COMMANDS = {
     "train": "pre-train on text or token ids",
+    "convert": "write a model in the Hugging Face format, or read one",
 }
 
 
