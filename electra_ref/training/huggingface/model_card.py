@@ -19,7 +19,7 @@ from electra_ref.config.model import EncoderSize
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.training.records import read_records
-from electra_ref.training.run_directory import RunDirectory
+from electra_ref.training.run_directory import IMPORTED, RunDirectory, is_run
 
 CARD = "README.md"
 _AUTO = {"discriminator": "AutoModelForPreTraining", "generator": "AutoModelForMaskedLM"}
@@ -44,8 +44,14 @@ class Figures:
     data: Mapping[str, int]  # counts of what was read
 
 
-def figures_of(run: RunDirectory, step: int) -> Figures:
-    """Return the figures of ``run`` up to ``step``; those that cannot be read are left out."""
+def figures_of(path: Path, step: int) -> Figures | None:
+    """Return the figures of the run in ``path`` up to ``step``; None if it was never trained.
+
+    Those that cannot be read are left out. Raises UserError if there is no run.
+    """
+    run = RunDirectory.open(path)
+    if IMPORTED in run.environment():
+        return None
     evaluation: dict[str, Any] = {}
     with suppress(UserError):
         for record in read_records(run.metrics):
@@ -54,13 +60,10 @@ def figures_of(run: RunDirectory, step: int) -> Figures:
     data: Any = {}
     with suppress(OSError, ValueError, RecursionError):
         data = json.loads(run.data.read_bytes())
+    counts = data if isinstance(data, dict) else {}
     return Figures(
         {key: value for key, value in evaluation.items() if _is_figure(key, value)},
-        {
-            key: data[key]
-            for key in _COUNTS
-            if isinstance(data, dict) and type(data.get(key)) is int
-        },
+        {key: counts[key] for key in _COUNTS if type(counts.get(key)) is int},
     )
 
 
@@ -147,5 +150,5 @@ def _is_figure(key: str, value: Any) -> bool:
 
 
 def run_of(path: Path) -> Path:
-    """Return the folder of the run that ``path`` is, or of whose checkpoints it is one."""
-    return path if (path / "config.toml").exists() else path.parent.parent
+    """Return ``path`` if it is a run, else the folder of the run whose checkpoint it is."""
+    return path if is_run(path) else path.parent.parent
