@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +271,11 @@ def test_a_pickle_is_refused_and_the_command_that_is_named_works(part: str, tmp_
     with pytest.raises(UserError, match="a pickle") as refused:
         open_model(folder, "reference")
     command = str(refused.value).partition("model.safetensors: ")[2]
-    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=300)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}  # where ``python`` is the one of the tests
+    subprocess.run(
+        command, shell=True, check=True, capture_output=True, timeout=300, env=environment
+    )
     anew = tmp_path / "it's a folder-safetensors"
     open_model(anew, "reference")
     found = read_weights(anew)
