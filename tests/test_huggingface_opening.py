@@ -145,7 +145,7 @@ def test_sizes_of_a_generator_come_back_exactly(
 def test_one_network_of_a_pair(pair: Path) -> None:
     both = open_model(pair, "reference", "float32")
     for part in ("discriminator", "generator"):
-        one = open_model(pair, "reference", "float32", part=part)  # type: ignore[arg-type]
+        one = open_model(pair, "reference", "float32", part=part)
         assert [p for p, n in one.networks._asdict().items() if n is not None] == [part]
         assert 0 < len(one.parameters.views) < len(both.parameters.views)
         for name, tensor in one.parameters.views.items():
@@ -319,6 +319,14 @@ def test_other_tensors_than_the_configuration_describes(pair: Path) -> None:
     assert message.endswith(" more")
     change_config(pair / "discriminator", num_hidden_layers=2, max_position_embeddings=11)
     assert "position_embeddings.weight (10, 5) and not (11, 5)" in refusal(pair / "discriminator")
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "num_hidden_layers", "type_vocab_size"])
+def test_a_size_that_would_fill_the_memory(pair: Path, key: str) -> None:
+    change_config(pair / "discriminator", **{key: 2**31 - 1})
+    message = refusal(pair)
+    assert "do not fit its config.json: " in message
+    assert "2147483647" in message
 
 
 def test_an_encoder_without_a_head(pair: Path) -> None:

@@ -32,6 +32,7 @@ from electra_ref.training.huggingface.names import BUFFERS, Tensor, tensors_of
 from electra_ref.training.huggingface.tensors import (
     Weights,
     are_equal,
+    check_size,
     check_tensors,
     open_weights,
     read_tensors,
@@ -70,6 +71,8 @@ def open_directory(path: Path) -> HuggingFaceModel:
         weights = {name: stack.enter_context(open_weights(path)) for name, path in folders.items()}
         parts = {name: _part_of(name, each) for name, each in weights.items()}
         read = {name: read_configuration(each) for name, each in folders.items()}
+        for name, each in weights.items():
+            check_size(each, read[name])
         tokenizers = {
             name: read_tokenizer(each, _rows(read[name])) for name, each in folders.items()
         }

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from electra_ref.config.model import ModelConfig
+from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.tensor_file import Entry, TensorFile, TensorFileError, unlike
@@ -77,6 +79,25 @@ def open_weights(path: Path) -> Iterator[Weights]:
             yield Weights(path, files)
         except (OSError, TensorFileError) as error:
             raise _unreadable(path, error) from error
+
+
+def check_size(weights: Weights, settings: Mapping[str, Value]) -> None:
+    """Raise UserError unless the table of words and the number of layers can be the model's.
+
+    Names are made for each row without a token and for each layer, so both come before all else.
+    """
+    rows, width, layers = (
+        settings.get(key, getattr(ModelConfig, key))
+        for key in ("vocab_size", "embedding_size", "num_hidden_layers")
+    )
+    found = {name: weights.entries[name].shape for name in weights.files if name == WORD_EMBEDDINGS}
+    if problem := unlike(found, {WORD_EMBEDDINGS: (int(rows), int(width))}):
+        raise UserError(f"the weights in {weights.path} do not fit its config.json: {problem}")
+    if int(layers) > len(weights.files):
+        raise UserError(
+            f"the weights in {weights.path} do not fit its config.json: num_hidden_layers = "
+            f"{layers}, and there are {len(weights.files)} tensors"
+        )
 
 
 def check_tensors(weights: Weights, tensors: Sequence[Tensor]) -> None:

@@ -35,9 +35,10 @@ _ADDED_TOKENS = "added_tokens.json"
 _NAMES = {
     "pad_token": PAD, "unk_token": UNKNOWN, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK,
 }  # fmt: skip
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _CLASSES = (
     "ElectraTokenizer", "ElectraTokenizerFast", "BertTokenizer", "BertTokenizerFast",
-    "PreTrainedTokenizerFast", "TokenizersBackend",
+    *_GENERIC,
 )  # fmt: skip
 _ONLY: dict[str, Any] = {  # arguments of these classes, and the one value that is computed here
     "tokenize_chinese_chars": True,
@@ -73,23 +74,19 @@ def read_tokenizer(path: Path, rows: int) -> Tokenizer:
     vocabulary = _vocabulary(path, tokenizer)
     for file, added in _added_tokens(path, config, tokenizer):
         _check_added(file, added, vocabulary)
-    lowercase = _option(path, "do_lower_case", "lowercase", config, tokenizer)
-    lowercase = True if lowercase is None else lowercase
-    strip_accents = _option(path, "strip_accents", "strip_accents", config, tokenizer)
-    if strip_accents and not lowercase:
+    lowercase, strips_accents = _case(path, config, tokenizer)
+    if strips_accents and not lowercase:
         raise UserError(
             f"the tokenizer in {path} has strip_accents = true and lowercase = false; here accents "
             "are stripped of lower-cased text only"
         )
     settings: dict[str, Value] = {
         "lowercase": lowercase,
-        "strip_accents": strip_accents is not False,
+        "strip_accents": strips_accents or not lowercase,  # of cased text it says nothing
         "vocab_size": rows,
     }
     padded, notes = _padded(path, vocabulary, rows)
-    wordpiece = WordPiece(
-        padded, lowercase=lowercase, strip_accents=lowercase and strip_accents is not False
-    )
+    wordpiece = WordPiece(padded, lowercase=lowercase, strip_accents=strips_accents)
     return Tokenizer(wordpiece, settings, notes)
 
 
@@ -261,8 +258,9 @@ def _vocabulary(path: Path, tokenizer: Mapping[str, Any]) -> list[str]:
         find_special_tokens(vocabulary)
     except UserError as error:
         raise UserError(f"{path / TOKENIZER}: {error}") from error
-    if wrong := next((token for token in vocabulary if not _fits_a_line(token)), None):
-        raise UserError(f"{path / TOKENIZER} has the token {wrong!r}, which is not one line")
+    for token in vocabulary:
+        if not _fits_a_line(token):
+            raise UserError(f"{path / TOKENIZER} has the token {token!r}, which is no line of text")
     return vocabulary
 
 
@@ -271,7 +269,8 @@ def _as_number(value: Any) -> int:
 
 
 def _fits_a_line(token: str) -> bool:
-    return "\n" not in token and not token.endswith("\r")
+    is_text = not any("\ud800" <= character <= "\udfff" for character in token)  # in UTF-8
+    return is_text and token != "" and "\n" not in token and not token.endswith("\r")
 
 
 def _added_tokens(
@@ -306,28 +305,35 @@ def _check_added(file: Path, added: list[tuple[str, bool]], vocabulary: Sequence
             )
 
 
-def _option(
-    path: Path, key: str, name: str, config: Mapping[str, Any], tokenizer: Mapping[str, Any]
-) -> bool | None:
-    """Return an option of the normalizer, which two files may name. Raises UserError."""
+def _case(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Return whether text is lower-cased, and whether its accents are stripped.
+
+    transformers asks ``tokenizer_config.json`` and takes a default where it does not say, whatever
+    ``tokenizer.json`` says; only a class that is no model's own reads the latter. Where the two
+    differ, nobody knows what the model was trained on. Raises UserError.
+    """
     normalizer = _part(tokenizer, "normalizer")
-    values = [
-        (file, found[label])
-        for file, found, label in (
-            (TOKENIZER_CONFIG, config, key),
-            (TOKENIZER, normalizer, name),
-        )
-        if found.get(label) is not None
-    ]
-    for file, value in values:
-        if type(value) is not bool:
-            raise UserError(f"{path / file} has {name} = {value!r}, which should be true or false")
-    if len(values) == 2 and values[0][1] != values[1][1]:
+    named = _options(path / TOKENIZER_CONFIG, config, "do_lower_case")
+    if not normalizer:
+        return named
+    own = _options(path / TOKENIZER, normalizer, "lowercase")
+    if config.get("tokenizer_class") not in _GENERIC and named != own:
+        keys = "(do_lower_case, strip_accents)"
         raise UserError(
-            f"{TOKENIZER_CONFIG} and {TOKENIZER} in {path} differ in {name}: "
-            f"{values[0][1]!r} and {values[1][1]!r}"
+            f"{TOKENIZER_CONFIG} in {path} has {keys} = {named}, which are (True, the same as the "
+            f"first) if they are not there, and the normalizer in {TOKENIZER} has {own}: make them "
+            "equal"
         )
-    return values[0][1] if values else None
+    return own
+
+
+def _options(file: Path, found: Mapping[str, Any], name: str) -> tuple[bool, bool]:
+    lowercase = found.get(name, True)
+    strip_accents = found.get("strip_accents")
+    strip_accents = lowercase if strip_accents is None else strip_accents
+    if type(lowercase) is not bool or type(strip_accents) is not bool:
+        raise UserError(f"{file} has {name} or strip_accents that is neither true nor false")
+    return lowercase, strip_accents
 
 
 def _padded(path: Path, vocabulary: list[str], rows: int) -> tuple[list[str], list[str]]:
