@@ -70,13 +70,32 @@ AREAS = {
         "discriminator_input electra_gradients fixtures generation metamorphic objective_gradients "
         "objective_runs objective_values objectives parameters step step_wiring",
     ),
+    "huggingface": Area(
+        (
+            "training.new_folder",
+            *(
+                f"training.huggingface.{module}"
+                for module in (
+                    "configuration",
+                    "exporting",
+                    "importing",
+                    "model_card",
+                    "names",
+                    "opening",
+                    "tensors",
+                    "tokenizer_files",
+                )
+            ),
+        ),
+        "convert huggingface_names huggingface_opening huggingface_tokenizer_files new_folder",
+    ),
     "training": Area(
         ("config", "training"),
-        "checkpoint collapse config convert data_report device forecast huggingface_names "
-        "huggingface_opening huggingface_tokenizer_files initialization loop metrics new_folder "
-        "objective_runs objective_settings optimizer presets pretraining_run pretraining_task "
-        "products progress records resumed_run run_data run_directory samples saved_model schedule "
-        "step step_wiring stop_signals summation train_arguments train_command",
+        "checkpoint collapse config data_report device evaluate forecast initialization "
+        "inspection loop metrics objective_runs objective_settings optimizer presets "
+        "pretraining_run pretraining_task products progress records resumed_run run_data "
+        "run_directory samples saved_model schedule step step_wiring stop_signals summation "
+        "train_arguments train_command",
     ),
 }
 

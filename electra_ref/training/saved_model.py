@@ -87,6 +87,11 @@ def open_model(
     )
 
 
+def run_of(path: Path) -> RunDirectory:
+    """Return the run at ``path``, or that of the checkpoint there. Raises UserError."""
+    return RunDirectory.open(path.parent.parent if _is_checkpoint(path) else path)
+
+
 def find_model(path: Path) -> StoredModel:
     """Return what is known of the model at ``path``; its parameters are not read yet.
 
@@ -94,8 +99,7 @@ def find_model(path: Path) -> StoredModel:
     """
     if not is_run(path) and is_huggingface(path):
         return _find_huggingface(path)
-    is_checkpoint = is_run(path.parent.parent) and not is_run(path)
-    run = RunDirectory.open(path.parent.parent if is_checkpoint else path)
+    run = run_of(path)
     if not run.vocabulary.exists():
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
@@ -106,7 +110,7 @@ def find_model(path: Path) -> StoredModel:
     specs = objective.parameter_specs(model)
 
     def read(parameters: FlatParameters) -> int:
-        if is_checkpoint:
+        if _is_checkpoint(path):
             return _read_checkpoint(path, specs, parameters)
         return read_newest(
             run.checkpoints,
@@ -124,6 +128,10 @@ def _find_huggingface(path: Path) -> StoredModel:
     objective = objective_of(found.config)
     model = objective.model_of(found.config, found.config, found.tokenizer.special_tokens)
     return StoredModel(found.config, found.tokenizer, model, found.read)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return is_run(path.parent.parent) and not is_run(path)
 
 
 def read_parameters(

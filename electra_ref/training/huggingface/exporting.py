@@ -24,14 +24,13 @@ from electra_ref.training.huggingface.model_card import (
     Figures,
     figures_of,
     model_card,
-    run_of,
 )
 from electra_ref.training.huggingface.names import Tensor, tensors_of
 from electra_ref.training.huggingface.opening import is_huggingface
 from electra_ref.training.huggingface.tensors import WEIGHTS
 from electra_ref.training.huggingface.tokenizer_files import tokenizer_files
 from electra_ref.training.new_folder import new_folder
-from electra_ref.training.saved_model import Part, SavedModel, open_model
+from electra_ref.training.saved_model import Part, SavedModel, open_model, run_of
 
 METADATA = {"format": "pt"}  # without it, or with another one, some versions refuse the file
 

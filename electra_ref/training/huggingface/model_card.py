@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from electra_ref import __version__
@@ -19,7 +18,7 @@ from electra_ref.config.model import EncoderSize
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.training.records import read_records
-from electra_ref.training.run_directory import IMPORTED, RunDirectory, is_run
+from electra_ref.training.run_directory import IMPORTED, RunDirectory
 
 CARD = "README.md"
 _AUTO = {"discriminator": "AutoModelForPreTraining", "generator": "AutoModelForMaskedLM"}
@@ -44,12 +43,11 @@ class Figures:
     data: Mapping[str, int]  # counts of what was read
 
 
-def figures_of(path: Path, step: int) -> Figures | None:
-    """Return the figures of the run in ``path`` up to ``step``; None if it was never trained.
+def figures_of(run: RunDirectory, step: int) -> Figures | None:
+    """Return the figures of ``run`` up to ``step``; None if it was never trained.
 
-    Those that cannot be read are left out. Raises UserError if there is no run.
+    Those that cannot be read are left out. Raises UserError if its marker cannot be read.
     """
-    run = RunDirectory.open(path)
     if IMPORTED in run.environment():
         return None
     evaluation: dict[str, Any] = {}
@@ -147,8 +145,3 @@ def _shown(value: Any) -> str:
 
 def _is_figure(key: str, value: Any) -> bool:
     return _KEY.fullmatch(key) is not None and type(value) in (int, float)
-
-
-def run_of(path: Path) -> Path:
-    """Return ``path`` if it is a run, else the folder of the run whose checkpoint it is."""
-    return path if is_run(path) else path.parent.parent
