@@ -324,7 +324,7 @@ def test_other_tensors_than_the_configuration_describes(pair: Path) -> None:
 @pytest.mark.parametrize("key", ["vocab_size", "num_hidden_layers", "type_vocab_size"])
 def test_a_size_that_would_fill_the_memory(pair: Path, key: str) -> None:
     change_config(pair / "discriminator", **{key: 2**31 - 1})
-    message = refusal(pair)
+    message = refusal(pair / "discriminator")
     assert "do not fit its config.json: " in message
     assert "2147483647" in message
 
