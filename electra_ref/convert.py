@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
 def convert(options: argparse.Namespace) -> int:
     """Do what ``options`` say; return the exit code. Raises UserError."""
-    if "" in (str(options.source), str(options.target)) or not options.source.name:
-        raise UserError("--from and --to name folders")
+    if "" in (options.source, options.target):
+        raise UserError("an empty name stands for no folder; check the variable it comes from")
     with reporting() as (progress, stop):
         try:
             lines = _convert(options, progress, stop)
@@ -59,7 +59,6 @@ def build_parser(program: str = PROGRAM) -> Parser:
     add = parser.add_argument
     add(
         "--from",
-        type=Path,
         required=True,
         metavar="DIR",
         dest="source",
@@ -68,7 +67,6 @@ def build_parser(program: str = PROGRAM) -> Parser:
     )
     add(
         "--to",
-        type=Path,
         required=True,
         metavar="DIR",
         dest="target",
@@ -101,7 +99,7 @@ def _convert(options: argparse.Namespace, progress: Progress, stop: StopSignals)
         if stop.requested is not None:
             raise StoppedError
 
-    source, target, part = options.source, options.target, options.part
+    source, target, part = Path(options.source), Path(options.target), options.part
     theirs = is_huggingface(source)
     wanted = options.format or (OURS if theirs else HUGGINGFACE)
     if wanted == OURS:

@@ -20,7 +20,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -223,10 +223,11 @@ def unlike(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[in
         ("it has the unknown", [name for name in found if name not in expected]),
         ("wrong are the shapes of", misshapen),
     )
-    return "; ".join(f"{words} {_listed(names)}" for words, names in parts if names)
+    return "; ".join(f"{words} {listed(names)}" for words, names in parts if names)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first of ``names``, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

@@ -155,6 +155,17 @@ def test_a_discriminator_alone_is_the_sum_of_its_tables(tmp_path: Path) -> None:
     assert (one / "model.safetensors").read_bytes() == (both / "model.safetensors").read_bytes()
 
 
+def test_the_working_folder_may_be_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run)
+    assert run_command("--from", ".", "--to", tmp_path / "hf") == 0
+    monkeypatch.chdir(tmp_path / "hf")
+    assert run_command("--from", ".", "--to", "../back") == 0
+    assert capsys.readouterr().out.splitlines()[-2].endswith("--init-from ../back --corpus FILE")
+    assert open_model(tmp_path / "back", "reference").step == 0
+
+
 def test_a_checkpoint_is_written_as_its_run(run: Path, exported: Path, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "step-00000007"
     assert run_command("--from", checkpoint, "--to", tmp_path / "hf") == 0
@@ -302,7 +313,7 @@ def test_a_run_that_was_never_trained_has_no_training_on_its_card(
     [
         ([], "the following arguments are required: --from, --to"),
         (["--from", "x"], "the following arguments are required: --to"),
-        (["--from", "", "--to", "y"], "--from and --to name folders"),
+        (["--from", "", "--to", "y"], "an empty name stands for no folder"),
         (["--from", "{run}", "--to", "{tmp}/y", "--format", "onnx"], "invalid choice: 'onnx'"),
         (["--from", "{run}", "--to", "{tmp}/y", "--part", "x"], "invalid choice: 'x'"),
         (["--from", "{tmp}/nothing", "--to", "{tmp}/y"], "/nothing holds no run of electra_ref"),

@@ -28,7 +28,6 @@ from electra_ref.errors import UserError
 
 CONFIG = "config.json"
 CLASSES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
-Part = str  # "discriminator" or "generator"
 
 _KEYS = {  # ours: theirs; both have the same defaults
     "vocab_size": "vocab_size",
@@ -89,7 +88,7 @@ def read_configuration(path: Path) -> dict[str, Value]:
 
 
 def settings_of_one(
-    path: Path, part: Part, read: Mapping[str, Value], data: Mapping[str, Value]
+    path: Path, part: str, read: Mapping[str, Value], data: Mapping[str, Value]
 ) -> PretrainingConfig:
     """Return the settings of a run with the one network that ``read`` describes.
 
@@ -144,9 +143,7 @@ def settings_of_both(
     )
 
 
-def configuration_of(
-    config: ModelConfig, size: EncoderSize, part: Part, pad: int
-) -> dict[str, Any]:
+def configuration_of(config: ModelConfig, size: EncoderSize, part: str, pad: int) -> dict[str, Any]:
     """Return what ``config.json`` says of a network of ``size``; ``pad`` is the id of [PAD]."""
     values = {**dataclasses.asdict(config), **dataclasses.asdict(size)}
     return {

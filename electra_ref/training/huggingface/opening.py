@@ -9,6 +9,7 @@ All is checked before a number is read: configuration, tokenizer, names and shap
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -97,9 +98,9 @@ def open_directory(path: Path) -> HuggingFaceModel:
 
 def _folders(path: Path) -> dict[str, Path]:
     """Return the folders of the networks: ``path`` itself, or those in it. Empty if none."""
-    if (path / CONFIG).exists():
+    if os.path.exists(path / CONFIG):  # False where the folder cannot be read
         return {"": path}
-    return {name: path / name for name in CLASSES if (path / name / CONFIG).exists()}
+    return {name: path / name for name in CLASSES if os.path.exists(path / name / CONFIG)}
 
 
 def _reader(

@@ -11,6 +11,7 @@ matrix).
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from electra_ref.config.model import ModelConfig
 from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
 from electra_ref.model.parameters import FlatParameters
-from electra_ref.tensor_file import Entry, TensorFile, TensorFileError, unlike
+from electra_ref.tensor_file import Entry, TensorFile, TensorFileError, listed, unlike
 from electra_ref.training.huggingface.names import (
     BUFFERS,
     OUTPUT_BIAS,
@@ -37,7 +38,6 @@ WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_NAMED = 3  # tensors that a message names
 
 
 class Weights(NamedTuple):
@@ -73,7 +73,7 @@ def open_weights(path: Path) -> Iterator[Weights]:
             except (OSError, TensorFileError) as error:
                 raise _unreadable(path / name, error) from error
             if missing := [tensor for tensor in wanted if tensor not in file.entries]:
-                raise UserError(f"{path / name} lacks {_few(missing)}, which {_INDEX} looks for")
+                raise UserError(f"{path / name} lacks {listed(missing)}, which {_INDEX} looks for")
             files.update(dict.fromkeys(wanted or file.entries, file))
         try:
             yield Weights(path, files)
@@ -112,7 +112,7 @@ def check_tensors(weights: Weights, tensors: Sequence[Tensor]) -> None:
     if other:
         kinds = sorted({weights.entries[name].dtype for name in other})
         raise UserError(
-            f"{weights.path} has numbers of type {', '.join(kinds)} in {_few(other)}; only floats "
+            f"{weights.path} has numbers of type {', '.join(kinds)} in {listed(other)}; only floats "
             "are read: F64, F32, F16, BF16"
         )
     if len(expected) > len(tensors) and not are_equal(weights, WORD_EMBEDDINGS, OUTPUT_EMBEDDINGS):
@@ -150,11 +150,11 @@ def read_tensors(weights: Weights, tensors: Sequence[Tensor], parameters: FlatPa
 
 def _shards(path: Path) -> dict[str, list[str]]:
     """Return the files, and the tensors to take from each; [] for all. Raises UserError."""
-    if (path / WEIGHTS).exists():
+    if os.path.exists(path / WEIGHTS):
         return {WEIGHTS: []}
-    if (path / _INDEX).exists():
+    if os.path.exists(path / _INDEX):
         return _indexed_shards(path / _INDEX)
-    pickles = [name for name in _PICKLES if (path / name).exists()]
+    pickles = [name for name in _PICKLES if os.path.exists(path / name)]
     if pickles:
         raise UserError(
             f"{path} has its weights in {pickles[0]} only, a pickle, and a pickle can run any "
@@ -198,8 +198,3 @@ def _rewriting_command(path: Path) -> str:
 def _unreadable(path: Path, error: OSError | TensorFileError) -> UserError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return UserError(f"cannot read {path}: {reason}")
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
