@@ -112,8 +112,8 @@ def check_tensors(weights: Weights, tensors: Sequence[Tensor]) -> None:
     if other:
         kinds = sorted({weights.entries[name].dtype for name in other})
         raise UserError(
-            f"{weights.path} has numbers of type {', '.join(kinds)} in {listed(other)}; only floats "
-            "are read: F64, F32, F16, BF16"
+            f"{weights.path} has numbers of type {', '.join(kinds)} in {listed(other)}; only "
+            f"{', '.join(_FLOATS)} are read"
         )
     if len(expected) > len(tensors) and not are_equal(weights, WORD_EMBEDDINGS, OUTPUT_EMBEDDINGS):
         raise UserError(
