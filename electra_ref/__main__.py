@@ -18,6 +18,7 @@ from electra_ref.training.progress import show
 COMMANDS = {
     "train": "pre-train on text or token ids",
     "evaluate": "print the figures of a model on held-out rows",
+    "convert": "write a model in the Hugging Face format, or read one",
 }
 
 

@@ -1,5 +1,7 @@
 """Reads tensors of a safetensors file one by one, each into memory that is already there.
 
+It also writes such a file, one tensor at a time.
+
     8 bytes       length n of the header, little-endian
     n bytes       JSON: {name: {"dtype": "F32", "shape": [...], "data_offsets": [first, end]}, ...}
     the rest      the bytes of the tensors; offsets count from here
@@ -18,7 +20,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,6 +28,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from electra_ref.arrays import Array
+from electra_ref.files import force_to_disk, write_all
 
 BFLOAT16 = "BF16"
 DTYPES = {
@@ -33,9 +36,10 @@ DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
 }  # fmt: skip
+PIECE = 1 << 17  # numbers that are converted at a time, 1 MiB at most
 _LARGEST_HEADER = 100 * 2**20  # bytes, the library's own limit
 _NAMED = 5  # tensors that a message names
-_PIECE = 1 << 20  # bytes that are converted at a time
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not be waited for
 
 
@@ -91,17 +95,35 @@ class TensorFile:
             raise TensorFileError(f"tensor {name!r} has numbers of type {entry.dtype}")
         if target.size != math.prod(entry.shape):
             raise ValueError(f"{name!r} {entry.shape} does not fit {target.shape}")
-        self._stream.seek(entry.first)
         is_same = target.dtype == DTYPES[entry.dtype] and entry.dtype != BFLOAT16
         if is_same and target.flags.c_contiguous:
+            self._stream.seek(entry.first)
             self._fill(target)
             return
         flat = (
             target.reshape(-1) if target.flags.c_contiguous else np.empty(target.size, target.dtype)
         )
-        self._convert(entry, flat)
+        self._convert(name, flat)
         if not target.flags.c_contiguous:
             target[...] = flat.reshape(target.shape)
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        """Yield the numbers of the tensor ``name`` in order, flat, ``PIECE`` at a time.
+
+        They are in memory that is used again for the next piece; bfloat16 becomes float32. Raises
+        OSError, and TensorFileError if the file is shorter than its header says.
+        """
+        entry = self.entries[name]
+        if entry.dtype not in DTYPES:
+            raise TensorFileError(f"tensor {name!r} has numbers of type {entry.dtype}")
+        stored, size = np.dtype(DTYPES[entry.dtype]), math.prod(entry.shape)
+        buffer = np.empty(min(size, PIECE), stored)
+        for start in range(0, size, PIECE):
+            piece = buffer[: size - start]
+            self._stream.seek(entry.first + start * stored.itemsize)
+            self._fill(piece)
+            is_bfloat16 = entry.dtype == BFLOAT16
+            yield (piece.astype(np.uint32) << 16).view(np.float32) if is_bfloat16 else piece
 
     def sha256(self) -> str:
         """Return the digest of all bytes of the file, read a piece at a time. Raises OSError."""
@@ -118,19 +140,12 @@ class TensorFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _convert(self, entry: Entry, flat: Array) -> None:
-        """Fill ``flat`` with the numbers of ``entry``, rounded to its type."""
-        stored = np.dtype(DTYPES[entry.dtype])
-        buffer = np.empty(min(flat.size, _PIECE // stored.itemsize), stored)
-        for start in range(0, flat.size, max(1, buffer.size)):
-            part = flat[start : start + buffer.size]
-            piece = buffer[: part.size]
-            self._fill(piece)
+    def _convert(self, name: str, flat: Array) -> None:
+        """Fill ``flat`` with the numbers of the tensor ``name``, rounded to its type."""
+        for number, piece in enumerate(self.pieces(name)):
+            start = number * PIECE
             with np.errstate(over="ignore"):  # what is too large becomes infinite
-                if entry.dtype == BFLOAT16:
-                    part[...] = (piece.astype(np.uint32) << 16).view(np.float32)
-                else:
-                    part[...] = piece
+                flat[start : start + piece.size] = piece
 
     def _fill(self, target: Array) -> None:
         """Fill the bytes of ``target``, C contiguous, from where the stream stands."""
@@ -165,6 +180,37 @@ class TensorFile:
         return entries, _texts(metadata)
 
 
+def write_tensor_file(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensor_of: Callable[[str], Array],
+    metadata: Mapping[str, str],
+) -> None:
+    """Create ``path``, which must not exist, with float32 tensors, and force it to the disk.
+
+    ``tensor_of`` returns the tensor of a name in its shape; one is held at a time. A power cut can
+    still remove the name of the file until its folder is synced. Raises OSError.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+    descriptor = os.open(path, _NEW_FILE, 0o666)
+    try:
+        write_all(descriptor, len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            tensor = np.ascontiguousarray(tensor_of(name), "<f4")
+            if tensor.shape != shape:
+                raise ValueError(f"{name} is {tensor.shape} and not {shape}")
+            write_all(descriptor, tensor.reshape(-1).view(np.uint8).data)
+        force_to_disk(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def unlike(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
     """Return how the names and shapes ``found`` differ from those ``expected``, or ""."""
     misshapen = [
@@ -177,10 +223,11 @@ def unlike(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[in
         ("it has the unknown", [name for name in found if name not in expected]),
         ("wrong are the shapes of", misshapen),
     )
-    return "; ".join(f"{words} {_listed(names)}" for words, names in parts if names)
+    return "; ".join(f"{words} {listed(names)}" for words, names in parts if names)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first of ``names``, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

@@ -70,6 +70,25 @@ AREAS = {
         "discriminator_input electra_gradients fixtures generation metamorphic objective_gradients "
         "objective_runs objective_values objectives parameters step step_wiring",
     ),
+    "huggingface": Area(
+        (
+            "training.new_folder",
+            *(
+                f"training.huggingface.{module}"
+                for module in (
+                    "configuration",
+                    "exporting",
+                    "importing",
+                    "model_card",
+                    "names",
+                    "opening",
+                    "tensors",
+                    "tokenizer_files",
+                )
+            ),
+        ),
+        "convert huggingface_names huggingface_opening huggingface_tokenizer_files new_folder",
+    ),
     "training": Area(
         ("config", "training"),
         "checkpoint collapse config data_report device evaluate forecast initialization "

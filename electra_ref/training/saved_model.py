@@ -28,6 +28,7 @@ from electra_ref.sealed_folder import DamageError
 from electra_ref.tensor_file import unlike
 from electra_ref.text.wordpiece import WordPiece, tokenizer_of
 from electra_ref.training.checkpoint import NonFiniteError, open_tensors, read_newest
+from electra_ref.training.huggingface.opening import is_huggingface, open_directory
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary
 from electra_ref.training.run_directory import RunDirectory, is_run
@@ -65,11 +66,12 @@ class StoredModel(NamedTuple):
 def open_model(
     path: Path, device: str = "auto", precision: str = "auto", *, part: Part | None = None
 ) -> SavedModel:
-    """Open the model at ``path``: a run (its newest checkpoint) or one checkpoint of it.
+    """Open the model at ``path``: a run, one checkpoint of it, or a Hugging Face directory.
 
-    With ``part`` only the network that detects (discriminator) or guesses words (generator) is
-    read. Raises UserError if there is no such model, if it is damaged or its vocabulary was
-    changed, if it has no such network, or if the device or the precision is not available.
+    Of a run it is the newest checkpoint. With ``part`` only the network that detects
+    (discriminator) or guesses words (generator) is read. Raises UserError if there is no such
+    model, if it is damaged or its vocabulary was changed, if it has no such network, or if the
+    device or the precision is not available.
     """
     stored = find_model(path)
     networks = stored.objective.networks_of(stored.model)
@@ -95,6 +97,8 @@ def find_model(path: Path) -> StoredModel:
 
     Raises UserError if there is none, or if its vocabulary was changed.
     """
+    if not is_run(path) and is_huggingface(path):
+        return _find_huggingface(path)
     run = run_of(path)
     if not run.vocabulary.exists():
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
@@ -115,6 +119,15 @@ def find_model(path: Path) -> StoredModel:
         )
 
     return StoredModel(config, tokenizer, model, read)
+
+
+def _find_huggingface(path: Path) -> StoredModel:
+    found = open_directory(path)
+    for note in found.notes:
+        Progress().say(note)
+    objective = objective_of(found.config)
+    model = objective.model_of(found.config, found.config, found.tokenizer.special_tokens)
+    return StoredModel(found.config, found.tokenizer, model, found.read)
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -40,7 +40,7 @@ from electra_ref.training.progress import (
     wants_colour,
 )
 from electra_ref.training.run_data import read_key, read_vocabulary, record_data
-from electra_ref.training.run_directory import RunDirectory, new_run_path
+from electra_ref.training.run_directory import IMPORTED, RunDirectory, new_run_path
 from electra_ref.training.saved_model import find_model
 from electra_ref.training.stop_signals import StopSignals
 
@@ -101,11 +101,16 @@ def resume(
     """
     run = RunDirectory.resume(path)
     try:
+        then = run.environment()
+        if IMPORTED in then:
+            raise UserError(
+                f"the model in {path} was imported and never trained, so there is nothing to "
+                f"resume; to train on from its weights: --init-from {path}"
+            )
         before = resolve_config(path=run.config)
         config = _changed(run, before, settings)
         opened = open_backend(config.device, config.precision)
         progress.say(opened.reason)
-        then = run.environment()
         now = describe_environment(
             device=opened.device, precision=opened.dtype, backend=opened.name
         )
