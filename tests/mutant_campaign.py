@@ -57,6 +57,7 @@ AREAS = {
     "masking": Area(("masking",), "masking metamorphic samples"),
     "sampling": Area(("sampling", "uniform_draws", "gumbel"), "sampling uniform_draws gumbel"),
     "rng": Area(("rng",), "rng"),
+    "tensor_file": Area(("tensor_file",), "tensor_file"),
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),

@@ -30,6 +30,7 @@ FLOORS = {
         "gradient",
         "kernel_cache",
         "private_folder",
+        "tensor_file",
         "terminal_text",
         "process",
         "__init__",
