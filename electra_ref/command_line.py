@@ -45,8 +45,8 @@ def run_command(program: str, command: Callable[[], int]) -> int:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are lines for people, with ``--version`` and without abbreviations."""
 
-    def __init__(self, program: str, description: str, table: type[Settings]) -> None:
-        """``table`` has the settings that ``--set`` may name."""
+    def __init__(self, program: str, description: str, table: type[Settings] | None = None) -> None:
+        """``table`` has the settings that ``--set`` may name, None where there is no ``--set``."""
         super().__init__(prog=program, description=description, allow_abbrev=False)
         self._table = table
         self.add_argument("--version", action="version", version=f"electra_ref {__version__}")
@@ -67,10 +67,11 @@ class Parser(argparse.ArgumentParser):
         key = flag.lstrip("-").replace("-", "_")
         if not flag.startswith("--"):
             return f"{argument} belongs to no argument; --help lists all arguments"
-        if key in {field.name for field in dataclasses.fields(self._table)}:
-            return f"unknown argument {flag}; write --set {key}={value or 'VALUE'}"
-        if (other := OTHER_NAMES.get(key)) is not None:
-            return f"unknown argument {flag}; write --set {other}=VALUE"
+        if self._table is not None:
+            if key in {field.name for field in dataclasses.fields(self._table)}:
+                return f"unknown argument {flag}; write --set {key}={value or 'VALUE'}"
+            if (other := OTHER_NAMES.get(key)) is not None:
+                return f"unknown argument {flag}; write --set {other}=VALUE"
         flags = [name for action in self._actions for name in action.option_strings]
         if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
             return f"unknown argument {flag}; the nearest one is {near[0]}"
@@ -78,14 +79,17 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def reporting() -> Iterator[tuple[Progress, StopSignals]]:
-    """Catch signals for the block, and say when a kernel is compiled; give what it reports with."""
+def reporting(unit: str = "this step") -> Iterator[tuple[Progress, StopSignals]]:
+    """Catch signals for the block, and say when a kernel is compiled; give what it reports with.
+
+    ``unit`` names what is completed after a signal.
+    """
     # --help and --print-config need not wait for numba
     from electra_ref.compilation import before_first_compilation  # noqa: PLC0415
 
     keep_freed_memory()
     progress = Progress()
-    with StopSignals() as stop, before_first_compilation(lambda: progress.say(COMPILING)):
+    with StopSignals(unit) as stop, before_first_compilation(lambda: progress.say(COMPILING)):
         yield progress, stop
 
 

@@ -158,7 +158,7 @@ def _split_head(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
 
 
 def begins_with_json(head: bytes) -> bool:
-    """Return whether a file that begins with ``head`` begins with an object, or an array of them."""
+    """Return whether a file with this ``head`` begins with a JSON object, or an array of these."""
     return _JSON.match(head[:HEAD_BYTES].decode(encoding_of(head), "ignore")) is not None
 
 
