@@ -113,7 +113,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
         type=int,
         default=BATCH_TOKENS,
         metavar="N",
-        help=f"tokens of a batch, padding included (default: {BATCH_TOKENS}); fewer take less memory",
+        help=f"tokens of a batch, with padding (default: {BATCH_TOKENS}); fewer need less memory",
     )
     add("--device", choices=DEVICES, default="auto", help="where to compute")
     add("--precision", choices=PRECISIONS, default="auto", help="float type to compute in")
@@ -149,9 +149,8 @@ def predict(options: argparse.Namespace) -> int:
                 if source.is_terminal:
                     progress.say("type a line and press Enter; Ctrl-D ends")
                 started = time.monotonic()
-                counts = run.predict(
-                    predictor, source, destination, style_of(options), progress, stop
-                )
+                bar = None if answers_to_terminal(options) else progress
+                counts = run.predict(predictor, source, destination, style_of(options), stop, bar)
         except run.StoppedError:
             return exit_code(stop.requested or signal.SIGINT)
         except ReaderGoneError:
@@ -171,12 +170,17 @@ def style_of(options: argparse.Namespace) -> Style | None:
     """Return how the answers look on a terminal, None for JSON."""
     if options.format == "json":
         return None
-    is_terminal = options.output == "-" and sys.stdout.isatty()
+    is_terminal = answers_to_terminal(options)
     if options.format is None and not is_terminal:
         return None
     from electra_ref.training.prediction.view import Style  # noqa: PLC0415  (loads NumPy)
 
     return Style(shutil.get_terminal_size().columns, is_terminal and wants_colour(sys.stdout))
+
+
+def answers_to_terminal(options: argparse.Namespace) -> bool:
+    """Return whether the answers appear on a terminal."""
+    return options.output == "-" and sys.stdout.isatty()
 
 
 if __name__ == "__main__":

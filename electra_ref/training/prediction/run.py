@@ -166,10 +166,12 @@ def predict(
     source: Source,
     destination: Destination,
     style: Style | None,
-    progress: Progress,
     stop: StopSignals,
+    progress: Progress | None,
 ) -> Counts:
     """Answer every line of ``source``; return the counts. ``style`` draws a view instead of JSON.
+
+    ``progress`` shows how far reading is, if it is there.
 
     Raises UserError for wrong input, after the lines before it are answered; StoppedError after a
     signal; ReaderGoneError.
@@ -183,7 +185,7 @@ def predict(
     group = _Group(predictor, counts, destination, style, check)
 
     def tell(done: int) -> None:
-        if style is None:
+        if progress is not None:
             progress.stage("bytes read", done, source.file.size)
 
     lines = read_source(source, Reader(group.answer, tell, check), counts)
@@ -198,7 +200,6 @@ def predict(
         group.answer()
         raise
     group.answer()
-    progress.close()
     return counts
 
 

@@ -48,6 +48,10 @@ def windows_of(lengths: Sequence[int], longest: int, stride: int | None) -> Iter
     A window has at most ``longest`` tokens, at least SHORTEST. Without ``stride`` it moves on by
     half of what it shows.
     """
+    size = 1 + sum(lengths) + len(lengths)
+    if size <= longest:
+        yield Window(np.arange(size), np.ones(size, bool))
+        return
     rooms = _rooms(lengths, longest - 1 - len(lengths))
     steps = [max(1, room // 2) if stride is None else min(stride, room) for room in rooms]
     count = 1 + max(
