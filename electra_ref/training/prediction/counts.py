@@ -23,7 +23,7 @@ class Counts:
     masks: int = 0
     without_mask: int = 0  # lines
 
-    def summary(self, seconds: float, *, counts_masks: bool) -> str:
+    def summary(self, seconds: float, *, counts_masks: bool = False) -> str:
         """Return one line with all that is worth knowing."""
         rate = self.tokens / max(seconds, 1e-9)
         parts = [
@@ -43,9 +43,12 @@ class Counts:
                 "iconv -f WINDOWS-1252 -t UTF-8"
             )
         if self.like_json:
+            look = "looks like a JSON object and was"
+            if self.like_json > 1:
+                look = "look like JSON objects and were"
             yield (
-                f"{_many(self.like_json, 'line')} of text look like JSON objects and were read as "
-                "text; --input-format jsonl reads JSON"
+                f"{_many(self.like_json, 'line')} of text {look} read as text; --input-format "
+                "jsonl reads JSON"
             )
 
     def _masks(self, *, counts_masks: bool) -> Iterator[str]:

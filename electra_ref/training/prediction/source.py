@@ -39,7 +39,13 @@ PAUSE_SECONDS = 0.02  # without new bytes; a program that writes steadily takes 
 
 _BLOCK_BYTES = 1 << 18
 _SECONDS_BETWEEN_LOOKS = 0.1  # at whether a signal came
-_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_MARKS = (
+    codecs.BOM_UTF8,
+    codecs.BOM_UTF16_LE,
+    codecs.BOM_UTF16_BE,
+    codecs.BOM_UTF32_LE,
+    codecs.BOM_UTF32_BE,
+)
 _LONGEST_MARK = 4  # of UTF-32
 
 
@@ -155,7 +161,7 @@ def _has_bytes(descriptor: int, seconds: float) -> bool:
 
 def _decoded(source: Source, blocks: Iterator[bytes], counts: Counts) -> Iterator[str]:
     head = next(blocks, b"")
-    while len(head) < _LONGEST_MARK and any(mark.startswith(head[:3]) for mark in _MARKS):
+    while len(head) < _LONGEST_MARK and any(mark.startswith(head) for mark in _MARKS):
         if not (block := next(blocks, b"")):
             break
         head += block
@@ -164,13 +170,12 @@ def _decoded(source: Source, blocks: Iterator[bytes], counts: Counts) -> Iterato
     decoder = codecs.getincrementaldecoder(encoding)(
         "surrogateescape" if encoding == "utf-8" else "replace"
     )
-    text = decoder.decode(head).removeprefix("\ufeff")  # UTF-16 and UTF-32 drop it themselves
-    for block in blocks:
-        yield _counted(text, encoding, counts)
-        counts.bytes += len(block)
-        text = decoder.decode(block)
     counts.bytes += len(head)
-    yield _counted(text, encoding, counts)
+    # a block is passed on before the next one is waited for
+    yield _counted(decoder.decode(head).removeprefix("\ufeff"), encoding, counts)
+    for block in blocks:
+        counts.bytes += len(block)
+        yield _counted(decoder.decode(block), encoding, counts)
     yield _counted(decoder.decode(b"", final=True), encoding, counts)
 
 
