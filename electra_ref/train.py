@@ -21,13 +21,22 @@ from electra_ref.command_line import (
     run_command,
     settings_of,
 )
-from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
+from electra_ref.config.pretraining import (
+    PRESETS,
+    PretrainingConfig,
+    has_default_vocabulary_size,
+    resolve_config,
+)
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
 from electra_ref.training.stop_signals import exit_code
 
+_WHOSE_VOCABULARY = {
+    "--tokens": "token ids have a vocabulary already",
+    "--init-from": "a model brings its own",
+}
 PROGRAM = "python -m electra_ref.train"
 
 
@@ -46,13 +55,34 @@ def train(options: argparse.Namespace) -> int:
     if options.resume:
         refuse_with_resume(options)
         return run(options, config=None)
-    config = resolve_config(
-        preset=options.preset, path=options.config, settings=settings_of(options)
-    )
+    config = configuration_of(options)
     if options.print_config:
         show(to_toml(config))
         return 0
     return run(options, config)
+
+
+def configuration_of(options: argparse.Namespace) -> PretrainingConfig:
+    """Return the settings of a new run. Raises UserError."""
+    layers = {"preset": options.preset, "path": options.config, "settings": settings_of(options)}
+    if options.init_from is None:
+        config = resolve_config(**layers)
+        if options.vocab is not None and not has_default_vocabulary_size(config):
+            raise UserError(
+                f"--vocab {options.vocab} decides how many entries there are: leave max_vocab_size "
+                "and vocab_size out"
+            )
+        return config
+    from electra_ref.training.pretraining.initialization import (  # noqa: PLC0415  (loads numba)
+        require_same,
+        settings_of_model,
+    )
+    from electra_ref.training.saved_model import find_model  # noqa: PLC0415
+
+    stored = find_model(options.init_from)
+    config = resolve_config(**layers, base=settings_of_model(stored, options.preset))
+    require_same(stored, config, options.init_from)
+    return config
 
 
 def build_parser(program: str = PROGRAM) -> Parser:
@@ -79,6 +109,20 @@ def build_parser(program: str = PROGRAM) -> Parser:
         metavar="FILE.npy",
         help="integer array to train on in place of text: one "
         "stream (1-D), or a document a row (2-D, negative = padding)",
+    )
+    add(
+        "--vocab",
+        metavar="FILE",
+        help="vocab.txt to cut text with, a token a line, in place of one trained on the corpus; "
+        "for a vocabulary with capital letters add --set lowercase=false",
+    )
+    add(
+        "--init-from",
+        type=Path,
+        metavar="DIR",
+        help="begin with the model of DIR, a run, a checkpoint or a Hugging Face directory: its "
+        "parameters, sizes and vocabulary; the schedule is new, and so is the generator of a "
+        "discriminator that comes alone",
     )
     add(
         "--output-dir",
@@ -119,7 +163,7 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
         raise UserError(
             "--print-config and --resume exclude each other; see config.toml in the run"
         )
-    for name in ("preset", "config", "precision", "seed", "text_key"):
+    for name in ("preset", "config", "precision", "seed", "text_key", "vocab", "init_from"):
         if getattr(options, name) is not None:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} cannot change a run that is resumed; leave it out")
@@ -161,11 +205,18 @@ def source_of(options: argparse.Namespace) -> Source:
         raise UserError("--corpus and --tokens exclude each other; give one of them")
     if options.text_key is not None and not options.corpus:
         raise UserError("--text-key names a key of JSON lines; name them with --corpus")
-    if "" in (*options.corpus, options.tokens):
+    if options.vocab is not None and (options.tokens or options.init_from):
+        other = "--tokens" if options.tokens else "--init-from"
+        raise UserError(f"--vocab and {other} exclude each other: {_WHOSE_VOCABULARY[other]}")
+    if "" in (*options.corpus, options.tokens, options.vocab):
         raise UserError("an empty name stands for no file; check the variable it comes from")
     corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
-    tokens = os.path.abspath(options.tokens) if options.tokens else None
-    return Source(corpus, tokens, "text" if options.text_key is None else options.text_key)
+    tokens, vocabulary, init_from = (
+        os.path.abspath(name) if name else None
+        for name in (options.tokens, options.vocab, options.init_from)
+    )
+    text_key = "text" if options.text_key is None else options.text_key
+    return Source(corpus, tokens, text_key, vocabulary, init_from)
 
 
 if __name__ == "__main__":

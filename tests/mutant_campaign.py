@@ -72,7 +72,7 @@ AREAS = {
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint collapse config data_report device forecast loop metrics objective_runs "
+        "checkpoint collapse config data_report device forecast initialization loop metrics objective_runs "
         "objective_settings optimizer presets pretraining_run pretraining_task products progress "
         "records resumed_run run_data run_directory samples saved_model schedule step "
         "step_wiring stop_signals summation train_arguments train_command",

@@ -134,6 +134,8 @@ def test_what_is_free_changes_from_a_step_on_and_is_recorded(corpus: Path, tmp_p
             "corpus": [str(corpus)],
             "tokens": None,
             "text_key": "text",
+            "vocabulary": None,
+            "init_from": None,
         }
     again = resume(path, [], None, quiet(), StopSignals())
     with again.run:

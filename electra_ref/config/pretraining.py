@@ -14,7 +14,7 @@ makes the task easier still (0.75 in place of 0.70), and Adam's epsilon is below
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from electra_ref.config.model import (
@@ -210,7 +210,11 @@ CUSTOM = "custom"  # the name of sizes that no preset has
 
 
 def resolve_config(
-    *, preset: str | None = None, path: Path | None = None, settings: Iterable[str] = ()
+    *,
+    preset: str | None = None,
+    path: Path | None = None,
+    settings: Iterable[str] = (),
+    base: Mapping[str, Value] = {},
 ) -> PretrainingConfig:
     """Build the configuration of a pre-training run: see ``settings.resolve``.
 
@@ -218,7 +222,9 @@ def resolve_config(
     have changed the sizes.
     """
     presets = {**PRESETS, CUSTOM: {}}
-    config = resolve(PretrainingConfig, presets, preset=preset, path=path, settings=settings)
+    config = resolve(
+        PretrainingConfig, presets, preset=preset, path=path, settings=settings, base=base
+    )
     names = [name for name in (config.preset, *PRESETS) if _is_model_of(name, config)]
     return dataclasses.replace(config, preset=names[0] if names else CUSTOM)
 
