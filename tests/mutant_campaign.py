@@ -67,8 +67,9 @@ AREAS = {
     ),
     "model": Area(
         ("model",),
-        "discriminator_input electra_gradients fixtures generation metamorphic objective_gradients "
-        "objective_runs objective_values objectives parameters step step_wiring",
+        "discriminator_input electra_gradients fixtures generation inference metamorphic "
+        "objective_gradients objective_runs objective_values objectives parameters step "
+        "step_wiring",
     ),
     "training": Area(
         ("config", "training"),
