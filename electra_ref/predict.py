@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from electra_ref.command_line import Parser, reporting, run_command
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
+from electra_ref.training.prediction.table import TASKS
 from electra_ref.training.progress import wants_colour
 from electra_ref.training.stop_signals import exit_code
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from electra_ref.training.prediction.view import Style
 
 PROGRAM = "python -m electra_ref.predict"
-TASKS = ("rtd", "mlm")
 BATCH_TOKENS = 4096
 TOP_K = 5
 
@@ -59,6 +59,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     parser = Parser(program, DESCRIPTION)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
+    asked = "; ".join(f"{name}: {question}" for name, question in TASKS.items())
     add(
         "--model",
         type=Path,
@@ -66,7 +67,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
         metavar="DIR",
         help="run directory, a checkpoint in it, or a directory in the Hugging Face format",
     )
-    add("--task", choices=TASKS, required=True, help="what to ask of each line")
+    add("--task", choices=list(TASKS), required=True, help=asked)
     add(
         "--input",
         default="-",
@@ -130,9 +131,14 @@ def predict(options: argparse.Namespace) -> int:
         ReaderGoneError,
         open_destination,
     )
+    from electra_ref.training.prediction.predictor import (  # noqa: PLC0415
+        Options,
+        check_input,
+        open_predictor,
+    )
     from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
 
-    asked = run.Options(
+    asked = Options(
         options.task, options.max_length, options.stride, options.batch_tokens, options.top_k
     )
     with (
@@ -141,10 +147,8 @@ def predict(options: argparse.Namespace) -> int:
     ):
         try:
             with open_destination(options.output, source) as destination:
-                predictor = run.open_predictor(
-                    options.model, options.device, options.precision, asked
-                )
-                run.check_input(predictor, source)
+                predictor = open_predictor(options.model, options.device, options.precision, asked)
+                check_input(predictor, source)
                 progress.say(predictor.description)
                 if source.is_terminal:
                     progress.say("type a line and press Enter; Ctrl-D ends")

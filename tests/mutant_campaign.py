@@ -73,10 +73,15 @@ AREAS = {
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint collapse config data_report device forecast initialization loop metrics objective_runs "
-        "objective_settings optimizer presets pretraining_run pretraining_task products progress "
-        "records resumed_run run_data run_directory samples saved_model schedule step "
-        "step_wiring stop_signals summation train_arguments train_command",
+        "checkpoint collapse config data_report device forecast initialization loop metrics "
+        "objective_runs objective_settings optimizer presets pretraining_run pretraining_task "
+        "products progress records resumed_run run_data run_directory samples saved_model schedule "
+        "step step_wiring stop_signals summation train_arguments train_command",
+    ),
+    "prediction": Area(
+        ("predict", "training.prediction"),
+        "predict_batches predict_command predict_models predict_reading predict_view "
+        "predict_windows",
     ),
 }
 

@@ -107,7 +107,7 @@ TEXTS = st.lists(
 
 def rows_for(texts: list[list[str]], wanted_every: int = 1) -> tuple[list[Example], list[Row]]:
     examples = [example(*each) for each in texts]
-    rows = []
+    rows: list[Row] = []
     for number, each in enumerate(examples):
         wanted: npt.NDArray[np.bool_] = np.arange(each.ids.size) % wanted_every == 0
         rows += rows_of(number, each, wanted, LIMITS)
