@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from electra_ref.backends import OpenedBackend, gpu, open_backend
 from electra_ref.batch import Batch
 from electra_ref.masking import MaskedBatch
 from electra_ref.model.generation import guess_masked
 from electra_ref.model.passes import ForwardPass
+from electra_ref.training import saved_model
 from electra_ref.training.saved_model import open_model
+from tests import stand_in_cupy
 from tests.predicting import predicted, run_predict, train_small
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -150,3 +153,34 @@ def test_a_model_of_text_does_not_read_ids(
     path.write_text('{"ids": [3]}\n', encoding="utf-8")
     assert run_predict(trained("gdes"), "rtd", "--input", str(path)) == 2
     assert "line 1: the JSON object has no 'text'; its keys are 'ids'" in capfd.readouterr().err
+
+
+def compare_devices(model: Path, folder: Path) -> None:
+    lines = "a [MASK] io\n\n" + "ae [MASK] st " * 8
+    for task in ("rtd", "mlm"):
+        expected = predicted(folder, model, task, lines)
+        found = predicted(folder, model, task, lines, "--device", "gpu")
+        for one, other in zip(found, expected, strict=True):
+            if task == "rtd":
+                assert one["ids"] == other["ids"]
+                np.testing.assert_allclose(one["logits"], other["logits"], rtol=1e-9)
+            else:
+                assert one == other
+
+
+def test_arrays_keep_to_their_device(
+    trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_stand_in(device: str, precision: str) -> OpenedBackend:
+        if device == "gpu":
+            return OpenedBackend(gpu, "gpu", "float64", "gpu", "device: a stand-in")
+        return open_backend(device, precision)
+
+    stand_in_cupy.install(monkeypatch)
+    monkeypatch.setattr(saved_model, "open_backend", open_stand_in)
+    compare_devices(trained("gdes"), tmp_path)
+
+
+@pytest.mark.gpu
+def test_a_gpu_answers_like_the_processor(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    compare_devices(trained("gdes"), tmp_path)
