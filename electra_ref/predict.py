@@ -179,7 +179,8 @@ def style_of(options: argparse.Namespace) -> Style | None:
         return None
     from electra_ref.training.prediction.view import Style  # noqa: PLC0415  (loads NumPy)
 
-    return Style(shutil.get_terminal_size().columns, is_terminal and wants_colour(sys.stdout))
+    columns, colour = shutil.get_terminal_size().columns, is_terminal and wants_colour(sys.stdout)
+    return Style(columns, colour, sys.stdout.encoding if is_terminal else "utf-8")
 
 
 def answers_to_terminal(options: argparse.Namespace) -> bool:

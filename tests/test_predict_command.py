@@ -246,7 +246,7 @@ def test_groups_are_bounded_and_grow(
     original = prediction._Group._computed
 
     def watched(group: Any) -> Any:
-        sizes.append((len(group.examples), group.tokens))
+        sizes.append((len(group.examples), group.size))
         return original(group)
 
     monkeypatch.setattr(prediction._Group, "_computed", watched)
@@ -262,6 +262,27 @@ def test_groups_are_bounded_and_grow(
     monkeypatch.setattr(prediction, "LONGEST_GROUP_SECONDS", 0.0)
     predicted(tmp_path, model, "rtd", "a e i\n" * 40, "--batch-tokens", "50")
     assert [tokens for _, tokens in sizes] == [50] * 4
+
+
+def test_a_group_is_bounded_by_its_answers_too(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mask has --top-k words, which are kept until the group is written."""
+    counts: list[int] = []
+    original = prediction._Group._computed
+
+    def watched(group: Any) -> Any:
+        counts.append(len(group.examples))
+        return original(group)
+
+    monkeypatch.setattr(prediction._Group, "_computed", watched)
+    monkeypatch.setattr(prediction, "LARGEST_GROUP", 1)
+    lines = "[MASK] [MASK]\n" * 12
+    predicted(tmp_path, model, "mlm", lines, "--batch-tokens", "40", "--top-k", "5")
+    assert counts == [4, 4, 4]
+    counts.clear()
+    predicted(tmp_path, model, "mlm", lines, "--batch-tokens", "40", "--top-k", "1")
+    assert counts == [10, 2]
 
 
 @pytest.mark.parametrize(

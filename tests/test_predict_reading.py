@@ -21,7 +21,6 @@ from electra_ref.errors import UserError
 from electra_ref.training.prediction import source as source_module
 from electra_ref.training.prediction.counts import Counts
 from electra_ref.training.prediction.records import (
-    NO_ID,
     Record,
     Rules,
     json_records,
@@ -132,6 +131,7 @@ def test_the_name_tells_the_format(tmp_path: Path) -> None:
         (b'\n {"text": "a"}\n', "begins with a JSON object: choose --input-format jsonl, or text"),
         (b"\x1f\x8b\x08rest", "is compressed; decompress it with gzip -dc"),
         (b"%PDF-1.4 rest", "is a PDF document"),
+        (b"\x93NUMPY rest", 'saved by numpy.save; write a row a line as JSON: {"ids": [...]}'),
         (b"a\0b\0c\0\n\0", "is no text: it has NUL bytes"),
     ],
 )
@@ -243,12 +243,12 @@ def test_a_line_of_json_is_a_text_or_a_pair() -> None:
         '{"text": "\\ud800x"}',
     ) == [
         Record(("a",)),
-        Record(("a", "b"), [1, None]),
-        Record(("a",), None),
+        Record(("a", "b"), "[1, null]"),
+        Record(("a",), "null"),
         Record(("",)),
         Record(("\ufffdx",)),
     ]
-    assert records_of('{"text": ""}')[0].id is NO_ID
+    assert records_of('{"text": ""}')[0].id is None
 
 
 def test_token_ids_are_a_list() -> None:
@@ -264,6 +264,7 @@ def test_token_ids_are_a_list() -> None:
         ("a", TEXT, "expected a JSON object with 'text' (Expecting value, column 1); --input-form"),
         ('{"text": "a"', TEXT, "expected a JSON object with 'text' (Expecting ',' delimiter, col"),
         ('{"text": "a", "id": NaN}', TEXT, "expected a JSON object with 'text'; --input-format te"),
+        ('{"text": "a", "id": [1e999]}', TEXT, "the answer cannot repeat its 'id' (Out of range"),
         ("[" * 100_000, TEXT, "expected a JSON object with 'text'"),
         ('["a"]', TEXT, "expected a JSON object with 'text', not an array"),
         ('"a"', TEXT, "expected a JSON object with 'text', not a string"),

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from electra_ref import predict
 from electra_ref.terminal_text import columns_of, visible
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.prediction.examples import Example, example_of
@@ -83,6 +84,17 @@ def test_what_the_text_hides_is_shown() -> None:
     lines = rtd_view(example("a\33[31mb\u202ec"), {"a"})
     assert lines[0].isprintable()
     assert rtd_view(example("pl\33ay [\33]"), {"play"})[:2] == ["pl\\x1bay []", "^^^^^^^^"]
+
+
+def test_a_terminal_without_a_character_shows_an_escape(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = Style(80, colour=False, encoding="ascii")
+    monkeypatch.setattr(predict, "style_of", lambda _: style)
+    (tmp_path / "a.txt").write_text("a é\n", encoding="utf-8")
+    paths = ["--input", str(tmp_path / "a.txt"), "--output", str(tmp_path / "out")]
+    assert run_predict(model, "rtd", *paths) == 0
+    assert (tmp_path / "out").read_bytes().startswith(b"a \\xe9\n")
 
 
 def mlm_view(text: str, *best: str, style: Style = WIDE) -> list[str]:

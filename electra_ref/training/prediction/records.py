@@ -22,8 +22,6 @@ from electra_ref.training.prediction.counts import Counts
 from electra_ref.training.prediction.source import BadLineError
 
 KEYS_SHOWN = 10
-NO_ID: Any = object()
-
 Text = str | list[int | str]  # ids may have "[MASK]" among them
 
 _LIKE_JSON = regex.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:.*\}\s*', regex.DOTALL)
@@ -42,7 +40,7 @@ class Record(NamedTuple):
     """What one line holds."""
 
     texts: tuple[Text, ...]  # one, or two of a pair
-    id: Any = NO_ID
+    id: str | None = None  # the JSON that its answer repeats; None if there is none
 
 
 def text_records(lines: Iterator[str], counts: Counts) -> Iterator[Record]:
@@ -80,7 +78,7 @@ def _record_of(line: str, rules: Rules) -> Record:
             f"this discriminator compares: give the original as {rules.key!r} and what is to be "
             f"checked as {pair!r}"
         )
-    return Record(tuple(texts), value.get("id", NO_ID))
+    return Record(tuple(texts), _id_of(value))
 
 
 def _object_of(line: str, key: str) -> dict[str, Any]:
@@ -97,6 +95,15 @@ def _object_of(line: str, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _WrongError(f"expected a JSON object with {key!r}, not {_kind(value)}")
     return value
+
+
+def _id_of(value: dict[str, Any]) -> str | None:
+    if "id" not in value:
+        return None
+    try:
+        return json.dumps(value["id"], ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise _WrongError(f"the answer cannot repeat its 'id' ({error})") from error
 
 
 def _text_of(value: dict[str, Any], key: str, rules: Rules) -> Text:

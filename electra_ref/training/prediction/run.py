@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from electra_ref.training.prediction.batches import Row, batches_of, pad, padded_length, rows_of
 from electra_ref.training.prediction.counts import Counts
 from electra_ref.training.prediction.destination import Destination
 from electra_ref.training.prediction.examples import Example, example_of
 from electra_ref.training.prediction.predictor import Predictor
-from electra_ref.training.prediction.records import NO_ID, Record, json_records, text_records
+from electra_ref.training.prediction.records import Record, json_records, text_records
 from electra_ref.training.prediction.source import BadLineError, Reader, Source, read_source
 from electra_ref.training.prediction.view import Style
 from electra_ref.training.progress import Progress
@@ -89,7 +92,8 @@ class _Group:
         self.predictor, self.counts, self.destination = predictor, counts, destination
         self.style, self.check = style, check
         self.examples: list[Example] = []
-        self.tokens = 0
+        self.wanted: list[npt.NDArray[np.bool_]] = []  # (n) of each example
+        self.size = 0  # in tokens, or in the numbers of all answers if these are more
         self.largest = predictor.limits.batch_tokens
 
     def add(self, record: Record) -> None:
@@ -98,9 +102,12 @@ class _Group:
         example = example_of(
             record, predictor.model.tokenizer, recognizes_mask=predictor.rules.recognizes_mask
         )
+        wanted = predictor.task.wanted(example, predictor.model.tokenizer)
         self.examples.append(example)
-        self.tokens += example.ids.size
-        if self.tokens >= self.largest or len(self.examples) >= MOST_LINES:
+        self.wanted.append(wanted)
+        numbers = int(wanted.sum()) * predictor.task.numbers(predictor.model)
+        self.size += max(example.ids.size, numbers)
+        if self.size >= self.largest or len(self.examples) >= MOST_LINES:
             self.answer()
 
     def answer(self) -> None:
@@ -114,9 +121,11 @@ class _Group:
             for example, found in zip(self.examples, answers, strict=True)
             for line in self._lines(example, found)
         ]
-        self.destination.write("".join(lines).encode("utf-8", "backslashreplace"))
-        self.examples, self.tokens = [], 0
-        if time.monotonic() - started < LONGEST_GROUP_SECONDS:
+        encoding = "utf-8" if self.style is None else self.style.encoding
+        self.destination.write("".join(lines).encode(encoding, "backslashreplace"))
+        is_full = self.size >= self.largest
+        self.examples, self.wanted, self.size = [], [], 0
+        if is_full and time.monotonic() - started < LONGEST_GROUP_SECONDS:
             self.largest = min(2 * self.largest, LARGEST_GROUP * self.predictor.limits.batch_tokens)
 
     def _computed(self) -> list[list[Any]]:
@@ -124,8 +133,7 @@ class _Group:
         predictor, counts = self.predictor, self.counts
         answers: list[list[Any]] = [[None] * example.ids.size for example in self.examples]
         rows: list[Row] = []
-        for number, example in enumerate(self.examples):
-            wanted = predictor.task.wanted(example, predictor.model.tokenizer)
+        for number, (example, wanted) in enumerate(zip(self.examples, self.wanted, strict=True)):
             windows = list(rows_of(number, example, wanted, predictor.limits))
             rows += windows
             counts.lines += 1
@@ -154,9 +162,10 @@ class _Group:
         predictor = self.predictor
         result = predictor.task.result(predictor.model, example, answers)
         if self.style is None:
-            if example.record.id is not NO_ID:
-                result = {"id": example.record.id, **result}
-            yield json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n"
+            text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+            if (own := example.record.id) is not None:
+                text = f'{{"id": {own}, {text.removeprefix("{")}'
+            yield f"{text}\n"
             return
         for line in predictor.task.view(example, result, self.style):
             yield line + "\n"

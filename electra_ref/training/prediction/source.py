@@ -191,6 +191,10 @@ def _counted(text: str, encoding: str, counts: Counts) -> str:
 def _refuse(source: Source, head: bytes, encoding: str) -> None:
     """Raise UserError if a file that begins with ``head`` is not what it should be."""
     name = source.file.name
+    if head.startswith(b"\x93NUMPY"):
+        raise UserError(
+            f'{name} is an array saved by numpy.save; write a row a line as JSON: {{"ids": [...]}}'
+        )
     refuse_other_formats(source.file, head)
     if encoding == "utf-8" and head.count(0) > LARGEST_SHARE * len(head):
         raise UserError(f"{name} is no text: it has NUL bytes; convert it to UTF-8, or extract it")

@@ -18,10 +18,11 @@ NARROWEST = 20  # columns; a narrower terminal wraps by itself
 
 
 class Style(NamedTuple):
-    """How wide the terminal is, and whether it has colours."""
+    """How wide the terminal is, whether it has colours, and which characters."""
 
     columns: int
     colour: bool
+    encoding: str = "utf-8"  # characters that it lacks are written as escapes
 
 
 class Cell(NamedTuple):

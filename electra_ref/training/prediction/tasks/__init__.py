@@ -51,6 +51,9 @@ class Task(Protocol):
         Raises UserError if the model computes NaN or infinity.
         """
 
+    def numbers(self, model: Model) -> int:
+        """Return how many numbers an answer holds; so many are kept for a group of lines."""
+
     def result(self, model: Model, example: Example, answers: list[Answer]) -> dict[str, Any]:
         """Return the object of JSON for an example; ``answers`` (n) are None where none is wanted.
 

@@ -64,6 +64,11 @@ def answers(model: Model, batch: Batch, positions: Positions) -> list[list[list[
     return [best[start : start + count] for start in range(0, len(best), count)]
 
 
+def numbers(model: Model) -> int:
+    """Return how many words are wanted."""
+    return model.top_k
+
+
 def result(model: Model, example: Example, answers: list[list[Filling] | None]) -> dict[str, Any]:
     """Return the fillings of each mask, and each text with the best ones put in."""
     vocabulary = model.tokenizer.vocab
