@@ -17,6 +17,7 @@ from electra_ref.training.progress import show
 
 COMMANDS = {
     "train": "pre-train on text or token ids",
+    "evaluate": "print the figures of a model on held-out rows",
     "predict": "say which tokens were replaced, or what fills a mask",
 }
 

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from electra_ref.command_line import (
     Parser,
+    add_data_arguments,
     add_settings_arguments,
     reporting,
     run_command,
     settings_of,
+    source_of,
 )
 from electra_ref.config.pretraining import (
     PRESETS,
@@ -28,6 +30,7 @@ from electra_ref.config.pretraining import (
     resolve_config,
 )
 from electra_ref.config.settings import to_toml
+from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
@@ -59,7 +62,17 @@ def train(options: argparse.Namespace) -> int:
     if options.print_config:
         show(to_toml(config))
         return 0
+    require_within_schedule(options, config)
     return run(options, config)
+
+
+def require_within_schedule(options: argparse.Namespace, config: TrainingConfig) -> None:
+    """Raise UserError if the run shall go on where its schedule has ended."""
+    if options.max_steps is not None and options.max_steps > config.steps:
+        raise UserError(
+            f"--max-steps {options.max_steps}: the schedule ends at step {config.steps}; for a "
+            f"longer one write --set steps={options.max_steps}"
+        )
 
 
 def configuration_of(options: argparse.Namespace) -> PretrainingConfig:
@@ -94,22 +107,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
         PretrainingConfig,
     )
     add = parser.add_argument
-    add(
-        "--corpus",
-        nargs="+",
-        metavar="PATH",
-        default=[],
-        help="files and folders of text (.txt, .text; named directly also .md or no ending; blank "
-        "line = document) or JSON lines (.jsonl; named directly also .json; object = document), "
-        "also compressed (.gz, .bz2, .xz, .zst), or - for standard input",
-    )
-    add("--text-key", metavar="KEY", help="key of the text in JSON lines (default: text)")
-    add(
-        "--tokens",
-        metavar="FILE.npy",
-        help="integer array to train on in place of text: one "
-        "stream (1-D), or a document a row (2-D, negative = padding)",
-    )
+    add_data_arguments(parser)
     add(
         "--vocab",
         metavar="FILE",
@@ -183,9 +181,10 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
                 settings = settings_of(options)
                 trainer = pretraining.resume(path, settings, moved, progress, stop)
             else:
-                source = source_of(options)
+                source = start_of(options)
                 trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
             with trainer.run:
+                require_within_schedule(options, trainer.config)
                 pretraining.complete(
                     trainer,
                     stop,
@@ -199,24 +198,17 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
     return 0 if stop.requested is None else exit_code(stop.requested)
 
 
-def source_of(options: argparse.Namespace) -> Source:
-    """Return where the data come from, by absolute paths, so that a resumed run finds them."""
-    if options.corpus and options.tokens:
-        raise UserError("--corpus and --tokens exclude each other; give one of them")
-    if options.text_key is not None and not options.corpus:
-        raise UserError("--text-key names a key of JSON lines; name them with --corpus")
+def start_of(options: argparse.Namespace) -> Source:
+    """Return the data, by absolute paths, and what the run begins with. Raises UserError."""
     if options.vocab is not None and (options.tokens or options.init_from):
         other = "--tokens" if options.tokens else "--init-from"
         raise UserError(f"--vocab and {other} exclude each other: {_WHOSE_VOCABULARY[other]}")
-    if "" in (*options.corpus, options.tokens, options.vocab):
+    if options.vocab == "":
         raise UserError("an empty name stands for no file; check the variable it comes from")
-    corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
-    tokens, vocabulary, init_from = (
-        os.path.abspath(name) if name else None
-        for name in (options.tokens, options.vocab, options.init_from)
+    vocabulary, init_from = (
+        os.path.abspath(name) if name else None for name in (options.vocab, options.init_from)
     )
-    text_key = "text" if options.text_key is None else options.text_key
-    return Source(corpus, tokens, text_key, vocabulary, init_from)
+    return source_of(options)._replace(vocabulary=vocabulary, init_from=init_from)
 
 
 if __name__ == "__main__":

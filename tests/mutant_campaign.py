@@ -73,10 +73,11 @@ AREAS = {
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint collapse config data_report device forecast initialization loop metrics "
-        "objective_runs objective_settings optimizer presets pretraining_run pretraining_task "
-        "products progress records resumed_run run_data run_directory samples saved_model schedule "
-        "step step_wiring stop_signals summation train_arguments train_command",
+        "checkpoint collapse config data_report device evaluate forecast initialization "
+        "inspection loop metrics objective_runs objective_settings optimizer presets "
+        "pretraining_run pretraining_task products progress records resumed_run run_data "
+        "run_directory samples saved_model schedule step step_wiring stop_signals summation "
+        "train_arguments train_command",
     ),
     "prediction": Area(
         ("predict", "training.prediction"),

@@ -85,13 +85,17 @@ def open_model(
     )
 
 
+def run_of(path: Path) -> RunDirectory:
+    """Return the run at ``path``, or that of the checkpoint there. Raises UserError."""
+    return RunDirectory.open(path.parent.parent if _is_checkpoint(path) else path)
+
+
 def find_model(path: Path) -> StoredModel:
     """Return what is known of the model at ``path``; its parameters are not read yet.
 
     Raises UserError if there is none, or if its vocabulary was changed.
     """
-    is_checkpoint = is_run(path.parent.parent) and not is_run(path)
-    run = RunDirectory.open(path.parent.parent if is_checkpoint else path)
+    run = run_of(path)
     if not run.vocabulary.exists():
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
@@ -102,7 +106,7 @@ def find_model(path: Path) -> StoredModel:
     specs = objective.parameter_specs(model)
 
     def read(parameters: FlatParameters) -> int:
-        if is_checkpoint:
+        if _is_checkpoint(path):
             return _read_checkpoint(path, specs, parameters)
         return read_newest(
             run.checkpoints,
@@ -111,6 +115,10 @@ def find_model(path: Path) -> StoredModel:
         )
 
     return StoredModel(config, tokenizer, model, read)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return is_run(path.parent.parent) and not is_run(path)
 
 
 def read_parameters(

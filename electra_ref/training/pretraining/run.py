@@ -9,9 +9,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.initialization import initialize
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
-from electra_ref.training.pretraining.source import Source
+from electra_ref.training.pretraining.source import Source, moved_source, recorded_source
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
 from electra_ref.training.progress import (
     Progress,
@@ -112,7 +111,7 @@ def resume(
         )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        named = _moved(source, then) if source else _source_of(run)
+        named = moved_source(source, then) if source else recorded_source(run)
         again = resume_command(path, settings, source)
         moved = source is not None
         trainer = _trainer(
@@ -240,32 +239,6 @@ def _trainer(
         path = Path(source.init_from)
         initialize(state, opened.backend, find_model(path), path, progress.say)
     return Trainer(config, opened.backend, state, task, run, progress)
-
-
-def _source_of(run: RunDirectory) -> Source:
-    try:
-        source = Source(**run.environment()["source"])
-    except (KeyError, TypeError):
-        source = Source([], "")
-    models = [source.vocabulary or "-", source.init_from or "-"]
-    corpus = source.corpus if isinstance(source.corpus, list) else [None]
-    names = [*corpus, source.tokens or "-", *models]
-    if source.tokens == "" or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            f"the environment.json of {run.path} no longer names the data; name them with --corpus "
-            "or --tokens"
-        )
-    return source
-
-
-def _moved(source: Source, environment: Mapping[str, Any]) -> Source:
-    """Return ``source``, where the data lie now, with what stays as it was."""
-    before = environment.get("source")
-    if isinstance(before, dict):
-        for key in ("text_key", "vocabulary", "init_from"):
-            if isinstance(before.get(key), str):
-                source = source._replace(**{key: before[key]})
-    return source
 
 
 def _vocabulary(run: RunDirectory, source: Source) -> Sequence[str] | None:
