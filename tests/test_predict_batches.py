@@ -165,6 +165,22 @@ def test_a_batch_by_hand() -> None:
     assert [array.dtype for array in (*batch, positions)] == [np.int32, np.int32, bool, np.int32]
 
 
+@pytest.mark.parametrize(
+    ("limits", "sizes"),
+    [
+        (LIMITS._replace(batch_tokens=24), [3, 3, 1]),
+        (LIMITS._replace(batch_tokens=23), [2, 2, 2, 1]),
+        (LIMITS._replace(batch_answers=9), [3, 3, 1]),
+        (LIMITS._replace(batch_answers=8), [2, 2, 2, 1]),
+        (LIMITS._replace(batch_tokens=1), [1] * 7),
+    ],
+)
+def test_batches_are_as_large_as_they_may_be(limits: Limits, sizes: list[int]) -> None:
+    """Rows of three tokens, which take eight places."""
+    _, rows = rows_for([["a"]] * 7)
+    assert [len(batch) for batch in batches_of(rows, limits)] == sizes
+
+
 def test_special_tokens_are_those_of_the_vocabulary() -> None:
     tokenizer = WordPiece([*reversed(SPECIAL_TOKENS), "a"])
     assert example("a", tokenizer=tokenizer).ids.tolist() == [2, 5, 1]

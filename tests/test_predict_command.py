@@ -372,6 +372,18 @@ def test_devices_are_written_as_they_are(
         assert "cannot write /dev/full: No space left on device; free" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line(model: Path) -> None:
+    command = [*PROGRAM, "--model", str(model), "--task", "rtd", "--device", "reference"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, input=b"a\n", stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert done.returncode == 2
+    *_, line = done.stderr.decode().splitlines()
+    assert "error: cannot write standard output: No space left on device; free some" in line
+
+
 def started(model: Path, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
     where = ["--device", "reference", "--precision", "float64"]
     return subprocess.Popen(

@@ -117,6 +117,13 @@ def test_a_short_text_of_a_pair_is_in_every_window(
         assert len(set(places) & set(second)) == shown[1]
 
 
+def test_a_pair_may_have_an_empty_text() -> None:
+    windows = cut([0, 20], 11, 3)
+    assert [window.places[:3].tolist() for window in windows] == [
+        [0, 1, start] for start in (2, 5, 8, 11, 14)
+    ]
+
+
 def test_what_fits_is_one_window() -> None:
     (window,) = cut([3, 2], 8, 1)
     assert window.places.tolist() == list(range(8))
