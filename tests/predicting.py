@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn.metrics  # noqa: F401  (so that no test waits for it)
 
 from electra_ref import predict, train
 from tests.small_runs import SETTINGS, write_corpus
