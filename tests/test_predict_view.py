@@ -28,6 +28,7 @@ from electra_ref.training.prediction.view import (
     RED,
     Cell,
     Style,
+    dimmed,
     shown_words,
     wrapped,
 )
@@ -147,6 +148,15 @@ def test_lines_end_between_words() -> None:
     assert list(wrapped(cells, NARROW)) == ["one two three four", "fivesix", "    ^^^"]
     long = [Cell("x" * 25, "^", "", follows=False)]
     assert list(wrapped(long, NARROW)) == ["x" * 20, "^" * 20, "x" * 5, "^" * 5]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_less_important_lines_are_indented_and_fit(colour: bool) -> None:
+    lines = list(dimmed("eighteen columns !! and more", Style(NARROWEST, colour=colour)))
+    assert [COLOUR.sub("", line) for line in lines] == ["  eighteen columns", "  !! and more"]
+    assert lines[0].startswith("\33[2m") == colour
+    exact = list(dimmed("eighteen columns: x", Style(NARROWEST + 1, colour=colour)))
+    assert [COLOUR.sub("", line) for line in exact] == ["  eighteen columns: x"]
 
 
 @pytest.fixture(scope="module")

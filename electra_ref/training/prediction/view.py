@@ -55,12 +55,13 @@ def shown_texts(example: Example) -> Iterator[list[tuple[int, str, bool]]]:
         yield shown
 
 
-def wrapped(cells: Sequence[Cell], style: Style) -> Iterator[str]:
+def wrapped(cells: Sequence[Cell], style: Style, indent: int = 0) -> Iterator[str]:
     """Yield the cells in lines; a line with marks has the marks below it.
 
-    Lines end between words. A word that is longer than a line is broken.
+    Lines end between words. A word that is longer than a line is broken. There is room left for an
+    ``indent`` of so many columns.
     """
-    width = max(style.columns, NARROWEST)
+    width = max(style.columns, NARROWEST) - indent
     line: list[Cell] = []
     used = 0
     for word in _words(cells, width):
@@ -82,8 +83,7 @@ def wrapped(cells: Sequence[Cell], style: Style) -> Iterator[str]:
 def dimmed(line: str, style: Style) -> Iterator[str]:
     """Yield a line of visible text that is less important, indented and wrapped."""
     cells = [Cell(word, " ", "", follows=False) for word in line.split(" ")]
-    narrower = Style(max(style.columns, NARROWEST) - 2, colour=False)
-    for part in wrapped(cells, narrower):
+    for part in wrapped(cells, style, indent=2):
         yield f"{_DIM}  {part}{_PLAIN}" if style.colour else f"  {part}"
 
 
