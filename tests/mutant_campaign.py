@@ -67,8 +67,9 @@ AREAS = {
     ),
     "model": Area(
         ("model",),
-        "discriminator_input electra_gradients fixtures generation metamorphic objective_gradients "
-        "objective_runs objective_values objectives parameters step step_wiring",
+        "discriminator_input electra_gradients fixtures generation inference metamorphic "
+        "objective_gradients objective_runs objective_values objectives parameters step "
+        "step_wiring",
     ),
     "huggingface": Area(
         (
@@ -96,6 +97,11 @@ AREAS = {
         "pretraining_run pretraining_task products progress records resumed_run run_data "
         "run_directory samples saved_model schedule step step_wiring stop_signals summation "
         "train_arguments train_command",
+    ),
+    "prediction": Area(
+        ("predict", "training.prediction"),
+        "predict_batches predict_command predict_models predict_reading predict_view "
+        "predict_windows",
     ),
 }
 

@@ -39,7 +39,7 @@ FLOORS = {
     2: ("backends",),
     3: ("model",),
     4: ("training",),
-    5: ("command_line", "train", "evaluate", "convert", "__main__"),
+    5: ("command_line", "train", "evaluate", "predict", "convert", "__main__"),
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"), key=str)
@@ -94,8 +94,9 @@ def test_kernels_are_compiled_in_one_place(path: Path) -> None:
         "import runpy; sys.argv[1:] = ['--help']; "
         "runpy.run_module('electra_ref.train', run_name='__main__')",
         "import electra_ref.__main__; electra_ref.__main__.main(['train', '--print-config'])",
+        "import electra_ref.predict; electra_ref.predict.main(['--help'])",
     ],
-    ids=["package", "--print-config", "--help", "electra-ref"],
+    ids=["package", "--print-config", "--help", "electra-ref", "predict --help"],
 )
 def test_slow_libraries_wait(statement: str) -> None:
     """``--help`` answers at once: numba, SciPy and the like are loaded by a run only."""

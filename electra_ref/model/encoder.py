@@ -83,6 +83,17 @@ def encode(
     return x, EncoderCache(embeddings_cache, layers)
 
 
+def hidden_states(run: ForwardPass, network: Network, batch: Batch) -> Array:
+    """Return the hidden states (N, C) of ``batch``, as ``encode`` does, without their caches.
+
+    Only the activations of one layer are held at a time.
+    """
+    x, _ = embeddings(run, network, batch)
+    for number in range(network.size.num_hidden_layers):
+        x, _ = _layer(run, network, number, x, batch.attention_mask)
+    return x
+
+
 def encode_backward(
     run: BackwardPass, network: Network, dx: Array, cache: EncoderCache
 ) -> Array | None:
