@@ -67,9 +67,10 @@ class Parser(argparse.ArgumentParser):
         key = flag.lstrip("-").replace("-", "_")
         if not flag.startswith("--"):
             return f"{argument} belongs to no argument; --help lists all arguments"
-        if key in {field.name for field in dataclasses.fields(self._table)}:
+        keys = {field.name for field in dataclasses.fields(self._table)}
+        if key in keys:
             return f"unknown argument {flag}; write --set {key}={value or 'VALUE'}"
-        if (other := OTHER_NAMES.get(key)) is not None:
+        if (other := OTHER_NAMES.get(key)) in keys:
             return f"unknown argument {flag}; write --set {other}=VALUE"
         flags = [name for action in self._actions for name in action.option_strings]
         if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
