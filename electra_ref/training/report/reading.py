@@ -162,7 +162,7 @@ def _add(found: _Records, record: dict[str, Any]) -> bool:
     elif split == SETTINGS:
         try:
             changed = record["changed"].items()
-            found.changes.extend(Change(record["step"], key, *values) for key, values in changed)
+            found.changes.extend([Change(record["step"], key, *values) for key, values in changed])
         except (KeyError, TypeError, AttributeError):
             return False
     return isinstance(split, str)

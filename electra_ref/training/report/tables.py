@@ -130,9 +130,11 @@ def table(
 
 def figure_text(value: object) -> str:
     """Return a figure of a record for people."""
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else "undefined"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "undefined"
+    if isinstance(value, float) and not 1e4 <= abs(value) < 1e9:
+        return f"{value:.4g}"
+    return f"{value:,.0f}"
 
 
 def _newest(run: Run, key: str) -> str:
