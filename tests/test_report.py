@@ -125,6 +125,7 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
     page = page_from(tmp_path / "a").text
     assert "No step is logged yet, so there is nothing to draw." in page
     assert "a has no samples yet." in page
+    assert "No evaluation on held-out rows is logged yet." in page
     assert "The sizes are known when the data are prepared." in page
     assert "electra, custom, step 0 of 20" in page
 
@@ -232,7 +233,7 @@ def test_warnings_are_those_that_the_run_gave(tmp_path: Path) -> None:
     (warning,) = run.warnings
     assert warning.startswith("step 700: the generator answers few different tokens (1, where 100")
     assert f"Warning: {warning}" in page_from(tmp_path / "a").text
-    stages = {
+    stages: dict[str, Any] = {
         "two_stage_steps": 700, "sharing": "none", "generator_hidden_size": 1.0,
         "generator_layers": 1.0, "num_attention_heads": 1, "intermediate_size": 32, "steps": 1000,
     }  # fmt: skip

@@ -36,11 +36,6 @@ def element(tag: str, /, *children: str, **attributes: str | bool) -> Markup:
     return Markup("".join([start, *map(escaped, children), f"</{tag}>"]))
 
 
-def joined(parts: list[Markup], between: str = "") -> Markup:
-    """Return ``parts`` one after the other."""
-    return Markup(between.join(parts))
-
-
 def _attribute(name: str, value: str | bool) -> str:
     name = name.rstrip("_").replace("_", "-")
     if isinstance(value, bool):

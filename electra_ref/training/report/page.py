@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from electra_ref.training.report.curves import MOST_POINTS, PARTS
 from electra_ref.training.report.legend import key_of, run_mark
@@ -28,7 +27,6 @@ from electra_ref.training.report.tokens import samples_view
 MARKER = '<meta name="generator" content="electra_ref report 1">'
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = Path(__file__).with_name("style.css")
-_CARDS = ("loss", "mlm_accuracy", "rtd_auc", "rtd_accuracy")
 
 Draw = Callable[[Panel, str], Markup]
 
@@ -107,38 +105,25 @@ def _cards(runs: Sequence[Run]) -> list[Markup]:
     if len(runs) != 1 or not runs[0].newest:
         return []
     newest = runs[0].newest
-    beside = {
-        "loss": "held-out, total",
-        "mlm_accuracy": ("most frequent token ", newest.get("mlm_baseline_accuracy")),
-        "rtd_auc": "0.5 is guessing",
-        "rtd_accuracy": ("all original ", _complement(newest.get("replaced_share"))),
-    }
-    names = {"loss": "Loss", "mlm_accuracy": "MLM accuracy", "rtd_auc": "RTD AUC",
-             "rtd_accuracy": "RTD accuracy"}  # fmt: skip
-    return [
+    frequent, share = newest.get("mlm_baseline_accuracy"), newest.get("replaced_share")
+    original = 1.0 - share if isinstance(share, float) else None
+    figures = (
+        ("loss", "Loss", "held-out, total"),
+        ("mlm_accuracy", "MLM accuracy", f"most frequent token {figure_text(frequent)}"),
+        ("rtd_auc", "RTD AUC", "0.5 is guessing"),
+        ("rtd_accuracy", "RTD accuracy", f"all original {figure_text(original)}"),
+    )
+    cards = [
         element(
-            "dl",
-            *(
-                element(
-                    "div",
-                    element("dt", names[key]),
-                    element("dd", figure_text(newest[key])),
-                    element("dd", _note(beside[key]), class_="beside"),
-                )
-                for key in _CARDS
-                if key in newest
-            ),
-            class_="cards",
+            "div",
+            element("dt", name),
+            element("dd", figure_text(newest[key])),
+            element("dd", beside, class_="beside"),
         )
+        for key, name, beside in figures
+        if key in newest
     ]
-
-
-def _complement(share: Any) -> float | None:
-    return 1.0 - share if isinstance(share, float) else None
-
-
-def _note(note: Any) -> str:
-    return note if isinstance(note, str) else f"{note[0]}{figure_text(note[1])}"
+    return [element("dl", *cards, class_="cards")]
 
 
 def _section(slug: str, name: str, content: Sequence[Markup]) -> Markup:

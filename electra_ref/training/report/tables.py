@@ -46,6 +46,8 @@ Rows = Mapping[str, Sequence[str]]  # the values of each run, by what they are
 
 def figures_table(runs: Sequence[Run]) -> Markup:
     """Return the newest held-out figures of all runs."""
+    if not any(run.newest for run in runs):
+        return element("p", "No evaluation on held-out rows is logged yet.", class_="note")
     found = {key for run in runs for key in run.newest if key not in ("step", "split")}
     others = sorted(found - _FIGURES.keys())
     rows = {"step": [_figure(run.newest.get("step"), run, "step") for run in runs]}

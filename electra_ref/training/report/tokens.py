@@ -11,7 +11,7 @@ from typing import Any
 
 from electra_ref.terminal_text import cell
 from electra_ref.training.pretraining.samples import LEGEND, verdicts_of
-from electra_ref.training.report.markup import Markup, element, escaped, joined
+from electra_ref.training.report.markup import Markup, element, escaped
 
 _VERDICTS = {"^": ("found", "replaced and flagged"), "-": ("missed", "replaced and missed"),
              "?": ("alarm", "false alarm")}  # fmt: skip
@@ -19,9 +19,13 @@ _VERDICTS = {"^": ("found", "replaced and flagged"), "-": ("missed", "replaced a
 Sample = Mapping[str, Any]
 
 
-def legend_of(samples: Sequence[Sample]) -> str:
-    """Return what the signs mean, if ``samples`` have any."""
-    return f"{LEGEND}; the number is the probability of “replaced”" if _judged(samples) else ""
+def samples_view(samples: Sequence[Sample]) -> Markup:
+    """Return all samples of one evaluation, below the meaning of their signs if they have any."""
+    views = [sample_view(sample) for sample in samples]
+    if any("probability" in sample for sample in samples):
+        legend = f"{LEGEND}; the number is the probability of “replaced”"
+        views.insert(0, element("p", legend, class_="note"))
+    return Markup("".join(views))
 
 
 def sample_view(sample: Sample) -> Markup:
@@ -76,14 +80,3 @@ def _sign(verdict: str, kind: str, meaning: str, probability: float) -> Markup:
     heard = element("span", f" {meaning}, ", class_="heard")
     return element("span", element("b", verdict, aria_hidden="true"), heard, f"{probability:.2f}",
                    class_=f"sign {kind}")  # fmt: skip
-
-
-def _judged(samples: Sequence[Sample]) -> bool:
-    return any("probability" in sample for sample in samples)
-
-
-def samples_view(samples: Sequence[Sample]) -> Markup:
-    """Return all samples of one evaluation, with the meaning of their signs."""
-    legend = legend_of(samples)
-    start = [element("p", legend, class_="note")] if legend else []
-    return joined([*start, *map(sample_view, samples)])
