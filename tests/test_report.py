@@ -345,7 +345,7 @@ def test_a_run_without_detection_has_no_figures_of_it(tmp_path: Path) -> None:
     held_out = {"step": 1, "split": "held_out", "mlm_accuracy": 0.2, "rtd_auc": None}
     run = read(make_run(tmp_path / "a", [training, held_out], [], objective="mlm"))
     panels = panels_of([run])
-    assert [panel.slug for panel in panels] == ["loss", "mlm-loss", "my-loss", "mlm-accuracy"]
+    assert [panel.slug for panel in panels] == ["loss", "mlm-loss", "other-loss-0", "mlm-accuracy"]
     assert panels[2].title == "my_loss"
     text = page_from(tmp_path / "a").text
     assert "RTD AUC undefined" in text
@@ -554,7 +554,7 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["<b>a&b", "$x_2$ '\"", "a\u202eb", "a\nb", "\udcff", "\u0301"])
 def test_nothing_of_a_run_is_obeyed(name: str, tmp_path: Path) -> None:
     change = {"step": 2, "split": "settings", "changed": {"<u>": ["</p>", "<script>x</script>"]}}
-    figures = {"step": 2, "split": "held_out", "<i>figure": 1.0, "<i>_loss": 2.0}
+    figures = {"step": 2, "split": "held_out", "<i>figure": 1.0, '"<i>_loss': 2.0}
     path = make_run(tmp_path / name, [*TRAINING, change, figures], [hostile_sample()])
     environment = json.loads((path / "environment.json").read_text())
     environment["<img src=x>"] = {"<a href='//x'>": ["<b>"]}
@@ -569,6 +569,8 @@ def test_nothing_of_a_run_is_obeyed(name: str, tmp_path: Path) -> None:
     assert "<i>figure 1" in page.text
     assert "<script>x</script>" in page.text
     assert "<img src=x> <a href='//x'> <b>" in page.text
+    slugs = page.values("data-slug")
+    assert all(slug and slug.replace("-", "").isalnum() for slug in slugs)
     shown = [text for tag, text in page.texts if tag == "bdi"]
     for token in ("</script>", "<b>bold</b>", "&amp;", "$x^2$", "שלום", "]]>", "-->", "'\""):
         assert shown.count(token) == 3

@@ -166,6 +166,7 @@ onload = () => {
     elements: [...new Set(all("*").map((each) => each.localName))],
     width: page.documentElement.scrollWidth - page.documentElement.clientWidth,
     title: page.title,
+    titles: all("h3").map((each) => each.textContent),
   };
   document.body.textContent = JSON.stringify(result);
 };
@@ -190,7 +191,7 @@ def open_in_chromium(page: Path, folder: Path, *flags: str) -> tuple[str, list[s
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: chromium)")
 def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
-    other = {"step": 5, "split": "training", "loss": 1.0, "<b>x</b>_loss": 1.0}
+    other = {"step": 5, "split": "training", "loss": 1.0, '"><b>x</b>_loss': 1.0}
     first = make_run(tmp_path / "<i>a&amp;", samples=[hostile_sample()])
     second = make_run(tmp_path / "b", [*TRAINING, other], seed=1)
     page = tmp_path / "page.html"
@@ -213,6 +214,7 @@ def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path: Path) -> None:
         assert seen["width"] == 0  # nothing is wider than the page
         assert seen["title"] == "ELECTRA pre-training: <i>a&amp;, b"
         assert set(seen["elements"]) <= ELEMENTS
+        assert '"><b>x</b>_loss' in seen["titles"]
         for token in ("</script>", "<b>bold</b>", "&amp;", "$x^2$", "\\u202eabc", "\\x00"):
             assert seen["tokens"].count(token) == 3
         assert len(seen["tokens"]) == 3 * (len(HOSTILE) + len(SAMPLE["original"]))

@@ -131,7 +131,7 @@ def _inline(svg: str, slug: str, description: str) -> Markup:
     body = re.sub(r'\b(?:xlink:)?href="#([^"]*)"', rf'href="#{slug}-\1"', body)
     body = re.sub(r"url\(#([^)]*)\)", rf"url(#{slug}-\1)", body)
     body = re.sub(r"font-family: *[^;\"]*", "font-family: inherit", body)
-    body = re.sub(r"(font: *[^'\";]*px)[^;\"]*", r"\1 system-ui, sans-serif", body)
+    body = re.sub(r"font: *([^'\";]*px)[^;\"]*", r"font-size: \1; font-family: inherit", body)
     body = re.sub(r"#0a0b([0-9a-f]{2})", lambda match: _name(int(match[1], 16)), body)
     return element(
         "svg", Markup(body.strip()), viewBox=start[1], role="img", aria_label=description

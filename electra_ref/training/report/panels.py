@@ -25,7 +25,7 @@ class Series(NamedTuple):
 class Panel(NamedTuple):
     """One figure. Its series have at least one defined value each."""
 
-    slug: str
+    slug: str  # of letters, digits and hyphens only
     title: str
     note: str
     series: Sequence[Series]
@@ -133,12 +133,14 @@ def _loss_kinds(runs: Sequence[Run]) -> Iterator[_Kind]:
     """Yield a figure for each loss of the runs, known ones first."""
     found = {key for run in runs for columns in run.curves.values() for key in columns.figures()}
     others = sorted(key for key in found if key.endswith("loss") and key not in _LOSSES)
-    for key in (*_LOSSES, *others):
+    slugs = [key.replace("_", "-") for key in _LOSSES]
+    slugs += [f"other-loss-{number}" for number in range(len(others))]
+    for slug, key in zip(slugs, (*_LOSSES, *others), strict=True):
         lines = (
             _Line(TRAINING, key, STEP, "training, one step"),
             _Line(HELD_OUT, key, MAIN, "held-out rows"),
         )
-        yield _Kind(key.replace("_", "-"), _LOSSES.get(key, key), lines)
+        yield _Kind(slug, _LOSSES.get(key, key), lines)
 
 
 def _panel(kind: _Kind, runs: Sequence[Run]) -> Panel | None:
