@@ -17,6 +17,7 @@ from electra_ref.training.progress import show
 
 COMMANDS = {
     "train": "pre-train on text or token ids",
+    "evaluate": "print the figures of a model on held-out rows",
     "report": "write a page about runs: curves, samples, figures, settings",
 }
 

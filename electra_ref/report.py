@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from electra_ref.command_line import Parser, run_command
-from electra_ref.config.settings import Settings
 from electra_ref.terminal_text import visible
 from electra_ref.training.progress import show
 
@@ -31,7 +30,6 @@ def build_parser(program: str = PROGRAM) -> Parser:
         "Write one HTML page about runs of the training command, also while they go on: curves, "
         "samples, figures, sizes, settings. It needs no network and no script. Several runs are "
         "drawn on top of each other. Needs matplotlib (extra: plots).",
-        Settings,
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run")

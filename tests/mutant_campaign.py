@@ -57,6 +57,7 @@ AREAS = {
     "masking": Area(("masking",), "masking metamorphic samples"),
     "sampling": Area(("sampling", "uniform_draws", "gumbel"), "sampling uniform_draws gumbel"),
     "rng": Area(("rng",), "rng"),
+    "tensor_file": Area(("tensor_file",), "tensor_file"),
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
@@ -71,11 +72,11 @@ AREAS = {
     ),
     "training": Area(
         ("config", "training"),
-        "checkpoint collapse config data_report device forecast loop metrics objective_runs "
-        "objective_settings optimizer presets pretraining_run pretraining_task products progress "
-        "records report report_command report_drawing resumed_run run_data run_directory samples "
-        "saved_model schedule step step_wiring stop_signals summation train_arguments "
-        "train_command",
+        "checkpoint collapse config data_report device evaluate forecast initialization "
+        "inspection loop metrics objective_runs objective_settings optimizer presets "
+        "pretraining_run pretraining_task products progress records report report_command "
+        "report_drawing resumed_run run_data run_directory samples saved_model schedule step "
+        "step_wiring stop_signals summation train_arguments train_command",
     ),
 }
 

@@ -30,6 +30,7 @@ FLOORS = {
         "gradient",
         "kernel_cache",
         "private_folder",
+        "tensor_file",
         "terminal_text",
         "process",
         "__init__",
@@ -38,7 +39,7 @@ FLOORS = {
     2: ("backends",),
     3: ("model",),
     4: ("training",),
-    5: ("command_line", "train", "report", "__main__"),
+    5: ("command_line", "train", "evaluate", "report", "__main__"),
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"), key=str)

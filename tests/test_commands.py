@@ -80,7 +80,7 @@ def test_help_has_a_line_for_each_command(flag: str, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     width = max(map(len, commands.COMMANDS))
     for name, description in commands.COMMANDS.items():
-        assert f"\n  {name.ljust(width)}  {description}\n" in shown
+        assert f"\n  {name:{width}}  {description}\n" in shown
 
 
 def test_the_package_runs_by_its_name(
