@@ -94,9 +94,9 @@ AREAS = {
         ("config", "training"),
         "checkpoint collapse config data_report device evaluate forecast initialization "
         "inspection loop metrics objective_runs objective_settings optimizer presets "
-        "pretraining_run pretraining_task products progress records resumed_run run_data "
-        "run_directory samples saved_model schedule step step_wiring stop_signals summation "
-        "train_arguments train_command",
+        "pretraining_run pretraining_task products progress records report report_command "
+        "report_drawing resumed_run run_data run_directory samples saved_model schedule step "
+        "step_wiring stop_signals summation train_arguments train_command",
     ),
     "prediction": Area(
         ("predict", "training.prediction"),

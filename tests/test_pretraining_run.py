@@ -361,6 +361,7 @@ def test_a_run_is_completed(
     command = f"python -m electra_ref.train --resume --output-dir {tmp_path}"
     assert printed[3].splitlines() == [
         f"step {last}: all is well",
+        f"curves: python -m electra_ref.report {tmp_path}",
         f"{last} steps in 1 min 05 s; the run is in {tmp_path}; to train on:",
         f"{command}{' --set steps=40' if last == 20 else ''}",
     ]

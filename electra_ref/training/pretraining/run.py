@@ -45,6 +45,7 @@ from electra_ref.training.saved_model import find_model
 from electra_ref.training.stop_signals import StopSignals
 
 COMMAND = "python -m electra_ref.train"
+REPORT = "python -m electra_ref.report"
 RUNS = Path("runs")  # of the runs without --output-dir
 
 
@@ -187,9 +188,11 @@ def complete(
         f"step {step}: {evaluation.summary}",
         f"{step - first_step:,} steps in {took}; the run is in {path}; to train on:",
     ]
-    figures = "".join(f"{fitted(line, sys.stdout)}\n" for line in lines)
+    first, last = (fitted(line, sys.stdout) for line in lines)
+    report = visible(f"curves: {REPORT} {shlex.quote(str(trainer.run.path))}")
     more = f" --set steps={2 * step}" if step == trainer.config.steps else ""
-    figures += f"{visible(resume_command(trainer.run.path))}{more}\n"
+    again = visible(resume_command(trainer.run.path))
+    figures = f"{first}\n{report}\n{last}\n{again}{more}\n"
     legend = f": {LEGEND}" if "rtd_auc" in evaluation.metrics else ""
     show("\n\n".join([fitted(f"held-out samples{legend}", sys.stdout), *samples, figures]))
 

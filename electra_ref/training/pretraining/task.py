@@ -20,7 +20,7 @@ from electra_ref.rng import EVALUATION, Purpose, RandomStream
 from electra_ref.text.prepare import PreparedData
 from electra_ref.training.loop import Evaluation
 from electra_ref.training.optimizer import TrainingState
-from electra_ref.training.pretraining.collapse import new_warnings
+from electra_ref.training.pretraining.collapse import judged, new_warnings
 from electra_ref.training.pretraining.metrics import metrics_of, summary
 from electra_ref.training.pretraining.samples import describe_samples
 
@@ -76,10 +76,7 @@ class PretrainingTask:
 
     def warnings(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the newest record is the first to show: see ``collapse``."""
-        return new_warnings(
-            [record for record in records if record["step"] > self._config.two_stage_steps],
-            self._config,
-        )
+        return new_warnings(judged(records, self._config), self._config)
 
     def _held_out_outputs(
         self, parameters: FlatParameters, step: int, on_rows: Callable[[int], None]
