@@ -368,6 +368,13 @@ def test_several_runs_are_in_one_figure(tmp_path: Path) -> None:
     assert "A dashed upright: a resumed run has other settings from there on." in page.text
     assert "From step 1 on: device = b, before a." in page.text
     assert {"var(--run-0)", "var(--run-1)", "currentColor"} == set(page.values("stroke"))
+    swatches = [given for given in page.named("svg") if given.get("class") == "swatch"]
+    lines = page.named("line")
+    # the runs at the top and in nine figures; what the lines of six figures stand for
+    assert len(lines) == len(swatches) == 2 + 9 * 2 + (2 + 2 + 2 + 1 + 2 + 2)
+    assert {line["stroke-dasharray"] for line in lines if line["stroke"] == "var(--run-1)"} == {
+        "7.2 2.7"
+    }
 
 
 def test_thinned_figures_say_so(tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_lines_are_where_their_values_are() -> None:
 
 
 @pytest.mark.plots
+def test_axes_are_those_of_the_figure() -> None:
+    svg = draw(panel_of(series_of(1.0, 10.0, 100.0), scale="log", last_step=2000), "words")
+    heights = [
+        float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", paths_of(svg, "var(--run-0)")[0])
+    ]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2])
+    shown = Page(svg).text.split()
+    assert {"1,600", "2,000", "step", "10", "50"} <= set(shown)
+
+
+@pytest.mark.plots
 @pytest.mark.parametrize(
     ("values", "scale"),
     [
