@@ -345,7 +345,7 @@ def test_a_network_that_a_run_does_not_have(
 ) -> None:
     run = write_run(tmp_path / "run", variant_config("mlm"))
     arguments = ("--from", run, "--to", tmp_path / "y", "--part", "discriminator")
-    assert "has no network that tells which tokens were replaced" in refusal(capsys, *arguments)
+    assert "has no discriminator: " in refusal(capsys, *arguments)
     assert names_in(tmp_path) == ["run"]
 
 

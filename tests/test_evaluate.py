@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from electra_ref import evaluate, train
+from electra_ref import convert, evaluate, train
 from electra_ref.training.pretraining.task import PretrainingTask
 from tests.small_runs import SETTINGS, write_corpus
 from tests.test_initialization import flags_of
@@ -196,3 +196,17 @@ def test_a_signal_ends_the_evaluation(
     monkeypatch.setattr(PretrainingTask, "evaluate", interrupted)
     assert evaluate.main(["--model", str(run)]) == 130
     assert capsys.readouterr().out == ""
+
+
+def test_a_directory_without_data_needs_some(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert.main(["--from", str(run), "--to", str(tmp_path / "exported")]) == 0
+    capsys.readouterr()
+    model = ["--model", str(tmp_path / "exported")]
+    assert evaluate.main(model) == 2
+    assert "came without data: name some with --corpus" in capsys.readouterr().err.splitlines()[-1]
+    corpus = ["--corpus", str(folder / "other.txt")]
+    found = figures(capsys, *model, *corpus, "--precision", "float32")
+    assert found["mlm_loss"] > 0
+    assert found["rows"] > 0

@@ -7,7 +7,7 @@ takes the memory of its parameters. Of a model with two networks one may be enou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,6 +47,7 @@ class SavedModel(NamedTuple):
     parameters: FlatParameters
     opened: OpenedBackend
     step: int  # at which it was saved
+    run: RunDirectory | None  # None: it comes from a Hugging Face directory
 
 
 class StoredModel(NamedTuple):
@@ -56,11 +57,27 @@ class StoredModel(NamedTuple):
     tokenizer: WordPiece
     model: Model
     read: Callable[[FlatParameters], int]  # fill these, on the host; return the step
+    run: RunDirectory | None = None  # None: it comes from a Hugging Face directory
+    notes: Sequence[str] = ()  # what the user should know
 
     @property
     def objective(self) -> Objective:
         """The objective that the configuration names."""
         return objective_of(self.config)
+
+    @property
+    def networks(self) -> Networks:
+        """The networks by what they answer."""
+        return self.objective.networks_of(self.model)
+
+    def why_without(self, part: Part) -> str:
+        """Return why there is no network of this ``part``."""
+        if self.run is None:
+            other = "generator" if part == "discriminator" else "discriminator"
+            return f"the directory holds the {other} alone"
+        if part == "generator" and self.config.detects:
+            return "its run had uniform_generator, which trains no generator"
+        return f"its run had objective {self.config.objective!r}, which trains no {part}"
 
 
 def open_model(
@@ -74,22 +91,19 @@ def open_model(
     device or the precision is not available.
     """
     stored = find_model(path)
-    networks = stored.objective.networks_of(stored.model)
-    specs = stored.objective.parameter_specs(stored.model)
+    for note in stored.notes:
+        Progress().say(note)
+    networks, specs = stored.networks, stored.objective.parameter_specs(stored.model)
     if part is not None:
-        networks = _only(part, networks, stored.config, path)
+        networks = _only(part, stored, path)
         specs = parameter_table(_parts_of(networks))
     opened = open_backend(device, precision)
     parameters, step = read_parameters(stored, specs, opened.dtype, path)
     parameters = FlatParameters(specs, opened.backend.to_device(parameters.vector))
     return SavedModel(
-        stored.config, stored.tokenizer, stored.model, networks, parameters, opened, step
-    )
-
-
-def run_of(path: Path) -> RunDirectory:
-    """Return the run at ``path``, or that of the checkpoint there. Raises UserError."""
-    return RunDirectory.open(path.parent.parent if _is_checkpoint(path) else path)
+        stored.config, stored.tokenizer, stored.model, networks, parameters, opened, step,
+        stored.run,
+    )  # fmt: skip
 
 
 def find_model(path: Path) -> StoredModel:
@@ -99,7 +113,7 @@ def find_model(path: Path) -> StoredModel:
     """
     if not is_run(path) and is_huggingface(path):
         return _find_huggingface(path)
-    run = run_of(path)
+    run = RunDirectory.open(path.parent.parent if _is_checkpoint(path) else path)
     if not run.vocabulary.exists():
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
@@ -118,16 +132,14 @@ def find_model(path: Path) -> StoredModel:
             Progress().say,
         )
 
-    return StoredModel(config, tokenizer, model, read)
+    return StoredModel(config, tokenizer, model, read, run)
 
 
 def _find_huggingface(path: Path) -> StoredModel:
     found = open_directory(path)
-    for note in found.notes:
-        Progress().say(note)
     objective = objective_of(found.config)
     model = objective.model_of(found.config, found.config, found.tokenizer.special_tokens)
-    return StoredModel(found.config, found.tokenizer, model, found.read)
+    return StoredModel(found.config, found.tokenizer, model, found.read, notes=found.notes)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -164,13 +176,11 @@ def _read_checkpoint(path: Path, specs: list[ParameterSpec], parameters: FlatPar
     return step
 
 
-def _only(part: Part, networks: Networks, config: PretrainingConfig, path: Path) -> Networks:
-    """Return ``networks`` without the other one. Raises UserError if there is no such network."""
-    network = getattr(networks, part)
+def _only(part: Part, stored: StoredModel, path: Path) -> Networks:
+    """Return one of the networks. Raises UserError if there is no such network."""
+    network = getattr(stored.networks, part)
     if network is None:
-        answers = "tells which tokens were replaced" if part == "discriminator" else "guesses words"
-        why = "uniform_generator" if config.uniform_generator else f"objective {config.objective!r}"
-        raise UserError(f"the model in {path} has no network that {answers}: its run had {why}")
+        raise UserError(f"the model in {path} has no {part}: {stored.why_without(part)}")
     return Networks(None, None)._replace(**{part: network})
 
 

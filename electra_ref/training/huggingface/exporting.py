@@ -26,11 +26,10 @@ from electra_ref.training.huggingface.model_card import (
     model_card,
 )
 from electra_ref.training.huggingface.names import Tensor, tensors_of
-from electra_ref.training.huggingface.opening import is_huggingface
 from electra_ref.training.huggingface.tensors import WEIGHTS
 from electra_ref.training.huggingface.tokenizer_files import tokenizer_files
 from electra_ref.training.new_folder import new_folder
-from electra_ref.training.saved_model import Part, SavedModel, open_model, run_of
+from electra_ref.training.saved_model import Part, SavedModel, open_model
 
 METADATA = {"format": "pt"}  # without it, or with another one, some versions refuse the file
 
@@ -54,7 +53,7 @@ def export_model(
     cannot be written; then nothing is left there.
     """
     model = open_model(source, "reference", "float32", part=part)
-    figures = None if is_huggingface(source) else figures_of(run_of(source), model.step)
+    figures = None if model.run is None else figures_of(model.run, model.step)
     written = []
     with new_folder(target) as folder:
         for name, tensors in tensors_of(model.networks).items():

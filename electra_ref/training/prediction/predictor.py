@@ -85,13 +85,10 @@ def open_predictor(path: Path, device: str, precision: str, options: Options) ->
 def _refuse_task(path: Path, name: str) -> None:
     """Raise UserError, with what it can do, if the model at ``path`` has no network for a task."""
     stored = find_model(path)
-    networks = stored.objective.networks_of(stored.model)
-    able = [other for other in TASKS if getattr(networks, task_of(other).PART) is not None]
+    able = [other for other in TASKS if getattr(stored.networks, task_of(other).PART) is not None]
     if name not in able:
-        config, part = stored.config, task_of(name).PART
-        why = "uniform_generator" if config.uniform_generator else f"objective {config.objective!r}"
         raise UserError(
-            f"{path} cannot do --task {name}: its run had {why}, which trains no {part}; it can do "
+            f"{path} cannot do --task {name}: {stored.why_without(task_of(name).PART)}; it can do "
             f"--task {' and --task '.join(able)}"
         )
 

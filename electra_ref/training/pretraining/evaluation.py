@@ -25,7 +25,7 @@ from electra_ref.training.pretraining.source import Source, recorded_source
 from electra_ref.training.pretraining.task import PretrainingTask
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_key
-from electra_ref.training.saved_model import StoredModel, find_model, open_model, run_of
+from electra_ref.training.saved_model import StoredModel, find_model, open_model
 from electra_ref.training.stop_signals import StopSignals
 
 
@@ -98,7 +98,9 @@ def _data(
     """Return the rows to evaluate as those held out; ``scratch`` is for a cache, if need be."""
     vocabulary = stored.tokenizer.vocab
     if source is None:
-        run = run_of(path)
+        run = stored.run
+        if run is None:
+            raise UserError(f"the model in {path} came without data: name some with --corpus")
         own = recorded_source(run)
         return prepare(
             config,

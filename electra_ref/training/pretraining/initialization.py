@@ -71,6 +71,8 @@ def initialize(
 
     Raises UserError if the model cannot be read, or has no parameter of this run.
     """
+    for note in stored.notes:
+        say(note)
     parameters = state.parameters
     theirs = {spec.name for spec in stored.objective.parameter_specs(stored.model)}
     specs = [spec for spec in parameters.specs if spec.name in theirs]
@@ -93,7 +95,7 @@ def initialize(
 
 
 def _has_generator(stored: StoredModel) -> bool:
-    return stored.objective.networks_of(stored.model).generator is not None
+    return stored.networks.generator is not None
 
 
 def _groups(names: list[str]) -> str:
