@@ -14,7 +14,7 @@ from electra_ref.training.prediction.batches import Limits
 from electra_ref.training.prediction.records import Rules
 from electra_ref.training.prediction.source import Source
 from electra_ref.training.prediction.table import TASKS, task_of
-from electra_ref.training.prediction.tasks import Model, Task
+from electra_ref.training.prediction.task import Model, Task
 from electra_ref.training.prediction.windows import SHORTEST
 from electra_ref.training.saved_model import SavedModel, find_model, open_model
 

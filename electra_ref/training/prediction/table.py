@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from electra_ref.training.prediction.tasks import Task
+    from electra_ref.training.prediction.task import Task
 
 TASKS: Mapping[str, str] = {
     "rtd": "which tokens were probably replaced",

@@ -20,7 +20,7 @@ from electra_ref.batch import MASK, Batch
 from electra_ref.model.inference import word_logits
 from electra_ref.text.wordpiece import PREFIX, WordPiece
 from electra_ref.training.prediction.examples import Example
-from electra_ref.training.prediction.tasks import Model, Positions, check_finite
+from electra_ref.training.prediction.task import Model, Positions, check_finite
 from electra_ref.training.prediction.view import (
     GREEN,
     Cell,

@@ -19,7 +19,7 @@ from electra_ref.batch import Batch
 from electra_ref.model.inference import detection_logits
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.prediction.examples import Example
-from electra_ref.training.prediction.tasks import Model, Positions, check_finite
+from electra_ref.training.prediction.task import Model, Positions, check_finite
 from electra_ref.training.prediction.view import (
     RED,
     Cell,
