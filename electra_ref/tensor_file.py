@@ -202,7 +202,7 @@ def write_tensor_file(
     try:
         write_all(descriptor, len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
-            tensor = np.ascontiguousarray(tensor_of(name), "<f4")
+            tensor = np.asarray(tensor_of(name), "<f4", order="C")
             if tensor.shape != shape:
                 raise ValueError(f"{name} is {tensor.shape} and not {shape}")
             write_all(descriptor, tensor.reshape(-1).view(np.uint8).data)

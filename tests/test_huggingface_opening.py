@@ -373,6 +373,18 @@ def test_a_damaged_file_of_weights(pair: Path, content: bytes | None) -> None:
     assert f"cannot read {path}: it is " in refusal(pair)
 
 
+@pytest.mark.parametrize("has_pickle", [False, True])
+def test_another_kind_of_model_is_named_before_its_files_are_read(
+    pair: Path, has_pickle: bool
+) -> None:
+    folder = pair / "discriminator"
+    write_weights(folder, {"bert.embeddings.LayerNorm.weight": np.ones(3, np.float32)})
+    if has_pickle:
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    change_config(folder, model_type="bert")
+    assert refusal(folder).endswith("a model of type 'bert'; only 'electra' is read")
+
+
 def test_a_pickle_alone_is_not_read(pair: Path) -> None:
     folder = pair / "generator"
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

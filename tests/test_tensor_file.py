@@ -14,7 +14,14 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from electra_ref.tensor_file import DTYPES, TensorFile, TensorFileError, unlike
+from electra_ref.tensor_file import (
+    DTYPES,
+    PIECE,
+    TensorFile,
+    TensorFileError,
+    unlike,
+    write_tensor_file,
+)
 
 
 def write(path: Path, header: Any, data: bytes, *, length: int | None = None) -> Path:
@@ -163,3 +170,52 @@ def test_differences_are_named() -> None:
         "it lacks less; it has the unknown more; wrong are the shapes of t3 (2, 3) and not (3, 2)"
     )
     assert unlike({}, shapes) == "it lacks t0, t1, t2, t3, t4 and 3 more"
+
+
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
+def test_pieces_are_the_numbers_in_order(kind: str, tmp_path: Path) -> None:
+    """Two tensors of one file at the same time, each longer than a piece."""
+    count = PIECE + 5
+    numbers = np.arange(count) % 128 - 64.0  # all types have these
+    stored = numbers.astype("<f4").view("<u4") >> 16 if kind == "BF16" else numbers
+    data = stored.astype(DTYPES[kind]).tobytes()
+    header = {
+        name: {
+            "dtype": kind,
+            "shape": [count],
+            "data_offsets": [i * len(data), (i + 1) * len(data)],
+        }
+        for i, name in enumerate("ab")
+    }
+    with TensorFile(write(tmp_path / "x", header, data + data[::-1])) as file:
+        starts: list[int] = []
+        for first, _ in zip(file.pieces("a"), file.pieces("b"), strict=True):
+            start = PIECE * len(starts)
+            np.testing.assert_array_equal(first, numbers[start : start + PIECE])
+            starts.append(start)
+    assert starts == [0, PIECE]
+
+
+def test_a_file_is_written_as_the_library_reads_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tensors: dict[str, Any] = {
+        "matrix": random.standard_normal((3, 4)).astype(np.float32),
+        "transposed": random.standard_normal((5, 2)).astype(np.float32).T,
+        "rounded": random.standard_normal(7),
+        "number": np.array(2.5, np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    path = tmp_path / "model.safetensors"
+    write_tensor_file(path, shapes, tensors.__getitem__, {"format": "pt"})
+    found = safetensors.numpy.load(path.read_bytes())
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(found[name], tensor.astype(np.float32), strict=True)
+    with TensorFile(path) as file:
+        assert file.metadata == {"format": "pt"}
+        assert next(iter(file.entries.values())).first % 8 == 0
+    with pytest.raises(FileExistsError):
+        write_tensor_file(path, shapes, tensors.__getitem__, {})
+    with pytest.raises(ValueError, match=r"matrix is \(3, 4\) and not \(4, 3\)"):
+        write_tensor_file(tmp_path / "y", {"matrix": (4, 3)}, tensors.__getitem__, {})

@@ -68,30 +68,26 @@ def open_directory(path: Path) -> HuggingFaceModel:
     ``config.json`` describes, two networks that cannot be one run's.
     """
     folders = _folders(path)
+    read = {name: read_configuration(each) for name, each in folders.items()}
     with ExitStack() as stack:
-        weights = {name: stack.enter_context(open_weights(path)) for name, path in folders.items()}
+        weights = {name: stack.enter_context(open_weights(each)) for name, each in folders.items()}
         parts = {name: _part_of(name, each) for name, each in weights.items()}
-        read = {name: read_configuration(each) for name, each in folders.items()}
         for name, each in weights.items():
             check_size(each, read[name])
-        tokenizers = {
-            name: read_tokenizer(each, _rows(read[name])) for name, each in folders.items()
-        }
-        tokenizer = _common(path, list(tokenizers.values()))
+        tokenizer = _common_tokenizer(path, folders, read)
         if len(folders) == 1:
-            (name,) = folders
-            config = settings_of_one(path, parts[name], read[name], tokenizer.settings)
-            by_part = {parts[name]: folders[name]}
+            ((name, part),) = parts.items()
+            config = settings_of_one(path, part, read[name], tokenizer.settings)
         else:
             sharing = _sharing(weights["discriminator"], weights["generator"])
             config = settings_of_both(
                 path, read["discriminator"], read["generator"], sharing, tokenizer.settings
             )
-            by_part = folders
         tensors = tensors_of(_networks(config, tokenizer))
         for name, each in weights.items():
             check_tensors(each, tensors[parts[name]])
         dtype = max(each.dtype for each in weights.values())  # "float64" is after "float32"
+    by_part = {part: folders[name] for name, part in parts.items()}
     reader = _reader(by_part, tensors)
     return HuggingFaceModel(by_part, config, tokenizer.wordpiece, tokenizer.notes, dtype, reader)
 
@@ -136,14 +132,14 @@ def _part_of(folder: str, weights: Weights) -> str:
     return folder or found[0]
 
 
-def _rows(read: Mapping[str, Value]) -> int:
-    return int(read["vocab_size"])
-
-
-def _common(path: Path, tokenizers: list[Tokenizer]) -> Tokenizer:
+def _common_tokenizer(
+    path: Path, folders: Mapping[str, Path], read: Mapping[str, Mapping[str, Value]]
+) -> Tokenizer:
     """Return the one tokenizer of all networks. Raises UserError if they have several."""
-    first = tokenizers[0]
-    for other in tokenizers[1:]:
+    first, *others = (
+        read_tokenizer(each, int(read[name]["vocab_size"])) for name, each in folders.items()
+    )
+    for other in others:
         if (other.wordpiece.vocab, other.settings) != (first.wordpiece.vocab, first.settings):
             raise UserError(
                 f"the two networks in {path} have different vocabularies or tokenizers: name one "
