@@ -17,6 +17,10 @@ from electra_ref.training.progress import show
 
 COMMANDS = {
     "train": "pre-train on text or token ids",
+    "evaluate": "print the figures of a model on held-out rows",
+    "predict": "say which tokens were replaced, or what fills a mask",
+    "convert": "write a model in the Hugging Face format, or read one",
+    "report": "write a page about runs: curves, samples, figures, settings",
 }
 
 

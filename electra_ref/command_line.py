@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.process import prepare_process
 from electra_ref.terminal_text import visible
+from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
 from electra_ref.training.stop_signals import StopSignals
 
@@ -45,8 +47,8 @@ def run_command(program: str, command: Callable[[], int]) -> int:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are lines for people, with ``--version`` and without abbreviations."""
 
-    def __init__(self, program: str, description: str, table: type[Settings]) -> None:
-        """``table`` has the settings that ``--set`` may name."""
+    def __init__(self, program: str, description: str, table: type[Settings] | None = None) -> None:
+        """``table`` has the settings that ``--set`` may name, None where there is no ``--set``."""
         super().__init__(prog=program, description=description, allow_abbrev=False)
         self._table = table
         self.add_argument("--version", action="version", version=f"electra_ref {__version__}")
@@ -67,10 +69,11 @@ class Parser(argparse.ArgumentParser):
         key = flag.lstrip("-").replace("-", "_")
         if not flag.startswith("--"):
             return f"{argument} belongs to no argument; --help lists all arguments"
-        if key in {field.name for field in dataclasses.fields(self._table)}:
-            return f"unknown argument {flag}; write --set {key}={value or 'VALUE'}"
-        if (other := OTHER_NAMES.get(key)) is not None:
-            return f"unknown argument {flag}; write --set {other}=VALUE"
+        if self._table is not None:
+            if key in {field.name for field in dataclasses.fields(self._table)}:
+                return f"unknown argument {flag}; write --set {key}={value or 'VALUE'}"
+            if (other := OTHER_NAMES.get(key)) is not None:
+                return f"unknown argument {flag}; write --set {other}=VALUE"
         flags = [name for action in self._actions for name in action.option_strings]
         if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
             return f"unknown argument {flag}; the nearest one is {near[0]}"
@@ -78,15 +81,55 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def reporting() -> Iterator[tuple[Progress, StopSignals]]:
-    """Catch signals for the block, and say when a kernel is compiled; give what it reports with."""
+def reporting(unit: str = "this step") -> Iterator[tuple[Progress, StopSignals]]:
+    """Catch signals for the block, and say when a kernel is compiled; give what it reports with.
+
+    ``unit`` names what is completed after a signal.
+    """
     # --help and --print-config need not wait for numba
     from electra_ref.compilation import before_first_compilation  # noqa: PLC0415
 
     keep_freed_memory()
     progress = Progress()
-    with StopSignals() as stop, before_first_compilation(lambda: progress.say(COMPILING)):
+    with StopSignals(unit) as stop, before_first_compilation(lambda: progress.say(COMPILING)):
         yield progress, stop
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name text or token ids: see ``source_of``."""
+    add = parser.add_argument
+    add(
+        "--corpus",
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="files and folders of text (.txt, .text; named directly also .md or no ending; blank "
+        "line = document) or JSON lines (.jsonl; named directly also .json; object = document), "
+        "also compressed (.gz, .bz2, .xz, .zst), or - for standard input",
+    )
+    add("--text-key", metavar="KEY", help="key of the text in JSON lines (default: text)")
+    add(
+        "--tokens",
+        metavar="FILE.npy",
+        help="integer array to train on in place of text: one "
+        "stream (1-D), or a document a row (2-D, negative = padding)",
+    )
+
+
+def source_of(options: argparse.Namespace) -> Source:
+    """Return where the data come from, by absolute paths, so that a resumed run finds them.
+
+    Raises UserError.
+    """
+    if options.corpus and options.tokens:
+        raise UserError("--corpus and --tokens exclude each other; give one of them")
+    if options.text_key is not None and not options.corpus:
+        raise UserError("--text-key names a key of JSON lines; name them with --corpus")
+    if "" in (*options.corpus, options.tokens):
+        raise UserError("an empty name stands for no file; check the variable it comes from")
+    corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
+    tokens = os.path.abspath(options.tokens) if options.tokens else None
+    return Source(corpus, tokens, "text" if options.text_key is None else options.text_key)
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser, presets: Presets) -> None:

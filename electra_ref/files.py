@@ -66,7 +66,7 @@ def force_to_disk(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write ``data``, in several calls where a signal or a full disk cuts one short.
 
     Raises OSError.

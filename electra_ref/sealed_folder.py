@@ -4,8 +4,8 @@ The index of a folder is a JSON file. It holds facts about the folder, the size 
 file, and a SHA-256 of itself. Fill a folder under a temporary name, ``seal`` it, then rename it: so
 it appears complete or not at all.
 
-Reading follows no link and returns nothing before its SHA-256 agrees. Only one spelling of an index
-is accepted, the one that ``seal`` writes.
+Reading follows no link. Use no file before ``check_file`` has compared its SHA-256. Only one
+spelling of an index is accepted, the one that ``seal`` writes.
 """
 
 from __future__ import annotations
@@ -78,16 +78,11 @@ def read_index(path: Path, expected_format: str) -> tuple[dict[str, Any], dict[s
     return index, {name: Entry(**entry) for name, entry in files.items()}
 
 
-def read_file(path: Path, entry: Entry) -> bytes:
-    """Return the bytes of a file. Raises OSError, and DamageError if they are not those sealed."""
-    with _opened(path, entry.bytes) as stream:
-        data = stream.read(entry.bytes)
-    _compare(path, _sha256(data), entry)
-    return data
-
-
 def check_file(path: Path, entry: Entry) -> None:
-    """Do what ``read_file`` does, without memory for the bytes."""
+    """Read a file a piece at a time.
+
+    Raises OSError, and DamageError if its bytes are not those sealed.
+    """
     with _opened(path, entry.bytes) as stream:
         _compare(path, hashlib.file_digest(stream, "sha256").hexdigest(), entry)
 

@@ -16,18 +16,30 @@ from pathlib import Path
 
 from electra_ref.command_line import (
     Parser,
+    add_data_arguments,
     add_settings_arguments,
     reporting,
     run_command,
     settings_of,
+    source_of,
 )
-from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
+from electra_ref.config.pretraining import (
+    PRESETS,
+    PretrainingConfig,
+    has_default_vocabulary_size,
+    resolve_config,
+)
 from electra_ref.config.settings import to_toml
+from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
 from electra_ref.training.stop_signals import exit_code
 
+_WHOSE_VOCABULARY = {
+    "--tokens": "token ids have a vocabulary already",
+    "--init-from": "a model brings its own",
+}
 PROGRAM = "python -m electra_ref.train"
 
 
@@ -46,13 +58,44 @@ def train(options: argparse.Namespace) -> int:
     if options.resume:
         refuse_with_resume(options)
         return run(options, config=None)
-    config = resolve_config(
-        preset=options.preset, path=options.config, settings=settings_of(options)
-    )
+    config = configuration_of(options)
     if options.print_config:
         show(to_toml(config))
         return 0
+    require_within_schedule(options, config)
     return run(options, config)
+
+
+def require_within_schedule(options: argparse.Namespace, config: TrainingConfig) -> None:
+    """Raise UserError if the run shall go on where its schedule has ended."""
+    if options.max_steps is not None and options.max_steps > config.steps:
+        raise UserError(
+            f"--max-steps {options.max_steps}: the schedule ends at step {config.steps}; for a "
+            f"longer one write --set steps={options.max_steps}"
+        )
+
+
+def configuration_of(options: argparse.Namespace) -> PretrainingConfig:
+    """Return the settings of a new run. Raises UserError."""
+    layers = {"preset": options.preset, "path": options.config, "settings": settings_of(options)}
+    if options.init_from is None:
+        config = resolve_config(**layers)
+        if options.vocab is not None and not has_default_vocabulary_size(config):
+            raise UserError(
+                f"--vocab {options.vocab} decides how many entries there are: leave max_vocab_size "
+                "and vocab_size out"
+            )
+        return config
+    from electra_ref.training.pretraining.initialization import (  # noqa: PLC0415  (loads numba)
+        require_same,
+        settings_of_model,
+    )
+    from electra_ref.training.saved_model import find_model  # noqa: PLC0415
+
+    stored = find_model(options.init_from)
+    config = resolve_config(**layers, base=settings_of_model(stored, options.preset))
+    require_same(stored, config, options.init_from)
+    return config
 
 
 def build_parser(program: str = PROGRAM) -> Parser:
@@ -64,21 +107,20 @@ def build_parser(program: str = PROGRAM) -> Parser:
         PretrainingConfig,
     )
     add = parser.add_argument
+    add_data_arguments(parser)
     add(
-        "--corpus",
-        nargs="+",
-        metavar="PATH",
-        default=[],
-        help="files and folders of text (.txt, .text; named directly also .md or no ending; blank "
-        "line = document) or JSON lines (.jsonl; named directly also .json; object = document), "
-        "also compressed (.gz, .bz2, .xz, .zst), or - for standard input",
+        "--vocab",
+        metavar="FILE",
+        help="vocab.txt to cut text with, a token a line, in place of one trained on the corpus; "
+        "for a vocabulary with capital letters add --set lowercase=false",
     )
-    add("--text-key", metavar="KEY", help="key of the text in JSON lines (default: text)")
     add(
-        "--tokens",
-        metavar="FILE.npy",
-        help="integer array to train on in place of text: one "
-        "stream (1-D), or a document a row (2-D, negative = padding)",
+        "--init-from",
+        type=Path,
+        metavar="DIR",
+        help="begin with the model of DIR, a run, a checkpoint or a Hugging Face directory: its "
+        "parameters, sizes and vocabulary; the schedule is new, and so is the generator of a "
+        "discriminator that comes alone",
     )
     add(
         "--output-dir",
@@ -119,7 +161,7 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
         raise UserError(
             "--print-config and --resume exclude each other; see config.toml in the run"
         )
-    for name in ("preset", "config", "precision", "seed", "text_key"):
+    for name in ("preset", "config", "precision", "seed", "text_key", "vocab", "init_from"):
         if getattr(options, name) is not None:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} cannot change a run that is resumed; leave it out")
@@ -139,9 +181,10 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
                 settings = settings_of(options)
                 trainer = pretraining.resume(path, settings, moved, progress, stop)
             else:
-                source = source_of(options)
+                source = start_of(options)
                 trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
             with trainer.run:
+                require_within_schedule(options, trainer.config)
                 pretraining.complete(
                     trainer,
                     stop,
@@ -155,17 +198,17 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
     return 0 if stop.requested is None else exit_code(stop.requested)
 
 
-def source_of(options: argparse.Namespace) -> Source:
-    """Return where the data come from, by absolute paths, so that a resumed run finds them."""
-    if options.corpus and options.tokens:
-        raise UserError("--corpus and --tokens exclude each other; give one of them")
-    if options.text_key is not None and not options.corpus:
-        raise UserError("--text-key names a key of JSON lines; name them with --corpus")
-    if "" in (*options.corpus, options.tokens):
+def start_of(options: argparse.Namespace) -> Source:
+    """Return the data, by absolute paths, and what the run begins with. Raises UserError."""
+    if options.vocab is not None and (options.tokens or options.init_from):
+        other = "--tokens" if options.tokens else "--init-from"
+        raise UserError(f"--vocab and {other} exclude each other: {_WHOSE_VOCABULARY[other]}")
+    if options.vocab == "":
         raise UserError("an empty name stands for no file; check the variable it comes from")
-    corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
-    tokens = os.path.abspath(options.tokens) if options.tokens else None
-    return Source(corpus, tokens, "text" if options.text_key is None else options.text_key)
+    vocabulary, init_from = (
+        os.path.abspath(name) if name else None for name in (options.vocab, options.init_from)
+    )
+    return source_of(options)._replace(vocabulary=vocabulary, init_from=init_from)
 
 
 if __name__ == "__main__":

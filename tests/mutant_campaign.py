@@ -57,6 +57,7 @@ AREAS = {
     "masking": Area(("masking",), "masking metamorphic samples"),
     "sampling": Area(("sampling", "uniform_draws", "gumbel"), "sampling uniform_draws gumbel"),
     "rng": Area(("rng",), "rng"),
+    "tensor_file": Area(("tensor_file",), "tensor_file"),
     "packing": Area(("text.packing",), "packing"),
     "text": Area(
         ("text",),
@@ -70,12 +71,37 @@ AREAS = {
         "objective_gradients objective_runs objective_values objectives parameters step "
         "step_wiring",
     ),
+    "huggingface": Area(
+        (
+            "training.new_folder",
+            *(
+                f"training.huggingface.{module}"
+                for module in (
+                    "configuration",
+                    "exporting",
+                    "importing",
+                    "model_card",
+                    "names",
+                    "opening",
+                    "tensors",
+                    "tokenizer_files",
+                )
+            ),
+        ),
+        "convert huggingface_names huggingface_opening huggingface_tokenizer_files new_folder",
+    ),
     "training": Area(
         ("config", "training"),
-        "checkpoint collapse config data_report device forecast loop metrics objective_runs "
-        "objective_settings optimizer presets pretraining_run pretraining_task products progress "
-        "records resumed_run run_data run_directory samples saved_model schedule step "
+        "checkpoint collapse config data_report device evaluate forecast initialization "
+        "inspection loop metrics objective_runs objective_settings optimizer presets "
+        "pretraining_run pretraining_task products progress records report report_command "
+        "report_drawing resumed_run run_data run_directory samples saved_model schedule step "
         "step_wiring stop_signals summation train_arguments train_command",
+    ),
+    "prediction": Area(
+        ("predict", "training.prediction"),
+        "predict_batches predict_command predict_models predict_reading predict_view "
+        "predict_windows",
     ),
 }
 

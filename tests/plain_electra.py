@@ -87,7 +87,8 @@ def guess_words(parameters: Mapping[str, Array], hidden: Array, eps: float) -> A
     h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + eps)
     h = h * parameters["generator.head.layer_norm.weight"]
     h = h + parameters["generator.head.layer_norm.bias"]
-    table = parameters["embeddings.word_embeddings.weight"]
+    tables = "generator.head.output_embeddings.weight", "embeddings.word_embeddings.weight"
+    table = next(parameters[name] for name in tables if name in parameters)
     logits: Array = h @ table.T + parameters["generator.head.output.bias"]
     return logits
 

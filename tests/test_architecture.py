@@ -30,6 +30,7 @@ FLOORS = {
         "gradient",
         "kernel_cache",
         "private_folder",
+        "tensor_file",
         "terminal_text",
         "process",
         "__init__",
@@ -38,7 +39,7 @@ FLOORS = {
     2: ("backends",),
     3: ("model",),
     4: ("training",),
-    5: ("command_line", "train", "__main__"),
+    5: ("command_line", "train", "evaluate", "predict", "convert", "report", "__main__"),
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"), key=str)
@@ -93,8 +94,21 @@ def test_kernels_are_compiled_in_one_place(path: Path) -> None:
         "import runpy; sys.argv[1:] = ['--help']; "
         "runpy.run_module('electra_ref.train', run_name='__main__')",
         "import electra_ref.__main__; electra_ref.__main__.main(['train', '--print-config'])",
+        *(
+            f"import electra_ref.{name}; electra_ref.{name}.main(['--help'])"
+            for name in ("evaluate", "predict", "convert", "report")
+        ),
     ],
-    ids=["package", "--print-config", "--help", "electra-ref"],
+    ids=[
+        "package",
+        "--print-config",
+        "--help",
+        "electra-ref",
+        "evaluate",
+        "predict",
+        "convert",
+        "report",
+    ],
 )
 def test_slow_libraries_wait(statement: str) -> None:
     """``--help`` answers at once: numba, SciPy and the like are loaded by a run only."""
@@ -102,8 +116,8 @@ def test_slow_libraries_wait(statement: str) -> None:
         "import sys\n"
         f"try:\n    {statement}\n"
         "except SystemExit:\n    pass\n"
-        "slow = {'numba', 'cupy', 'scipy', 'sklearn', 'torch', 'transformers'} & set(sys.modules)\n"
-        "print(*sorted(slow), file=sys.stderr)\n"
+        "slow = {'numba', 'cupy', 'scipy', 'sklearn', 'torch', 'transformers', 'matplotlib'}\n"
+        "print(*sorted(slow & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120

@@ -336,7 +336,7 @@ def make_sparse(path: Path) -> None:
         (lambda new, _: (new / "checkpoint.json").unlink(), "No such file"),
         (lambda new, _: swap(new / "model.safetensors", new / "optimizer.safetensors"), "instead"),
         (lambda new, old: shutil.copy(old / "model.safetensors", new), "SHA-256"),
-        (lambda new, old: shutil.copy(old / "checkpoint.json", new), "SHA-256"),
+        (lambda new, old: shutil.copy(old / "checkpoint.json", new), "holds step 10"),
         (lambda new, old: shutil.copytree(old, new, dirs_exist_ok=True), "holds step 10"),
         (lambda new, _: replace_by_link(new / "model.safetensors"), "symbolic links"),
         (lambda new, _: replace_by_pipe(new / "model.safetensors"), "not a file"),

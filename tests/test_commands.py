@@ -78,8 +78,9 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(
 def test_help_has_a_line_for_each_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main([flag]) == 0
     shown = capsys.readouterr().out
+    width = max(map(len, commands.COMMANDS))
     for name, description in commands.COMMANDS.items():
-        assert f"\n  {name}  {description}\n" in shown
+        assert f"\n  {name:{width}}  {description}\n" in shown
 
 
 def test_the_package_runs_by_its_name(

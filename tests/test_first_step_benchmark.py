@@ -13,6 +13,7 @@ SIZES = ["max_vocab_size=64", "hidden_size=8", "embedding_size=8", "num_attentio
 SIZES += ["intermediate_size=8", "generator_hidden_size=1.0", "batch_size=2", "max_length=16"]
 
 
+@pytest.mark.slow
 def test_last_line_holds_every_run_and_its_origin(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,9 @@ def errors_of_a_pass(fixture: Fixture, parameters: FlatParameters) -> dict[str, 
     rows, slots = corrupted.masked.weights.nonzero()
     used = corrupted.masked.weights.reshape(-1)
     tokens = corrupted.masked.batch.attention_mask
-    gradients = {network: to_huggingface(done.gradients, network) for network in NETWORKS}
+    gradients = {
+        network: to_huggingface(fixture.config, done.gradients, network) for network in NETWORKS
+    }
     return {
         "generator logits": relative_error(
             done.output.generator_logits[used],

@@ -64,6 +64,7 @@ def entries(package: Path) -> list[str]:
         ("constants.py", "FACTOR = 5\n"),
     ],
 )
+@pytest.mark.slow
 def test_an_edit_of_another_file_is_noticed(package: Path, name: str, text: str) -> None:
     assert run(package) == (6, True)
     assert run(package) == (6, False)
@@ -81,6 +82,7 @@ def test_files_that_are_not_imported_and_times_do_not_matter(package: Path) -> N
     assert run(package) == (6, False)
 
 
+@pytest.mark.slow
 def test_each_kind_of_argument_has_an_entry(package: Path) -> None:
     assert run(package) == (6, True)
     assert run(package, "True") == (6, True)
@@ -88,6 +90,7 @@ def test_each_kind_of_argument_has_an_entry(package: Path) -> None:
     assert run(package, "True") == (6, False)
 
 
+@pytest.mark.slow
 def test_each_processor_has_an_entry(package: Path) -> None:
     other = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     assert run(package) == (6, True)
@@ -187,6 +190,7 @@ def test_flush_deletes_the_entries_of_one_kernel(folder: PrivateFolder) -> None:
     assert len(list(folder.path.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_entries_are_private_whatever_the_umask(package: Path) -> None:
     for umask in (0o000, 0o077):
         code = f"import os; os.umask({umask})\n" + RUN.format(argument="1")
@@ -240,6 +244,7 @@ def test_a_folder_that_others_could_write_is_not_used(folder: PrivateFolder, spo
         PrivateFolder(folder.path)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_private_is_left_for_the_user_s_own(package: Path) -> None:
     own = package / "own"
     folder = package / "electra_ref/__pycache__" / FOLDER.format(os.geteuid())
@@ -307,6 +312,7 @@ def test_a_folder_that_cannot_be_made_ends_no_run(package: Path) -> None:
     assert run(package, NUMBA_CACHE_DIR="/dev/null/cache") == (6, True)
 
 
+@pytest.mark.slow
 def test_processes_that_save_at_once_leave_entries_that_fit(package: Path) -> None:
     """Each compiles another signature of the same kernels."""
     arguments = ["1", "True", "np.int32(1)", "np.uint8(1)"]

@@ -80,6 +80,7 @@ def test_standard_errors_are_those_of_the_noise_and_not_of_the_trend() -> None:
     assert errors.mean() == pytest.approx(1 / np.sqrt(WINDOW), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_training_command_gives_the_curves(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,20 @@ MISFITS: list[tuple[Table, tuple[str, ...], Table]] = [
     ),
     ({"sharing": "all"}, ("sharing = 'all'", *(f"{key} = 1" for key in ONE_SIZE)), ONE_SIZE),
     *(
+        ({**why, key: 2}, (key, why_words, "leave it out"), {key: 0})
+        for key in ("generator_num_attention_heads", "generator_intermediate_size")
+        for why, why_words in (
+            ({"objective": "mlm"}, "needs a generator, and objective = 'mlm'"),
+            ({"uniform_generator": True}, "needs a generator, and uniform_generator"),
+            ({"sharing": "all", **FULL_SIZE}, "sharing = 'all'"),
+        )
+    ),
+    ({"generator_num_attention_heads": 3},
+     ("the generator's 3 attention heads", "its width 4", "generator_num_attention_heads"),
+     {"generator_num_attention_heads": 2}),
+    ({"uniform_generator": True, "tie_word_embeddings": False},
+     ("tie_word_embeddings = false", "leave it out"), {"tie_word_embeddings": True}),
+    *(
         ({"sharing": sharing, **why, **(ONE_SIZE if sharing == "all" else {})},
          ("one network only", next(iter(why)), "leave sharing at 'embeddings'"),
          {"sharing": "embeddings"})
@@ -225,6 +239,9 @@ ANY = st.fixed_dictionaries(
         "temperature_steps": st.sampled_from([0, 3, 8]),
         "temperature_end": st.sampled_from([1.0, 2.0]),
         "generator_weight": st.sampled_from([0.0, 1.0]),
+        "tie_word_embeddings": st.booleans(),
+        "generator_num_attention_heads": st.sampled_from([0, 2]),
+        "generator_intermediate_size": st.sampled_from([0, 7]),
         "same_size": st.booleans(),
     },
 )

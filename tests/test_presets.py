@@ -45,6 +45,9 @@ MODEL: dict[str, Any] = {
     "sharing": "embeddings",  # config: untied_generator_embeddings = False; paper, section 3.2
     "generator_hidden_size": 0.25,  # config; paper: 1/4
     "generator_layers": 1.0,  # config
+    "generator_num_attention_heads": 0,  # get_generator_config: derived
+    "generator_intermediate_size": 0,  # get_generator_config: derived
+    "tie_word_embeddings": True,  # pretrain/run_pretraining.py, _get_masked_lm_output
     "hidden_dropout": 0.1,  # bert; paper: 0.1
     "attention_dropout": 0.1,  # bert; paper: 0.1
     "layer_norm_eps": 1e-12,  # bert: tf.contrib.layers.layer_norm

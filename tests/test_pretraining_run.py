@@ -75,7 +75,7 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert json.loads(run.data.read_text()) == facts
     assert data.report["bytes"] == corpus.stat().st_size
     environment = run.environment()
-    assert environment["source"] == {"corpus": [str(corpus)], "tokens": None, "text_key": "text"}
+    assert environment["source"] == Source([str(corpus)], None)._asdict()
     fingerprint = environment["fingerprint"]
     assert [fingerprint[key] for key in ("device", "precision", "backend")] == [
         *("cpu", "float64", "reference")
@@ -289,7 +289,7 @@ def test_token_ids_are_prepared_as_such(prepared: list[dict[str, Any]], tmp_path
     trainer.run.close()
     (call,) = prepared
     assert (call["corpus"], call["ids_path"]) == ([], path)
-    assert trainer.run.environment()["source"] == {"corpus": [], "tokens": path, "text_key": "text"}
+    assert trainer.run.environment()["source"] == Source([], path)._asdict()
 
 
 def test_a_cache_that_cannot_be_written_lies_in_the_run(
@@ -361,6 +361,7 @@ def test_a_run_is_completed(
     command = f"python -m electra_ref.train --resume --output-dir {tmp_path}"
     assert printed[3].splitlines() == [
         f"step {last}: all is well",
+        f"curves: python -m electra_ref.report {tmp_path}",
         f"{last} steps in 1 min 05 s; the run is in {tmp_path}; to train on:",
         f"{command}{' --set steps=40' if last == 20 else ''}",
     ]

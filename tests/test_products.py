@@ -101,6 +101,8 @@ def test_a_run_is_the_sum_of_its_steps() -> None:
     assert run_flop(sized(steps=7)) == 7 * (GENERATOR + DISCRIMINATOR)
     for two_stage_steps in (1, 4, 9):
         config = sized(**{**TWO_STAGES, "two_stage_steps": two_stage_steps})
+        for steps in (0, 1, 4, 9):
+            assert run_flop(config, steps) == sum(step_flop(config, step) for step in range(steps))
         assert run_flop(config) == sum(step_flop(config, step) for step in range(10))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from electra_ref import train
 from electra_ref.config.pretraining import resolve_config
 from electra_ref.errors import UserError
 from electra_ref.training.checkpoint import CheckpointError
@@ -134,6 +135,8 @@ def test_what_is_free_changes_from_a_step_on_and_is_recorded(corpus: Path, tmp_p
             "corpus": [str(corpus)],
             "tokens": None,
             "text_key": "text",
+            "vocabulary": None,
+            "init_from": None,
         }
     again = resume(path, [], None, quiet(), StopSignals())
     with again.run:
@@ -309,3 +312,24 @@ def test_data_that_another_version_divided_are_refused(corpus: Path, tmp_path: P
     (path / "data.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="began with a version that held out other documents"):
         resume(path, [], None, quiet(), StopSignals())
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_says_how(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--max-steps`` beyond the schedule is refused with the setting that makes it longer."""
+    path = tmp_path / "run"
+    trainer = begin_small(path, corpus, steps=4)
+    with trainer.run:
+        trainer.train(StopSignals(), 4)
+    resumed = ["--resume", "--output-dir", str(path)]
+    capsys.readouterr()
+    assert train.main([*resumed, "--max-steps", "6"]) == 2
+    refused = capsys.readouterr().err.splitlines()[-1]
+    assert "--max-steps 6: the schedule ends at step 4" in refused
+    assert refused.endswith("write --set steps=6")
+    assert train.main([*resumed, "--set", "steps=6"]) == 0
+    assert (path / "checkpoints" / "step-00000006").exists()
+    assert train.main([*resumed, "--max-steps", "6"]) == 0
+    assert train.main(["--set", "steps=4", "--max-steps", "5", "--output-dir", str(path)]) == 2
+    assert "the schedule ends at step 4" in capsys.readouterr().err.splitlines()[-1]

@@ -49,6 +49,7 @@ class Trainer:
 
     def __init__(self, calls: Calls) -> None:
         self.run = Run(calls)
+        self.config = PretrainingConfig()
 
 
 class Calls:

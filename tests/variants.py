@@ -57,6 +57,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform generator": {"uniform_generator": True},
     "uniform generator, replace-mlm": {"uniform_generator": True, "objective": "replace-mlm"},
     "uniform generator, all-tokens-mlm": {"uniform_generator": True, "objective": "all-tokens-mlm"},
+    "a table of its own to guess by": {"tie_word_embeddings": False},
+    "a table of its own, all-tokens-mlm": {"tie_word_embeddings": False,
+                                           "objective": "all-tokens-mlm"},
     "exploration": {"exploration": 0.5},
     "disallow-correct": {"disallow_correct": True},
 }  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from electra_ref.config.settings import Settings, count, setting
 
 SHARING = ("none", "embeddings", "all", "gdes")
+GENERATOR_SIZES = ("generator_num_attention_heads", "generator_intermediate_size")  # 0: derived
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,15 @@ class ModelConfig(Settings):
     generator_layers: float = setting(
         1.0, "generator depth, share of the discriminator's", above=0.0, at_most=16.0
     )
+    generator_num_attention_heads: int = count(
+        0, "attention heads of the generator; 0: one for each 64 of its width", at_least=0
+    )
+    generator_intermediate_size: int = count(
+        0, "width of the generator's feed-forward layers; 0: four times its width", at_least=0
+    )
+    tie_word_embeddings: bool = setting(
+        True, "a network guesses words by the table that embeds them; false: by one of its own"
+    )
     hidden_dropout: float = setting(
         0.1, "dropout after embeddings and sublayers", at_least=0.0, at_most=0.999
     )
@@ -52,20 +62,30 @@ class ModelConfig(Settings):
     )
 
     def _misfits(self) -> Iterator[str]:
+        derived = self.generator_num_attention_heads == 0
+        which = "generator_hidden_size" if derived else "generator_num_attention_heads"
         for network, size, key in (
             ("discriminator", discriminator_size(self), "num_attention_heads"),
-            ("generator", generator_size(self), "generator_hidden_size"),
+            ("generator", generator_size(self), which),
         ):
             if size.hidden_size % size.num_attention_heads:
                 yield (
                     f"the {network}'s {size.num_attention_heads} attention heads do not divide its "
                     f"width {size.hidden_size}; change hidden_size or {key}"
                 )
-        if self.sharing == "all" and (self.generator_hidden_size, self.generator_layers) != (1, 1):
-            yield (
-                "sharing = 'all' makes one encoder of both, so they have one size: set "
-                "generator_hidden_size = 1 and generator_layers = 1"
-            )
+        if self.sharing == "all":
+            yield from _misfits_of_one_encoder(self)
+
+
+def _misfits_of_one_encoder(config: ModelConfig) -> Iterator[str]:
+    if (config.generator_hidden_size, config.generator_layers) != (1, 1):
+        yield (
+            "sharing = 'all' makes one encoder of both, so they have one size: set "
+            "generator_hidden_size = 1 and generator_layers = 1"
+        )
+    for key in GENERATOR_SIZES:
+        if getattr(config, key):
+            yield f"{key} does nothing with sharing = 'all', which makes one encoder: leave it out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +111,15 @@ def discriminator_size(config: ModelConfig) -> EncoderSize:
 def generator_size(config: ModelConfig) -> EncoderSize:
     """Return the sizes of the generator, derived from the discriminator's.
 
-    Heads are 64 wide and at least one, the feed-forward layer is four times as wide as the rest:
-    google-research/electra pretrain/run_pretraining.py (``get_generator_config``). Where both share
-    all their layers, they are the discriminator's.
+    If the configuration does not say otherwise, heads are 64 wide and at least one, and the
+    feed-forward layer is four times as wide as the rest: google-research/electra
+    pretrain/run_pretraining.py (``get_generator_config``). Where both share all their layers, they
+    are the discriminator's.
     """
     if config.sharing == "all":
         return discriminator_size(config)
     hidden_size = max(1, round(config.hidden_size * config.generator_hidden_size))
     layers = max(1, round(config.num_hidden_layers * config.generator_layers))
-    return EncoderSize(hidden_size, layers, max(1, hidden_size // 64), 4 * hidden_size)
+    heads = config.generator_num_attention_heads or max(1, hidden_size // 64)
+    intermediate_size = config.generator_intermediate_size or 4 * hidden_size
+    return EncoderSize(hidden_size, layers, heads, intermediate_size)

@@ -14,10 +14,15 @@ makes the task easier still (0.75 in place of 0.70), and Adam's epsilon is below
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from electra_ref.config.model import ModelConfig, discriminator_size, generator_size
+from electra_ref.config.model import (
+    GENERATOR_SIZES,
+    ModelConfig,
+    discriminator_size,
+    generator_size,
+)
 from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.config.settings import (
     Settings,
@@ -91,6 +96,7 @@ class PretrainingConfig(TrainingConfig, DataConfig, ObjectiveConfig, ModelConfig
                 "or more"
             )
         yield from _misfits_of_sharing(self)
+        yield from _misfits_of_generator(self)
         yield from _misfits_of_stages(self)
 
 
@@ -104,6 +110,19 @@ def _misfits_of_sharing(config: PretrainingConfig) -> Iterator[str]:
         yield (
             f"sharing = 'gdes' gives the discriminator tables of its own, and objective = "
             f"{config.objective!r} has none: use objective = 'electra' or 'electra-15'"
+        )
+
+
+def _misfits_of_generator(config: PretrainingConfig) -> Iterator[str]:
+    if config.objective == "mlm" or config.uniform_generator:
+        why = "uniform_generator" if config.uniform_generator else "objective = 'mlm'"
+        for key in GENERATOR_SIZES:
+            if getattr(config, key):
+                yield f"{key} needs a generator, and {why} has none: leave it out"
+    if config.detects and config.uniform_generator and not config.tie_word_embeddings:
+        yield (
+            "tie_word_embeddings = false needs a network that guesses words, and "
+            "uniform_generator has none: leave it out"
         )
 
 
@@ -191,7 +210,11 @@ CUSTOM = "custom"  # the name of sizes that no preset has
 
 
 def resolve_config(
-    *, preset: str | None = None, path: Path | None = None, settings: Iterable[str] = ()
+    *,
+    preset: str | None = None,
+    path: Path | None = None,
+    settings: Iterable[str] = (),
+    base: Mapping[str, Value] = {},
 ) -> PretrainingConfig:
     """Build the configuration of a pre-training run: see ``settings.resolve``.
 
@@ -199,7 +222,9 @@ def resolve_config(
     have changed the sizes.
     """
     presets = {**PRESETS, CUSTOM: {}}
-    config = resolve(PretrainingConfig, presets, preset=preset, path=path, settings=settings)
+    config = resolve(
+        PretrainingConfig, presets, preset=preset, path=path, settings=settings, base=base
+    )
     names = [name for name in (config.preset, *PRESETS) if _is_model_of(name, config)]
     return dataclasses.replace(config, preset=names[0] if names else CUSTOM)
 

@@ -4,8 +4,8 @@ A table is a frozen dataclass that inherits from ``Settings``. Each of its field
 ``setting``, which holds all that is known of it: default, description, range or choices. A kind of
 run inherits from the tables it needs; its fields are those of all of them.
 
-The layers, each overriding the one before: the defaults, a preset, a TOML file, single
-``key=value`` settings.
+The layers, each overriding the one before: the defaults, a preset, what a model to begin from
+brings along, a TOML file, single ``key=value`` settings.
 """
 
 from __future__ import annotations
@@ -131,23 +131,24 @@ def resolve(
     preset: str | None = None,
     path: Path | None = None,
     settings: Iterable[str] = (),
+    base: Mapping[str, Value] = {},
 ) -> S:
-    """Fill ``table`` from a preset, a TOML file and ``key=value`` settings, in that order.
+    """Fill ``table`` from a preset, ``base``, a TOML file and ``key=value`` settings.
 
-    The preset is the argument, or what a setting or the file names, or the table's default. A table
-    without a field ``preset`` has none. Raises UserError for an unknown key, a value of the wrong
-    type, or a file that cannot be read.
+    Each overrides the one before. The preset is the argument, or what a setting, the file or
+    ``base`` names, or the table's default. A table without a field ``preset`` has none. Raises
+    UserError for an unknown key, a value of the wrong type, or a file that cannot be read.
     """
     chosen = {} if path is None else _checked(table, _read_toml(path), where=str(path))
     chosen.update(_checked(table, dict(map(_parse_setting, settings)), where="--set"))
     if preset is not None:
         chosen["preset"] = preset
     if not presets:
-        return table(**chosen)
-    name = chosen.setdefault("preset", _defaults(table)["preset"])
+        return table(**{**base, **chosen})
+    name = chosen.setdefault("preset", base.get("preset", _defaults(table)["preset"]))
     if name not in presets:
         raise UserError(f"preset = {name!r} is none of {', '.join(presets)}")
-    values: dict[str, Any] = {**presets[str(name)], **chosen}
+    values: dict[str, Any] = {**presets[str(name)], **base, **chosen}
     return table(**values)
 
 

@@ -27,22 +27,33 @@ EMBEDDING_SITE = 0  # of dropout
 
 
 def word_embeddings(network: Network) -> str:
-    """Return the name of the table (V, E) that embeds words and is the vocabulary head's matrix."""
+    """Return the name of the table (V, E) that embeds words."""
     return f"{network.embeddings}.word_embeddings.weight"
 
 
 def embeddings_specs(network: Network) -> Iterator[ParameterSpec]:
     """Yield the specs of the tables, their layer norm, and the projection if there is one."""
-    config, width = network.config, network.config.embedding_size
-    heights = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
+    width = network.config.embedding_size
     values = "truncated_normal" if network.read_only_embeddings is None else "zeros"
-    for table, height in zip(TABLES, heights, strict=True):
-        name = f"{network.embeddings}.{table}.weight"
-        yield ParameterSpec(name, (height, width), values, decays=True)
+    yield from _table_specs(network, network.embeddings, values)
     yield from layer_norm_specs(f"{network.embeddings}.layer_norm", width)
     if width != network.size.hidden_size:
         name = f"{network.layers}.embeddings_project"
         yield from linear_specs(name, width, network.size.hidden_size, "glorot_uniform")
+
+
+def read_only_specs(network: Network) -> Iterator[ParameterSpec]:
+    """Yield the specs of the tables that ``network`` reads and does not change."""
+    if network.read_only_embeddings is not None:
+        yield from _table_specs(network, network.read_only_embeddings, "truncated_normal")
+
+
+def _table_specs(network: Network, prefix: str, initializer: str) -> Iterator[ParameterSpec]:
+    config = network.config
+    heights = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
+    for table, height in zip(TABLES, heights, strict=True):
+        shape = height, config.embedding_size
+        yield ParameterSpec(f"{prefix}.{table}.weight", shape, initializer, decays=True)
 
 
 class EmbeddingsCache(NamedTuple):

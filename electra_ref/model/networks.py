@@ -38,6 +38,13 @@ class Network(NamedTuple):
     read_only_embeddings: str | None = None  # prefix of tables that are added and learn nothing
 
 
+class Networks(NamedTuple):
+    """The networks of a model by what they answer; None where it has no such network."""
+
+    discriminator: Network | None  # tells which tokens were replaced: the detection head
+    generator: Network | None  # guesses words: the vocabulary head; a full-size encoder if any
+
+
 def generator_of(config: ModelConfig) -> Network:
     """Return the generator that ``config`` describes."""
     embeddings = "generator.embeddings" if config.sharing == "none" else "embeddings"

@@ -83,7 +83,8 @@ def decode(
     head, blocks = _split_head(read_blocks(file, on_bytes))
     encoding = "utf-8"
     if file.part is None:
-        _refuse_formats(file, head)
+        refuse_other_formats(file, head)
+        _refuse_json(file, head)
         encoding = encoding_of(head)
     errors = "surrogateescape" if encoding == "utf-8" else "replace"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
@@ -143,7 +144,7 @@ def is_plain(file: CorpusFile) -> bool:
 
 def holds_json(file: CorpusFile) -> bool:
     """Return whether a file begins with a JSON object. Raises UserError if it cannot be read."""
-    return _is_json(_split_head(read_blocks(file))[0])
+    return begins_with_json(_split_head(read_blocks(file))[0])
 
 
 def _split_head(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -156,11 +157,13 @@ def _split_head(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return b"".join(first), chain(first, blocks)
 
 
-def _is_json(head: bytes) -> bool:
+def begins_with_json(head: bytes) -> bool:
+    """Return whether a file with this ``head`` begins with a JSON object, or an array of these."""
     return _JSON.match(head[:HEAD_BYTES].decode(encoding_of(head), "ignore")) is not None
 
 
-def _refuse_formats(file: CorpusFile, head: bytes) -> None:
+def refuse_other_formats(file: CorpusFile, head: bytes) -> None:
+    """Raise UserError if a file that begins with ``head`` is compressed or of a known format."""
     for compression in COMPRESSIONS:
         if compression.magic.match(head):
             raise UserError(
@@ -175,7 +178,10 @@ def _refuse_formats(file: CorpusFile, head: bytes) -> None:
     for other in _OTHER_FORMATS:
         if other.magic.match(head):
             raise UserError(f"{file.name} is {other.name}, not text; {other.advice}")
-    if file.format == "text" and _is_json(head):
+
+
+def _refuse_json(file: CorpusFile, head: bytes) -> None:
+    if file.format == "text" and begins_with_json(head):
         raise UserError(
             f"{file.name} begins with a JSON object; if each line is one, let its name end in "
             ".jsonl; --text-key names the key of the text"

@@ -141,10 +141,28 @@ def open_examples(
         return {TRAINING: int((~held_out).sum()), HELD_OUT: int(held_out.sum())}
 
     folder = open_or_build(cache_dir, key, build, on_wait)
-    training, held_out = (
-        ExampleSource(
-            cache, folder, name, map_array(folder, name, np.int64, columns=3), folder.facts[name]
-        )
-        for name in (TRAINING, HELD_OUT)
-    )
-    return training, held_out
+    return _source(cache, folder, TRAINING), _source(cache, folder, HELD_OUT)
+
+
+def open_all_examples(
+    cache_dir: Path,
+    cache: TokenCache,
+    rules: PackingRules,
+    on_wait: Callable[[], None] = lambda: None,
+) -> ExampleSource:
+    """Return the examples of all documents, packed now or in an earlier run."""
+    key = cache_key("examples", tokens=cache.folder.key, held_out=1, rules=rules)
+
+    def build(folder: Path) -> dict[str, Any]:
+        documents = np.arange(cache.document_ends.size)
+        with open(folder / HELD_OUT, "wb") as stream:
+            for examples in pack(cache.sentence_ends, cache.document_ends, documents, rules):
+                stream.write(examples.tobytes())
+        return {HELD_OUT: documents.size}
+
+    return _source(cache, open_or_build(cache_dir, key, build, on_wait), HELD_OUT)
+
+
+def _source(cache: TokenCache, folder: CacheFolder, name: str) -> ExampleSource:
+    examples = map_array(folder, name, np.int64, columns=3)
+    return ExampleSource(cache, folder, name, examples, folder.facts[name])

@@ -78,7 +78,7 @@ def list_files(paths: Sequence[str], text_key: str = DEFAULT_TEXT_KEY) -> Listin
 def _list_folder(folder: str, entered: set[str], text_key: str) -> Listing:
     listing = Listing()
     for path in _search(folder, entered):
-        if _split_name(path.lower())[0] in ENDINGS_IN_FOLDERS:
+        if split_name(path.lower())[0] in ENDINGS_IN_FOLDERS:
             listing.files.append(describe_file(path, text_key=text_key))
         else:
             listing.skipped += 1
@@ -131,7 +131,7 @@ def describe_file(
         raise UserError(f"cannot read the corpus {name!r}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{name} is neither a regular file nor a folder; pipe it in with -")
-    ending, compression = _split_name(path.lower()) if isinstance(path, str) else ("", None)
+    ending, compression = split_name(path.lower()) if isinstance(path, str) else ("", None)
     if ending and ending not in FORMAT_OF_ENDING:
         raise UserError(
             f"cannot tell what {name} holds: its name should end in {_any_of(FORMAT_OF_ENDING)}; "
@@ -149,8 +149,8 @@ def describe_file(
     return file._replace(format="objects") if not ending and holds_json(file) else file
 
 
-def _split_name(path: str) -> tuple[str, Compression | None]:
-    """Return the ending of a path without that of its compression, and the compression."""
+def split_name(path: str) -> tuple[str, Compression | None]:
+    """Return the ending of a lower-case path without that of its compression, and the latter."""
     stem, ending = os.path.splitext(path)
     for compression in COMPRESSIONS:
         if ending == compression.ending:

@@ -28,8 +28,15 @@ from electra_ref.text.corpus_sample import draw_sample, read_sample
 from electra_ref.text.examples import ExampleSource, open_examples
 from electra_ref.text.listing import DEFAULT_TEXT_KEY, Listing, describe_file, list_files
 from electra_ref.text.packing import PackingRules
-from electra_ref.text.token_cache import EncodedDocument, open_tokens, write_tokens
-from electra_ref.text.token_ids import check_ids, id_documents, id_vocabulary, open_id_array
+from electra_ref.text.token_cache import EncodedDocument, TokenCache, open_tokens, write_tokens
+from electra_ref.text.token_ids import (
+    check_ids,
+    fit_vocabulary,
+    id_documents,
+    id_vocabulary,
+    names_ids,
+    open_id_array,
+)
 from electra_ref.text.unknown_words import UnknownWords
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.wordpiece import PREFIX, WordPiece, tokenizer_of
@@ -46,6 +53,14 @@ It is called often, and may raise to stop: then nothing half-built stays behind.
 
 def _ignore(_stage: str, _done: int, _total: int) -> None:
     """Report progress to nobody."""
+
+
+class Tokenized(NamedTuple):
+    """A corpus as token ids."""
+
+    tokenizer: WordPiece
+    cache: TokenCache
+    report: dict[str, Any]  # see PreparedData
 
 
 class PreparedData(NamedTuple):
@@ -71,13 +86,52 @@ def prepare(
     moved: bool = False,
     progress: Progress = _ignore,
 ) -> PreparedData:
-    """Prepare the files and folders of ``corpus``, or the array of ids at ``ids_path``.
+    """Tokenize what ``tokenize`` describes, hold out a share of it, pack both parts.
+
+    Of ``config``: DataConfig's fields, preset, vocab_size and seed. Raises UserError.
+    """
+    tokenizer, cache, report = tokenize(
+        config, cache_dir, corpus=corpus, text_key=text_key, ids_path=ids_path,
+        vocabulary=vocabulary, known_key=known_key, moved=moved, progress=progress,
+    )  # fmt: skip
+    training, held_out = open_examples(
+        cache_dir,
+        cache,
+        packing_rules(config),
+        config.held_out_fraction,
+        lambda: progress("waiting", 0, 0),
+    )
+    return PreparedData(tokenizer, training, held_out, cache.folder.key, report)
+
+
+def packing_rules(config: PretrainingConfig) -> PackingRules:
+    """Return how the rows of a run of ``config`` are packed."""
+    return PackingRules(
+        config.row_length,
+        config.single_segment_probability,
+        config.short_probability,
+        config.seed,
+    )
+
+
+def tokenize(
+    config: PretrainingConfig,
+    cache_dir: Path,
+    *,
+    corpus: Sequence[str] = (),
+    text_key: str = DEFAULT_TEXT_KEY,
+    ids_path: str | None = None,
+    vocabulary: Sequence[str] | None = None,
+    known_key: str | None = None,
+    moved: bool = False,
+    progress: Progress = _ignore,
+) -> Tokenized:
+    """Tokenize the files and folders of ``corpus``, or check the array of ids at ``ids_path``.
 
     ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. In JSON
     lines the text stands under ``text_key``. Without a ``vocabulary`` one is trained. A resumed run
     gives the vocabulary and the ``known_key`` of its first start. If that cache is intact and the
-    corpus was not ``moved``, the corpus is not read; otherwise it must be the same. Of ``config``:
-    DataConfig's fields, preset, vocab_size and seed.
+    corpus was not ``moved``, the corpus is not read; otherwise it must be the same.
 
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
@@ -88,10 +142,15 @@ def prepare(
     if folder is not None and vocabulary is not None:
         tokenizer = tokenizer_of(vocabulary, config)
     elif ids_path is not None:
-        tokenizer, folder = _cache_ids(ids_path, cache_dir, progress)
+        tokenizer, folder = _cache_ids(ids_path, vocabulary, cache_dir, progress)
     else:
         with _named_files(corpus, text_key, cache_dir, progress) as listing:
             _check_text_key(text_key, listing)
+            if vocabulary is not None and names_ids(vocabulary):
+                raise UserError(
+                    "the vocabulary of the model names token ids, no pieces of text: name an array "
+                    "of ids with --tokens"
+                )
             tokenizer, folder = _cache_text(listing.files, config, vocabulary, cache_dir, progress)
     if known_key not in (None, folder.key):
         raise UserError(
@@ -99,21 +158,12 @@ def prepare(
             "(--resume --corpus or --tokens), or start a new run"
         )
     cache = open_tokens(folder, len(tokenizer.vocab))
-    rules = PackingRules(
-        config.row_length,
-        config.single_segment_probability,
-        config.short_probability,
-        config.seed,
-    )
-    training, held_out = open_examples(
-        cache_dir, cache, rules, config.held_out_fraction, lambda: progress("waiting", 0, 0)
-    )
     report = {"notes": [], **folder.facts, "tokens": int(cache.tokens.size)}
     if vocabulary is None and ids_path is None:
         report["notes"] = [*report["notes"], *_notes_on_size(tokenizer.vocab, config)]
     if listing.skipped:
         report |= {"skipped": listing.skipped, "skipped_names": listing.skipped_names}
-    return PreparedData(tokenizer, training, held_out, folder.key, report)
+    return Tokenized(tokenizer, cache, report)
 
 
 def _check_text_key(text_key: str, listing: Listing) -> None:
@@ -277,11 +327,16 @@ def _notes_on_size(vocabulary: Sequence[str], config: PretrainingConfig) -> Iter
         )
 
 
-def _cache_ids(path: str, cache_dir: Path, progress: Progress) -> tuple[WordPiece, CacheFolder]:
+def _cache_ids(
+    path: str, vocabulary: Sequence[str] | None, cache_dir: Path, progress: Progress
+) -> tuple[WordPiece, CacheFolder]:
     ids = open_id_array(path)
     before = os.stat(path)
     found = check_ids(ids, path, _counter(progress, "checking the token ids", ids.size))
-    tokenizer = WordPiece(id_vocabulary(found.largest), lowercase=False)
+    names = id_vocabulary(found.largest)
+    if vocabulary is not None:
+        names = fit_vocabulary(names, vocabulary, path)
+    tokenizer = WordPiece(names, lowercase=False)
 
     def build(folder: Path) -> dict[str, Any]:
         advance = _counter(progress, "copying the token ids", ids.size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tokenize
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,6 +172,29 @@ def id_documents(ids: Ids, on_ids: OnIds | None = None) -> Iterator[EncodedDocum
 def id_vocabulary(largest: int) -> list[str]:
     """Return names for the ids of an array: the five special tokens, then 0 to ``largest``."""
     return [*SPECIAL_TOKENS, *map(str, range(largest + 1))]
+
+
+def names_ids(vocabulary: Sequence[str]) -> bool:
+    """Return whether ``vocabulary`` names the ids of an array and no pieces of text."""
+    largest = len(vocabulary) - len(SPECIAL_TOKENS) - 1
+    return largest >= 0 and list(vocabulary) == id_vocabulary(largest)
+
+
+def fit_vocabulary(names: list[str], vocabulary: Sequence[str], path: str) -> list[str]:
+    """Return the ``vocabulary`` of a model if it begins with ``names``, the ids of an array.
+
+    Raises UserError if it was made from text, or has fewer ids.
+    """
+    if list(vocabulary[: len(names)]) == names:
+        return list(vocabulary)
+    if names_ids(vocabulary):
+        known = len(vocabulary) - len(SPECIAL_TOKENS)
+        largest = len(names) - len(SPECIAL_TOKENS) - 1
+        raise UserError(f"{path} has ids up to {largest}, and the model knows those below {known}")
+    raise UserError(
+        f"{path} has token ids, and the vocabulary of the model was made from text: name text with "
+        "--corpus"
+    )
 
 
 def _pieces(ids: Ids) -> Iterator[_Piece]:

@@ -11,8 +11,8 @@ Differences: a word may have 100 characters, as in Hugging Face; the original al
 Hugging Face makes it the special token.
 
 Words repeat, so the ids of each chunk of text between two spaces are remembered. For ordinary text
-this leaves one split, and one dictionary look-up a chunk. ``encode_with_offsets`` remembers nothing
-and reads character by character; tests compare the fast path with it.
+this leaves one split, and one dictionary look-up a chunk. ``encode_with_offsets`` also remembers
+the places of the pieces, which it finds character by character; tests compare the two.
 
 Time is linear in the length of the text: a word over the limit is not cut, and no look-up is longer
 than the longest piece. Memory for remembered chunks is bounded.
@@ -22,10 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 from electra_ref.batch import SPECIAL_TOKENS, SpecialTokens
 from electra_ref.config.pretraining import DataConfig
@@ -33,6 +34,7 @@ from electra_ref.errors import UserError
 from electra_ref.text.normalization import CharacterTable, split_on_spaces
 
 PREFIX = "##"
+_CHUNK = regex.compile(r"[^\t\n\r\p{Z}]+")  # between two spaces, see ``normalization.SPACE``
 MAX_CHARACTERS = 100
 REMEMBERED_TEXTS = 1 << 17  # all are dropped when full; about 30 MB of ordinary text
 REMEMBERED_CHARACTERS = 40  # a longer text is seldom seen twice
@@ -84,6 +86,7 @@ class WordPiece:
         self._longest = max(map(len, self.vocab))
         self._words = _Remembered(self._encode_word)
         self._chunks = _Remembered(self._encode_chunk)
+        self._placed = _Remembered(self._place_chunk)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the pieces of ``text``, without [CLS] and [SEP]."""
@@ -113,17 +116,28 @@ class WordPiece:
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        for word in _words(self._characters.normalize_with_sources(text)):
-            start = 0
-            for piece, end in self._cut("".join(character for character, _ in word)):
-                ids.append(piece)
-                offsets.append((word[start][1], word[end - 1][1] + 1))
-                start = end
+        for chunk in _CHUNK.finditer(text):
+            pieces, places = self._placed[chunk.group()]
+            start = chunk.start()
+            ids.extend(pieces)
+            offsets.extend([(start + first, start + end) for first, end in places])
         return Encoding(ids, [self.vocab[i] for i in ids], offsets)
 
     def _encode_chunk(self, chunk: str) -> tuple[int, ...]:
         words = self._characters.normalize(chunk).split()
         return tuple(chain.from_iterable(map(self._words.__getitem__, words)))
+
+    def _place_chunk(self, chunk: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Return the ids of the pieces of ``chunk``, and their places in it."""
+        ids: list[int] = []
+        places: list[tuple[int, int]] = []
+        for word in _words(self._characters.normalize_with_sources(chunk)):
+            start = 0
+            for piece, end in self._cut("".join(character for character, _ in word)):
+                ids.append(piece)
+                places.append((word[start][1], word[end - 1][1] + 1))
+                start = end
+        return tuple(ids), tuple(places)
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         return tuple(piece for piece, _ in self._cut(word))
@@ -169,14 +183,17 @@ def find_special_tokens(vocabulary: Sequence[str]) -> SpecialTokens:
     return SpecialTokens(*(ids[token] for token in SPECIAL_TOKENS))
 
 
-class _Remembered(dict[str, tuple[int, ...]]):
+_Result = TypeVar("_Result")
+
+
+class _Remembered(dict[str, _Result]):
     """Results of ``compute`` by text: a dictionary of bounded size that fills itself."""
 
-    def __init__(self, compute: Callable[[str], tuple[int, ...]]) -> None:
+    def __init__(self, compute: Callable[[str], _Result]) -> None:
         super().__init__()
         self._compute = compute
 
-    def __missing__(self, text: str) -> tuple[int, ...]:
+    def __missing__(self, text: str) -> _Result:
         result = self._compute(text)
         if len(text) <= REMEMBERED_CHARACTERS:
             if len(self) >= REMEMBERED_TEXTS:

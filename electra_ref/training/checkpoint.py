@@ -22,10 +22,10 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -39,7 +39,8 @@ from electra_ref.files import (
     temporary_name,
     write_new_file,
 )
-from electra_ref.sealed_folder import DamageError, Entry, read_file, read_index, seal
+from electra_ref.sealed_folder import DamageError, Entry, check_file, read_index, seal
+from electra_ref.tensor_file import TensorFile, TensorFileError
 
 FORMAT = "electra_ref checkpoint 1"
 MAX_STEP = 10**8 - 1
@@ -49,6 +50,7 @@ _FILE = re.compile(r"checkpoint\.json|[a-z][a-z_]*\.safetensors")
 _FOLDER = re.compile(r"step-[0-9]{8}")
 _TEMPORARY = re.compile(r"\.(?P<name>step-[0-9]{8})\.[0-9a-f]{8}\.(?P<kind>tmp|replaced|old)")
 
+Result = TypeVar("Result")
 Groups = Mapping[str, Mapping[str, Array]]
 
 
@@ -65,7 +67,7 @@ class Checkpoint(NamedTuple):
 
     path: Path
     step: int
-    groups: dict[str, dict[str, Array]]  # read-only views of the file's bytes
+    groups: dict[str, dict[str, Array]]  # read-only
     state: dict[str, Any]
 
 
@@ -136,14 +138,22 @@ def load_newest_checkpoint(
     like: Groups | None = None,
     groups: Collection[str] | None = None,
 ) -> Checkpoint:
-    """Load the newest intact checkpoint of ``directory``; call ``warn`` for each refused one.
+    """Load the newest intact checkpoint of ``directory``: see ``load_checkpoint``."""
+    return read_newest(directory, lambda p: load_checkpoint(p, like=like, groups=groups), warn)
 
-    ``like`` and ``groups`` are as for ``load_checkpoint``. Raises CheckpointError if none is left.
+
+def read_newest(
+    directory: Path, read: Callable[[Path], Result], warn: Callable[[str], object]
+) -> Result:
+    """Return what ``read`` returns for the newest checkpoint that it does not refuse.
+
+    It refuses by CheckpointError; ``warn`` is called for each. Raises CheckpointError if none is
+    left.
     """
     paths = list_checkpoints(directory)
     for path in paths:
         try:
-            return load_checkpoint(path, like=like, groups=groups)
+            return read(path)
         except CheckpointError as error:
             warn(f"{error}; trying the one before it")
     if paths:
@@ -162,22 +172,26 @@ def load_checkpoint(
     altered or renamed files, another format, other shapes.
     """
     like = like or {}
-    try:
-        facts, files = read_index(path / _INDEX, FORMAT)
-        step, state = _step_and_state(facts)
+    with _refusing(path):
+        step, state, files = _read_index(path)
         if groups is None:
             groups = {*(name.removesuffix(".safetensors") for name in files), *like}
         found = {group: _read_tensors(path, group, files) for group in sorted(groups)}
-        if _FOLDER.fullmatch(path.name) and path != checkpoint_path(path.parent, step):
-            raise DamageError(f"it holds step {step}, so it was renamed or copied over")
-    except OSError as error:
-        raise _refused(path, f"{error.filename}: {error.strerror}") from error
-    except DamageError as error:
-        raise _refused(path, str(error)) from error
-    problem = _non_finite(found) or _unlike(found, like)
-    if problem:
-        raise _refused(path, problem)
+        if problem := _non_finite(found) or _unlike(found, like):
+            raise DamageError(problem)
     return Checkpoint(path, step, found, state)
+
+
+@contextmanager
+def open_tensors(path: Path, group: str) -> Iterator[tuple[int, TensorFile]]:
+    """Give the step of a checkpoint and the file of ``group``, once every byte is checked.
+
+    Raises CheckpointError, also for a DamageError of the block.
+    """
+    with _refusing(path):
+        step, _, files = _read_index(path)
+        with _opened_group(path, group, files) as file:
+            yield step, file
 
 
 def recover_checkpoints(directory: Path) -> None:
@@ -284,8 +298,25 @@ def _holds_only_our_files(path: Path) -> bool:
 # Reading
 
 
-def _refused(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"checkpoint {path} is refused: {reason}")
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn an error of reading into a CheckpointError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise CheckpointError(f"checkpoint {path} is refused: {reason}") from error
+    except DamageError as error:
+        raise CheckpointError(f"checkpoint {path} is refused: {error}") from error
+
+
+def _read_index(path: Path) -> tuple[int, dict[str, Any], dict[str, Entry]]:
+    """Return step, state and files. Raises OSError, DamageError."""
+    facts, files = read_index(path / _INDEX, FORMAT)
+    step, state = _step_and_state(facts)
+    if _FOLDER.fullmatch(path.name) and path != checkpoint_path(path.parent, step):
+        raise DamageError(f"it holds step {step}, so it was renamed or copied over")
+    return step, state, files
 
 
 def _step_and_state(facts: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -296,35 +327,29 @@ def _step_and_state(facts: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     return step, state
 
 
-def _read_tensors(path: Path, group: str, files: Mapping[str, Entry]) -> dict[str, Array]:
-    """Return the tensors of ``group``, once its bytes are checked. Raises OSError, DamageError."""
+@contextmanager
+def _opened_group(path: Path, group: str, files: Mapping[str, Entry]) -> Iterator[TensorFile]:
+    """Open the file of ``group``, once its bytes are checked. Raises OSError, DamageError."""
     name = f"{group}.safetensors"
     if name not in files:
         raise DamageError(f"it has no {name}")
-    data = read_file(path / name, files[name])
+    check_file(path / name, files[name])
     try:
-        return _views(data)
-    except Exception as error:  # other bytes with a good digest lead to many kinds
+        with TensorFile(path / name, follow_links=False) as file:
+            yield file
+    except TensorFileError as error:  # other bytes with a good digest
         raise DamageError(f"{name} is not a safetensors file: {error}") from error
 
 
-def _views(data: bytes) -> dict[str, Array]:
-    """Return the tensors of a safetensors file as views of its bytes; the library would copy them.
-
-    The format is described at https://github.com/huggingface/safetensors#format. Raises an error of
-    any kind for other bytes.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
-    tensors: dict[str, Array] = {}
-    for name, entry in header.items():
-        kind, (first, _) = entry["dtype"], entry["data_offsets"]
-        dtype = "?" if kind == "BOOL" else f"<{kind[0].lower()}{int(kind[1:]) // 8}"
-        tensors[name] = np.ndarray(entry["shape"], dtype, data, start + first)
-    if start + sum(tensor.nbytes for tensor in tensors.values()) != len(data):
-        raise ValueError("not all of its bytes belong to tensors")
-    return tensors
+def _read_tensors(path: Path, group: str, files: Mapping[str, Entry]) -> dict[str, Array]:
+    """Return the tensors of ``group``, read-only. Raises OSError, DamageError."""
+    with _opened_group(path, group, files) as file:
+        tensors = {}
+        for name, entry in file.entries.items():
+            tensors[name] = np.empty(entry.shape, file.dtype_of(name))
+            file.read_into(name, tensors[name])
+            tensors[name].flags.writeable = False
+        return tensors
 
 
 def _non_finite(groups: Groups) -> str:

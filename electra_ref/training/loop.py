@@ -158,6 +158,11 @@ class Trainer:
                 self._save(metrics, samples)
         self.progress.close()
 
+    def save(self) -> None:
+        """Save a checkpoint of the present step. Raises UserError."""
+        with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
+            self._save(metrics, samples)
+
     def closing_evaluation(self) -> Evaluation:
         """Return the evaluation at the present parameters; record it if it is not recorded yet."""
         evaluation = self.evaluate()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -125,6 +125,19 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         if record is None:
             raise UserError(f"line {number} of {path} is damaged: repair it, or move it elsewhere")
     return [record for record in records if record is not None]
+
+
+def each_record(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield the lines of ``path`` one by one, None for a damaged one; nothing for a missing file.
+
+    The file may grow meanwhile, and an incomplete last line is left out. Raises UserError if the
+    disk refuses.
+    """
+    with disk_errors(f"read {path}"), suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            record = _parse(line)
+            if record is not None or line.endswith(b"\n"):
+                yield record
 
 
 def _read(path: Path) -> bytes:

@@ -34,6 +34,7 @@ from electra_ref.locks import acquire_lock
 from electra_ref.training.checkpoint import recover_checkpoints
 
 FORMAT = "electra_ref run 1"
+IMPORTED = "imported_from"  # a key of environment.json: this run was never trained
 _MARKER = "environment.json"
 _CONFIG = "config.toml"
 _LOCK = ".lock"

@@ -1,26 +1,40 @@
-"""Opens a model to read from: its parameters alone, without gradients and moments."""
+"""Opens a model to read from: its parameters alone, without gradients and moments.
+
+The parameters are read one tensor at a time into the vector that the networks read from, so a model
+takes the memory of its parameters. Of a model with two networks one may be enough.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
-from electra_ref.model.objectives import Model
+from electra_ref.model.embeddings import read_only_specs
+from electra_ref.model.encoder import encoder_specs
+from electra_ref.model.heads.detection import detection_head_specs
+from electra_ref.model.heads.vocabulary import vocabulary_head_specs
+from electra_ref.model.networks import Networks
+from electra_ref.model.objectives import Model, Objective
 from electra_ref.model.objectives.table import objective_of
-from electra_ref.model.parameters import FlatParameters
+from electra_ref.model.parameters import FlatParameters, ParameterSpec, parameter_table
+from electra_ref.sealed_folder import DamageError
+from electra_ref.tensor_file import unlike
 from electra_ref.text.wordpiece import WordPiece, tokenizer_of
-from electra_ref.training.checkpoint import load_checkpoint, load_newest_checkpoint
+from electra_ref.training.checkpoint import NonFiniteError, open_tensors, read_newest
+from electra_ref.training.huggingface.opening import is_huggingface, open_directory
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary
 from electra_ref.training.run_directory import RunDirectory, is_run
 
 GROUP = "model"  # of a checkpoint's files; the other one is the optimizer's
+Part = Literal["discriminator", "generator"]
 
 
 class SavedModel(NamedTuple):
@@ -29,19 +43,77 @@ class SavedModel(NamedTuple):
     config: PretrainingConfig
     tokenizer: WordPiece
     model: Model  # of the objective that the configuration names
+    networks: Networks  # those whose parameters were read
     parameters: FlatParameters
     opened: OpenedBackend
     step: int  # at which it was saved
+    run: RunDirectory | None  # None: it comes from a Hugging Face directory
 
 
-def open_model(path: Path, device: str = "auto", precision: str = "auto") -> SavedModel:
-    """Open the newest model of the run at ``path``, or the one of the checkpoint at ``path``.
+class StoredModel(NamedTuple):
+    """What is known of a model before its parameters are read."""
 
-    The optimizer's file is not read. Raises UserError if there is no such run or checkpoint, if it
-    is damaged or its vocabulary was changed, or if the device or the precision is not available.
+    config: PretrainingConfig  # with the size of the vocabulary
+    tokenizer: WordPiece
+    model: Model
+    read: Callable[[FlatParameters], int]  # fill these, on the host; return the step
+    run: RunDirectory | None = None  # None: it comes from a Hugging Face directory
+    notes: Sequence[str] = ()  # what the user should know
+
+    @property
+    def objective(self) -> Objective:
+        """The objective that the configuration names."""
+        return objective_of(self.config)
+
+    @property
+    def networks(self) -> Networks:
+        """The networks by what they answer."""
+        return self.objective.networks_of(self.model)
+
+    def why_without(self, part: Part) -> str:
+        """Return why there is no network of this ``part``."""
+        if self.run is None:
+            other = "generator" if part == "discriminator" else "discriminator"
+            return f"the directory holds the {other} alone"
+        if part == "generator" and self.config.detects:
+            return "its run had uniform_generator, which trains no generator"
+        return f"its run had objective {self.config.objective!r}, which trains no {part}"
+
+
+def open_model(
+    path: Path, device: str = "auto", precision: str = "auto", *, part: Part | None = None
+) -> SavedModel:
+    """Open the model at ``path``: a run, one checkpoint of it, or a Hugging Face directory.
+
+    Of a run it is the newest checkpoint. With ``part`` only the network that detects
+    (discriminator) or guesses words (generator) is read. Raises UserError if there is no such
+    model, if it is damaged or its vocabulary was changed, if it has no such network, or if the
+    device or the precision is not available.
     """
-    is_checkpoint = is_run(path.parent.parent) and not is_run(path)
-    run = RunDirectory.open(path.parent.parent if is_checkpoint else path)
+    stored = find_model(path)
+    for note in stored.notes:
+        Progress().say(note)
+    networks, specs = stored.networks, stored.objective.parameter_specs(stored.model)
+    if part is not None:
+        networks = _only(part, stored, path)
+        specs = parameter_table(_parts_of(networks))
+    opened = open_backend(device, precision)
+    parameters, step = read_parameters(stored, specs, opened.dtype, path)
+    parameters = FlatParameters(specs, opened.backend.to_device(parameters.vector))
+    return SavedModel(
+        stored.config, stored.tokenizer, stored.model, networks, parameters, opened, step,
+        stored.run,
+    )  # fmt: skip
+
+
+def find_model(path: Path) -> StoredModel:
+    """Return what is known of the model at ``path``; its parameters are not read yet.
+
+    Raises UserError if there is none, or if its vocabulary was changed.
+    """
+    if not is_run(path) and is_huggingface(path):
+        return _find_huggingface(path)
+    run = RunDirectory.open(path.parent.parent if _is_checkpoint(path) else path)
     if not run.vocabulary.exists():
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
@@ -50,24 +122,74 @@ def open_model(path: Path, device: str = "auto", precision: str = "auto") -> Sav
     objective = objective_of(config)
     model = objective.model_of(config, config, tokenizer.special_tokens)
     specs = objective.parameter_specs(model)
-    opened = open_backend(device, precision)
-    like = {GROUP: {spec.name: np.broadcast_to(_saved_type(run), spec.shape) for spec in specs}}
-    if is_checkpoint:
-        checkpoint = load_checkpoint(path, like=like, groups=[GROUP])
-    else:
-        checkpoint = load_newest_checkpoint(
-            run.checkpoints, warn=Progress().say, like=like, groups=[GROUP]
+
+    def read(parameters: FlatParameters) -> int:
+        if _is_checkpoint(path):
+            return _read_checkpoint(path, specs, parameters)
+        return read_newest(
+            run.checkpoints,
+            lambda checkpoint: _read_checkpoint(checkpoint, specs, parameters),
+            Progress().say,
         )
-    tensors = checkpoint.groups[GROUP]
-    flat = np.concatenate([tensors[spec.name].reshape(-1) for spec in specs], dtype=opened.dtype)
-    parameters = FlatParameters(specs, opened.backend.to_device(flat))
-    return SavedModel(config, tokenizer, model, parameters, opened, checkpoint.step)
+
+    return StoredModel(config, tokenizer, model, read, run)
 
 
-def _saved_type(run: RunDirectory) -> np.floating[Any]:
-    """Return a number of the float type that the run computed in. Raises UserError."""
-    try:
-        dtype: np.dtype[np.floating[Any]] = np.dtype(run.environment()["fingerprint"]["precision"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"environment.json of {run.path} does not name the float type") from error
-    return dtype.type(0)
+def _find_huggingface(path: Path) -> StoredModel:
+    found = open_directory(path)
+    objective = objective_of(found.config)
+    model = objective.model_of(found.config, found.config, found.tokenizer.special_tokens)
+    return StoredModel(found.config, found.tokenizer, model, found.read, notes=found.notes)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return is_run(path.parent.parent) and not is_run(path)
+
+
+def read_parameters(
+    stored: StoredModel, specs: list[ParameterSpec], dtype: str, path: Path
+) -> tuple[FlatParameters, int]:
+    """Return the parameters of ``specs``, on the host in floats of type ``dtype``, and the step.
+
+    Raises UserError if they cannot be read, and if one is NaN or infinite in that type.
+    """
+    size = sum(int(np.prod(spec.shape)) for spec in specs)
+    parameters = FlatParameters(specs, np.empty(size, dtype))
+    step = stored.read(parameters)
+    for name, tensor in parameters.views.items():
+        with np.errstate(all="ignore"):
+            is_finite = np.isfinite(tensor.sum()) or np.isfinite(tensor).all()
+        if not is_finite:
+            raise NonFiniteError(f"the model in {path} is not used: {name} has NaN or infinity")
+    return parameters, step
+
+
+def _read_checkpoint(path: Path, specs: list[ParameterSpec], parameters: FlatParameters) -> int:
+    """Fill ``parameters``, some of all ``specs``, from a checkpoint. Raises CheckpointError."""
+    with open_tensors(path, GROUP) as (step, file):
+        shapes = {name: entry.shape for name, entry in file.entries.items()}
+        if problem := unlike(shapes, {spec.name: spec.shape for spec in specs}):
+            raise DamageError(f"its model is not the one of the configuration: {problem}")
+        for name in file.entries:
+            if name in parameters.views:
+                file.read_into(name, parameters[name])
+    return step
+
+
+def _only(part: Part, stored: StoredModel, path: Path) -> Networks:
+    """Return one of the networks. Raises UserError if there is no such network."""
+    network = getattr(stored.networks, part)
+    if network is None:
+        raise UserError(f"the model in {path} has no {part}: {stored.why_without(part)}")
+    return Networks(None, None)._replace(**{part: network})
+
+
+def _parts_of(networks: Networks) -> Iterator[Iterator[ParameterSpec]]:
+    """Yield the specs of all that ``networks`` read."""
+    if networks.discriminator is not None:
+        yield encoder_specs(networks.discriminator)
+        yield read_only_specs(networks.discriminator)
+        yield detection_head_specs(networks.discriminator)
+    if networks.generator is not None:
+        yield encoder_specs(networks.generator)
+        yield vocabulary_head_specs(networks.generator)

@@ -25,7 +25,9 @@ class StopSignals:
     if it was ignored, as it is in a background job of a shell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "this step") -> None:
+        """``unit`` names what is completed after the first signal."""
+        self._unit = unit
         self.requested: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -45,7 +47,7 @@ class StopSignals:
         if self.requested is not None:
             os._exit(exit_code(number))
         self.requested = number
-        _say(f"{signal.Signals(number).name}: stopping after this step; again to stop at once")
+        _say(f"{signal.Signals(number).name}: stopping after {self._unit}; again to stop at once")
 
 
 def exit_code(number: int) -> int:

@@ -31,7 +31,6 @@ from electra_ref.arrays import Array
 from electra_ref.batch import Batch
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.masking import MaskedBatch
-from electra_ref.model.objectives.electra import parameter_specs
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.sampling import CorruptedBatch
 from tests.oracle.huggingface_weights import (
@@ -40,7 +39,6 @@ from tests.oracle.huggingface_weights import (
     from_huggingface,
     to_huggingface,
 )
-from tests.tiny_electra import tiny_model
 
 FOLDER = Path(__file__).parent.parent / "data"
 CONFIG_KEYS = (
@@ -96,7 +94,7 @@ class Fixture(NamedTuple):
 def write_fixture(folder: Path, name: str, fixture: Fixture) -> None:
     """Write the two files of ``name`` into ``folder``."""
     answers = fixture.answers
-    weights = {n: to_huggingface(fixture.parameters, n) for n in NETWORKS}
+    weights = {n: to_huggingface(fixture.config, fixture.parameters, n) for n in NETWORKS}
     tensors = {
         **_flatten("weights", weights),
         **_flatten("gradients", answers.gradients),
@@ -135,9 +133,7 @@ def read_fixture(folder: Path, name: str) -> Fixture:
         numbers["losses"],
         numbers["gradient_norms"],
     )
-    parameters = from_huggingface(
-        _unflatten("weights", tensors), parameter_specs(tiny_model(config))
-    )
+    parameters = from_huggingface(config, _unflatten("weights", tensors))
     return Fixture(numbers["made_by"], config, parameters, _unstack(tensors), answers)
 
 

@@ -1,92 +1,57 @@
-"""Names and layouts: our flat parameters as the state dicts of Hugging Face's two classes.
+"""Our flat parameters as the state dicts of Hugging Face's two classes, and back.
 
-    ours                                    theirs, in the class of the network
-    embeddings.*                            electra.embeddings.*   (in both classes)
-    N.embeddings_project                    electra.embeddings_project
-    N.layer.0.*                             electra.encoder.layer.0.*
-    N.layer.0.attention.query_key_value     ...attention.self.query, .key, .value
-    generator.head.*                        generator_predictions.*, generator_lm_head.bias
-    discriminator.head.*                    discriminator_predictions.*
-
-N is ``generator`` (ElectraForMaskedLM) or ``discriminator`` (ElectraForPreTraining). Matrices of
-linear layers are (inputs, outputs) here and (outputs, inputs) there; tables are the same. The map
-is linear, so gradients go through it as parameters do. NumPy only, so that it also reads the
-fixture files where PyTorch is not installed.
-Source: transformers models/electra/modeling_electra.py, versions 4.57 and 5.23.
+The names are those of the package's table. It is linear, so gradients go through it as parameters
+do. NumPy only, so that it also reads the fixture files where PyTorch is not installed.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from electra_ref.arrays import Array
-from electra_ref.model.parameters import FlatParameters, ParameterSpec
+from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.model.objectives.electra import networks_of, parameter_specs
+from electra_ref.model.parameters import FlatParameters
+from electra_ref.training.huggingface.names import Tensor, tensors_of
+from tests.tiny_electra import tiny_model
 
 NETWORKS = ("generator", "discriminator")
 StateDicts = Mapping[str, Mapping[str, Array]]  # network -> their name -> tensor
 
-_RENAMED = (  # applied in this order to our names
-    (r"^embeddings\.", "electra.embeddings."),
-    (r"^\w+\.embeddings_project\.", "electra.embeddings_project."),
-    (r"^generator\.head\.output\.", "generator_lm_head."),
-    (r"^discriminator\.head\.output\.", "discriminator_predictions.dense_prediction."),
-    (r"^(\w+)\.head\.", r"\1_predictions."),
-    (r"^\w+\.layer\.(\d+)\.layer_norm\.", r"electra.encoder.layer.\1.output.LayerNorm."),
-    (r"^\w+\.layer\.(\d+)\.output\.", r"electra.encoder.layer.\1.output.dense."),
-    (r"^\w+\.layer\.(\d+)\.intermediate\.", r"electra.encoder.layer.\1.intermediate.dense."),
-    (
-        r"^\w+\.layer\.(\d+)\.attention\.output\.",
-        r"electra.encoder.layer.\1.attention.output.dense.",
-    ),
-    (
-        r"^\w+\.layer\.(\d+)\.attention\.layer_norm\.",
-        r"electra.encoder.layer.\1.attention.output.LayerNorm.",
-    ),
-    (r"^\w+\.layer\.(\d+)\.attention\.", r"electra.encoder.layer.\1.attention.self."),
-    (r"\.layer_norm\.", ".LayerNorm."),
-)
+
+def tensors(config: PretrainingConfig) -> Mapping[str, list[Tensor]]:
+    """Return the table of names of both networks."""
+    return tensors_of(networks_of(tiny_model(config)))
 
 
-def their_names(name: str) -> list[str]:
-    """Return the one name, or the three for q, k and v, of our parameter ``name``."""
-    for pattern, replacement in _RENAMED:
-        name = re.sub(pattern, replacement, name)
-    if "query_key_value" not in name:
-        return [name]
-    return [name.replace("query_key_value", part) for part in ("query", "key", "value")]
-
-
-def to_huggingface(parameters: FlatParameters, network: str) -> dict[str, Array]:
+def to_huggingface(
+    config: PretrainingConfig, parameters: FlatParameters, network: str
+) -> dict[str, Array]:
     """Return the tensors of ``network`` by their names; also right for gradients.
 
     The tied ``generator_lm_head.weight`` is left out, as ``save_pretrained`` leaves it out.
     """
-    tensors = {}
-    for spec in parameters.specs:
-        if spec.name.split(".")[0] in (network, "embeddings"):
-            names = their_names(spec.name)
-            parts = np.split(parameters[spec.name], len(names), axis=-1)
-            for name, part in zip(names, parts, strict=True):
-                tensors[name] = np.ascontiguousarray(part.T if _is_linear(spec) else part)
-    return tensors
+    return {
+        tensor.name: np.ascontiguousarray(tensor.value(parameters))
+        for tensor in tensors(config)[network]
+    }
 
 
-def from_huggingface(state_dicts: StateDicts, specs: Sequence[ParameterSpec]) -> FlatParameters:
+def from_huggingface(config: PretrainingConfig, state_dicts: StateDicts) -> FlatParameters:
     """Return our flat parameters in float64; the shared tensors are the discriminator's.
 
     Raises KeyError if one of their tensors is missing, ValueError if its shape does not fit.
     """
+    specs = parameter_specs(tiny_model(config))
     parameters = FlatParameters(specs, np.full(sum(np.prod(s.shape) for s in specs), np.nan))
-    for spec in specs:
-        network = "generator" if spec.name.startswith("generator.") else "discriminator"
-        parts = [state_dicts[network][name] for name in their_names(spec.name)]
-        tensor = np.concatenate([part.T if _is_linear(spec) else part for part in parts], axis=-1)
-        if tensor.shape != spec.shape:
-            raise ValueError(f"{spec.name}: {tensor.shape} where {spec.shape} is needed")
-        parameters[spec.name][...] = tensor
+    for network in NETWORKS:  # the discriminator is the last
+        for tensor in tensors(config)[network]:
+            found = state_dicts[network][tensor.name]
+            if found.shape != tensor.shape:
+                raise ValueError(f"{tensor.name}: {found.shape} where {tensor.shape} is needed")
+            tensor.view(parameters)[...] = found
     return parameters
 
 
@@ -110,7 +75,3 @@ def relative_errors(actual: StateDicts, expected: StateDicts) -> dict[str, float
             difference = np.linalg.norm(actual[network][name] - tensor)
             errors[f"{network}.{name}"] = float(difference / np.linalg.norm(size))
     return errors
-
-
-def _is_linear(spec: ParameterSpec) -> bool:
-    return len(spec.shape) == 2 and not spec.name.startswith("embeddings.")

@@ -45,7 +45,7 @@ def load_network(config: PretrainingConfig, parameters: FlatParameters, network:
     undropped = dataclasses.replace(config, hidden_dropout=0.0, attention_dropout=0.0)
     theirs = huggingface_config(undropped, sizes[network], attn_implementation="eager")
     model = CLASSES[network](theirs)
-    state_dict = to_huggingface(parameters, network)
+    state_dict = to_huggingface(config, parameters, network)
     if network == "generator":
         tied = state_dict["electra.embeddings.word_embeddings.weight"]
         state_dict["generator_lm_head.weight"] = tied

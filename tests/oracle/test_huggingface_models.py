@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.model.losses import mean_losses
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.sampling import CorruptedBatch
@@ -42,9 +43,9 @@ CASES = [  # size, scale of the parameters: near the start of a training, and fa
 TRAININGS = [(1, 0), (1, 3), (STEPS, 0), (STEPS, 3)]  # steps, of them warm-up
 
 
-def in_their_layout(tensors: FlatParameters) -> StateDicts:
+def in_their_layout(config: PretrainingConfig, tensors: FlatParameters) -> StateDicts:
     """Return ours, parameters or gradients, as two state dicts."""
-    return {network: to_huggingface(tensors, network) for network in NETWORKS}
+    return {network: to_huggingface(config, tensors, network) for network in NETWORKS}
 
 
 def assert_close(actual: StateDicts, expected: StateDicts) -> None:
@@ -59,7 +60,7 @@ def test_the_mapping_of_names_is_one_to_one(size: str) -> None:
     """Every tensor of theirs is set (``load_state_dict`` is strict), and nothing is lost."""
     parameters = draw_parameters(case_config(size), 1.0, seed=1)
     joint = joint_model.load_joint_model(case_config(size), parameters)
-    back = from_huggingface(joint_model.state_dicts(joint), parameters.specs)
+    back = from_huggingface(case_config(size), joint_model.state_dicts(joint))
     assert np.array_equal(back.vector, parameters.vector)
     assert sum(tensor.numel() for tensor in joint.parameters()) == parameters.vector.size
 
@@ -99,7 +100,9 @@ def test_gradients_of_both_networks(size: str, scale: float) -> None:
     loss = joint_model.backward(config, joint, joint_model.forward(joint, corrupted))
     ours = run_pass(config, parameters, corrupted)
     assert ours.loss == pytest.approx(loss.item(), rel=RELATIVE_ERROR, abs=0)
-    assert_close(in_their_layout(ours.gradients), joint_model.state_dicts(joint, gradients=True))
+    assert_close(
+        in_their_layout(config, ours.gradients), joint_model.state_dicts(joint, gradients=True)
+    )
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)], ids=["MLM", "RTD"])
@@ -110,7 +113,7 @@ def test_gradients_of_one_loss(weights: tuple[float, float]) -> None:
     parameters = draw_parameters(config, 0.5, seed=1)
     joint = joint_model.load_joint_model(config, parameters)
     joint_model.backward(config, joint, joint_model.forward(joint, corrupted))
-    ours = in_their_layout(run_pass(config, parameters, corrupted).gradients)
+    ours = in_their_layout(config, run_pass(config, parameters, corrupted).gradients)
     theirs = joint_model.state_dicts(joint, gradients=True)
     network = NETWORKS[weights.index(1.0)]
     assert_close({network: ours[network]}, {network: theirs[network]})
@@ -158,7 +161,7 @@ def test_training(size: str, scale: float, steps: int, warmup_steps: int) -> Non
     our_losses, our_norms, our_parameters = run_training(config, parameters, batches)
     np.testing.assert_allclose(our_losses, losses, rtol=RELATIVE_ERROR)
     np.testing.assert_allclose(our_norms, norms, rtol=RELATIVE_ERROR)
-    assert_close(in_their_layout(our_parameters), joint_model.state_dicts(joint))
+    assert_close(in_their_layout(config, our_parameters), joint_model.state_dicts(joint))
     moved = relative_error(our_parameters.vector, parameters.vector)
     assert (moved > 1e-4) == (steps > 1 or warmup_steps == 0)
 

@@ -4,8 +4,9 @@
     logits = h Eᵀ + b                                         (B M, V)  at the masked positions
     log q[n] = log softmax(h[n] Eᵀ + b)[label n]              (N,)      at all tokens
 
-E is the table that also embeds the input, so its gradient has a part from here. At all tokens the
-logits are never held at once.
+E is the table that also embeds the input, so its gradient has a part from here; without
+``tie_word_embeddings`` it is a table of the head's own. At all tokens the logits are never held at
+once.
 Source: Clark et al. 2020, arXiv:2003.10555, section 2; google-research/electra
 pretrain/run_pretraining.py (``_get_masked_lm_output``).
 """
@@ -23,12 +24,23 @@ from electra_ref.model.parameters import ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass, layer_norm_specs, linear_specs
 
 
+def output_embeddings(network: Network) -> str:
+    """Return the name of the table (V, E) that ``network`` guesses words by."""
+    if network.config.tie_word_embeddings:
+        return word_embeddings(network)
+    return f"{network.name}.head.output_embeddings.weight"
+
+
 def vocabulary_head_specs(network: Network) -> Iterator[ParameterSpec]:
-    """Yield the specs of the head of ``network``, the table apart."""
+    """Yield the specs of the head of ``network``; a table that it shares belongs to the encoder."""
     name, width = f"{network.name}.head", network.config.embedding_size
+    entries = network.config.vocab_size
     yield from linear_specs(f"{name}.dense", network.size.hidden_size, width)
     yield from layer_norm_specs(f"{name}.layer_norm", width)
-    yield ParameterSpec(f"{name}.output.bias", (network.config.vocab_size,), "zeros", decays=False)
+    yield ParameterSpec(f"{name}.output.bias", (entries,), "zeros", decays=False)
+    if not network.config.tie_word_embeddings:
+        table = output_embeddings(network)
+        yield ParameterSpec(table, (entries, width), "truncated_normal", decays=True)
 
 
 class TransformCache(NamedTuple):
@@ -69,7 +81,7 @@ def vocabulary_head_backward(
     run: BackwardPass, network: Network, dlogits: Array, cache: VocabularyHeadCache
 ) -> Array:
     """Return dhidden (N, C) for ``dlogits`` (B M, V)."""
-    dtable = run.gradients.sum_of(word_embeddings(network)).transpose()
+    dtable = run.gradients.sum_of(output_embeddings(network)).transpose()
     dbias = run.gradients.sum_of(f"{network.name}.head.output.bias")
     dh = run.backend.linear_backward(dlogits, cache.output, dtable, dbias)
     dh = _transform_backward(run, network, dh, cache.transform)
@@ -90,7 +102,7 @@ def log_likelihood_head_backward(
     run: BackwardPass, network: Network, dlog_likelihoods: Array, cache: LogLikelihoodCache
 ) -> Array:
     """Return dhidden (N, C) for ``dlog_likelihoods`` (N,)."""
-    dtable = run.gradients.sum_of(word_embeddings(network))
+    dtable = run.gradients.sum_of(output_embeddings(network))
     dbias = run.gradients.sum_of(f"{network.name}.head.output.bias")
     dh = run.backend.vocabulary_log_likelihood_backward(
         dlog_likelihoods, cache.output, dtable, dbias
@@ -117,5 +129,5 @@ def _transform_backward(
 
 def _output_matrix(run: ForwardPass, network: Network) -> tuple[Array, Array]:
     """Return the table (V, E) and the bias (V,)."""
-    table = run.parameters[word_embeddings(network)]
+    table = run.parameters[output_embeddings(network)]
     return table, run.parameters[f"{network.name}.head.output.bias"]

@@ -13,6 +13,7 @@ from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.config.model import ModelConfig
 from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.model.losses import Counts
+from electra_ref.model.networks import Networks
 from electra_ref.model.parameters import FlatParameters, ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import RandomStream
@@ -29,6 +30,7 @@ class Objective(Protocol):
         self, config: ModelConfig, settings: ObjectiveConfig, special_tokens: SpecialTokens
     ) -> Model: ...
     def parameter_specs(self, model: Model) -> list[ParameterSpec]: ...
+    def networks_of(self, model: Model) -> Networks: ...  # what a trained model can be asked
 
     # A step: ``model`` as it is at that step, what changes before it, what it leaves as it is.
     def at_step(self, model: Model, step: int) -> Model: ...

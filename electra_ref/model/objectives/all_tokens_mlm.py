@@ -44,7 +44,7 @@ from electra_ref.model.heads.vocabulary import (
     vocabulary_head_specs,
 )
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
-from electra_ref.model.networks import Network, encoder_of, generator_of
+from electra_ref.model.networks import Network, Networks, encoder_of, generator_of
 from electra_ref.model.objectives.one_stage import begin_step, settings_at, unchanged
 from electra_ref.model.objectives.output import Detections, Output
 from electra_ref.model.parameters import ParameterSpec, parameter_table
@@ -52,7 +52,7 @@ from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import RandomStream
 
 __all__ = ["at_step", "backward", "begin_step", "count_losses", "evaluate", "forward", "model_of",
-           "parameter_specs", "unchanged"]  # fmt: skip
+           "networks_of", "parameter_specs", "unchanged"]  # fmt: skip
 
 
 class AllTokensMlm(NamedTuple):
@@ -80,6 +80,11 @@ def parameter_specs(model: AllTokensMlm) -> list[ParameterSpec]:
     networks = [n for n in (model.generator, model.encoder) if n is not None]
     heads = *map(vocabulary_head_specs, networks), detection_head_specs(model.gate)
     return parameter_table([*map(encoder_specs, networks), *heads])
+
+
+def networks_of(model: AllTokensMlm) -> Networks:
+    """Return the encoder with its gate, which detects, and as what guesses words."""
+    return Networks(model.gate, model.encoder)
 
 
 def at_step(model: AllTokensMlm, step: int) -> AllTokensMlm:

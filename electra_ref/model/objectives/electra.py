@@ -50,7 +50,7 @@ from electra_ref.model.heads.detection import (
 )
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
-from electra_ref.model.networks import Network, discriminator_of, generator_of
+from electra_ref.model.networks import Network, Networks, discriminator_of, generator_of
 from electra_ref.model.objectives.one_stage import settings_at
 from electra_ref.model.objectives.output import Detections, Output
 from electra_ref.model.parameters import FlatParameters, ParameterSpec, parameter_table
@@ -93,6 +93,11 @@ def parameter_specs(model: Electra) -> list[ParameterSpec]:
     if model.settings.adversarial == "reinforce":
         heads.append(baseline_specs(generator))
     return parameter_table([*networks, *heads])
+
+
+def networks_of(model: Electra) -> Networks:
+    """Return both networks."""
+    return Networks(model.discriminator, model.generator)
 
 
 def at_step(model: Electra, step: int) -> Electra:

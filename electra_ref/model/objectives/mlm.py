@@ -22,7 +22,7 @@ from electra_ref.model.encoder import encoder_specs
 from electra_ref.model.generation import GuessesCache, guess_backward, guess_masked
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
-from electra_ref.model.networks import Network, encoder_of
+from electra_ref.model.networks import Network, Networks, encoder_of
 from electra_ref.model.objectives.one_stage import begin_step, unchanged
 from electra_ref.model.objectives.output import Output
 from electra_ref.model.parameters import ParameterSpec, parameter_table
@@ -30,7 +30,7 @@ from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import RandomStream
 
 __all__ = ["at_step", "backward", "begin_step", "count_losses", "evaluate", "forward", "model_of",
-           "parameter_specs", "unchanged"]  # fmt: skip
+           "networks_of", "parameter_specs", "unchanged"]  # fmt: skip
 
 
 class Mlm(NamedTuple):
@@ -49,6 +49,11 @@ def model_of(config: ModelConfig, settings: ObjectiveConfig, special_tokens: Spe
 def parameter_specs(model: Mlm) -> list[ParameterSpec]:
     """Return the table of the parameters of the encoder and its head."""
     return parameter_table([encoder_specs(model.encoder), vocabulary_head_specs(model.encoder)])
+
+
+def networks_of(model: Mlm) -> Networks:
+    """Return the encoder, which guesses words."""
+    return Networks(None, model.encoder)
 
 
 def at_step(model: Mlm, step: int) -> Mlm:

@@ -29,7 +29,7 @@ from electra_ref.model.generation import (
 )
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
-from electra_ref.model.networks import Network, encoder_of, generator_of
+from electra_ref.model.networks import Network, Networks, encoder_of, generator_of
 from electra_ref.model.objectives.one_stage import begin_step, settings_at, unchanged
 from electra_ref.model.objectives.output import Output
 from electra_ref.model.parameters import ParameterSpec, parameter_table
@@ -37,7 +37,7 @@ from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import RandomStream
 
 __all__ = ["at_step", "backward", "begin_step", "count_losses", "evaluate", "forward", "model_of",
-           "parameter_specs", "unchanged"]  # fmt: skip
+           "networks_of", "parameter_specs", "unchanged"]  # fmt: skip
 
 
 class ReplaceMlm(NamedTuple):
@@ -61,6 +61,11 @@ def parameter_specs(model: ReplaceMlm) -> list[ParameterSpec]:
     """Return the table of the parameters of both networks and their heads."""
     networks = [n for n in (model.generator, model.encoder) if n is not None]
     return parameter_table([*map(encoder_specs, networks), *map(vocabulary_head_specs, networks)])
+
+
+def networks_of(model: ReplaceMlm) -> Networks:
+    """Return the encoder, which guesses words; the generator helped to train it."""
+    return Networks(None, model.encoder)
 
 
 def at_step(model: ReplaceMlm, step: int) -> ReplaceMlm:

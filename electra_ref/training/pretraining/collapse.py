@@ -20,7 +20,7 @@ The figures beside each threshold are those of real runs with ``evaluate_every=1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from electra_ref.config.pretraining import PretrainingConfig
@@ -53,16 +53,30 @@ class Check(NamedTuple):
     remedies: Mapping[str, float] | None = None  # settings of runs that did not fail so
 
 
+def judged(records: Iterable[Record], config: PretrainingConfig) -> list[Record]:
+    """Return the held-out ``records`` that count: those after the first step of all networks.
+
+    Of two stages, the first trains no discriminator.
+    """
+    return [record for record in records if record["step"] > config.two_stage_steps]
+
+
 def new_warnings(history: History, config: PretrainingConfig) -> list[str]:
     """Return what the newest record of ``history`` is the first to show, a line for each check.
 
-    ``history`` holds the held-out records that count, the oldest first. Where the discriminator is
-    not trained from the first step on, those before its first step do not count.
+    ``history`` holds the held-out records that are ``judged``, the oldest first.
     """
+    newest = len(history)
+    return [f"warning: {line}" for count, line in all_warnings(history, config) if count == newest]
+
+
+def all_warnings(history: History, config: PretrainingConfig) -> list[tuple[int, str]]:
+    """Return a line for each check that holds, behind how many records of ``history`` it takes."""
+    counts = [(first_shown(check, history, config), check) for check in CHECKS]
     return [
-        f"warning: step {history[-1]['step']:,}: {_said(check, history[-1], config)}"
-        for check in CHECKS
-        if first_shown(check, history, config) == len(history) > 0
+        (count, f"step {history[count - 1]['step']:,}: {_said(check, history[count - 1], config)}")
+        for count, check in counts
+        if count
     ]
 
 

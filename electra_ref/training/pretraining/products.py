@@ -117,10 +117,12 @@ def step_flop(config: PretrainingConfig, step: int = 0) -> int:
     return sum(product.flop for product in step_products(config, step))
 
 
-def run_flop(config: PretrainingConfig) -> int:
-    """Return the FLOP of all steps of a run: see ``step_products``."""
-    first = config.two_stage_steps
-    return first * step_flop(config) + (config.steps - first) * step_flop(config, first)
+def run_flop(config: PretrainingConfig, steps: int | None = None) -> int:
+    """Return the FLOP of the first ``steps`` steps of a run, or of all: see ``step_products``."""
+    steps = config.steps if steps is None else steps
+    first = min(steps, config.two_stage_steps)
+    later = (steps - first) * step_flop(config, config.two_stage_steps)
+    return first * step_flop(config) + later
 
 
 def _heads(objective: str, length: int, slots: int) -> tuple[int, int]:

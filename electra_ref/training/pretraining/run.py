@@ -9,9 +9,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +22,15 @@ from electra_ref.masking import masked_slots
 from electra_ref.terminal_text import visible
 from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
+from electra_ref.text.vocabulary import load_vocabulary
+from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
+from electra_ref.training.pretraining.initialization import initialize
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
-from electra_ref.training.pretraining.source import Source
+from electra_ref.training.pretraining.source import Source, moved_source, recorded_source
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
 from electra_ref.training.progress import (
     Progress,
@@ -38,10 +40,12 @@ from electra_ref.training.progress import (
     wants_colour,
 )
 from electra_ref.training.run_data import read_key, read_vocabulary, record_data
-from electra_ref.training.run_directory import RunDirectory, new_run_path
+from electra_ref.training.run_directory import IMPORTED, RunDirectory, new_run_path
+from electra_ref.training.saved_model import find_model
 from electra_ref.training.stop_signals import StopSignals
 
 COMMAND = "python -m electra_ref.train"
+REPORT = "python -m electra_ref.report"
 RUNS = Path("runs")  # of the runs without --output-dir
 
 
@@ -71,7 +75,10 @@ def begin(
     path = path or new_run_path(RUNS, config.preset)
     run = RunDirectory.create(path, to_toml(config), {**environment, "source": source._asdict()})
     try:
-        return _trainer(run, config, opened, source, progress, stop, resume_command(path))
+        trainer = _trainer(run, config, opened, source, progress, stop, resume_command(path))
+        if source.init_from is not None:
+            trainer.save()  # what it begins with may be gone or be another when it is resumed
+        return trainer
     except (UserError, MemoryError):
         run.discard(folder=is_ours)
         raise
@@ -95,17 +102,22 @@ def resume(
     """
     run = RunDirectory.resume(path)
     try:
+        then = run.environment()
+        if IMPORTED in then:
+            raise UserError(
+                f"the model in {path} was imported and never trained, so there is nothing to "
+                f"resume; to train on from its weights: --init-from {path}"
+            )
         before = resolve_config(path=run.config)
         config = _changed(run, before, settings)
         opened = open_backend(config.device, config.precision)
         progress.say(opened.reason)
-        then = run.environment()
         now = describe_environment(
             device=opened.device, precision=opened.dtype, backend=opened.name
         )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        named = source._replace(text_key=_text_key(then)) if source else _source_of(run)
+        named = moved_source(source, then) if source else recorded_source(run)
         again = resume_command(path, settings, source)
         moved = source is not None
         trainer = _trainer(
@@ -176,9 +188,11 @@ def complete(
         f"step {step}: {evaluation.summary}",
         f"{step - first_step:,} steps in {took}; the run is in {path}; to train on:",
     ]
-    figures = "".join(f"{fitted(line, sys.stdout)}\n" for line in lines)
+    first, last = (fitted(line, sys.stdout) for line in lines)
+    report = visible(f"curves: {REPORT} {shlex.quote(str(trainer.run.path))}")
     more = f" --set steps={2 * step}" if step == trainer.config.steps else ""
-    figures += f"{visible(resume_command(trainer.run.path))}{more}\n"
+    again = visible(resume_command(trainer.run.path))
+    figures = f"{first}\n{report}\n{last}\n{again}{more}\n"
     legend = f": {LEGEND}" if "rtd_auc" in evaluation.metrics else ""
     show("\n\n".join([fitted(f"held-out samples{legend}", sys.stdout), *samples, figures]))
 
@@ -229,27 +243,19 @@ def _trainer(
     for line in describe(config, needs, on_gpu=opened.device == "gpu", resumed=resumed):
         progress.say(line)
     state = initial_state(config, opened.backend, task.model, opened.dtype)
+    if source.init_from is not None and not list_checkpoints(run.checkpoints):
+        path = Path(source.init_from)
+        initialize(state, opened.backend, find_model(path), path, progress.say)
     return Trainer(config, opened.backend, state, task, run, progress)
 
 
-def _source_of(run: RunDirectory) -> Source:
-    try:
-        source = Source(**run.environment()["source"])
-    except (KeyError, TypeError):
-        source = Source([], "")
-    names = [*source.corpus, source.tokens or "-"] if isinstance(source.corpus, list) else [None]
-    if source.tokens == "" or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            f"the environment.json of {run.path} no longer names the data; name them with --corpus "
-            "or --tokens"
-        )
-    return source
-
-
-def _text_key(environment: Mapping[str, Any]) -> str:
-    """Return the key that the run began with: its data may lie elsewhere, but are the same."""
-    source = environment.get("source")
-    return str(source.get("text_key", "text")) if isinstance(source, dict) else "text"
+def _vocabulary(run: RunDirectory, source: Source) -> Sequence[str] | None:
+    """Return the vocabulary of the run, None if one is to be trained. Raises UserError."""
+    if run.data.exists():
+        return read_vocabulary(run)
+    if source.init_from is not None:
+        return find_model(Path(source.init_from)).tokenizer.vocab
+    return None if source.vocabulary is None else load_vocabulary(source.vocabulary)
 
 
 def _prepare(
@@ -279,7 +285,7 @@ def _prepare(
             corpus=source.corpus,
             text_key=source.text_key,
             ids_path=source.tokens,
-            vocabulary=read_vocabulary(run) if run.data.exists() else None,
+            vocabulary=_vocabulary(run, source),
             known_key=read_key(run) if run.data.exists() else None,
             moved=moved,
             progress=report,

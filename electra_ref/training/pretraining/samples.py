@@ -59,7 +59,7 @@ def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
         name for name in ("original", "masked", "generated", "guessed") if name in sample
     ]
     lines: dict[str, list[str]] = {name: [] for name in names}
-    verdicts = _verdicts(sample)
+    verdicts = verdicts_of(sample)
     if verdicts:
         lines["flagged"] = []
     room = columns - len("generated")
@@ -85,7 +85,7 @@ def format_sample(sample: dict[str, Any], *, colour: bool, columns: int) -> str:
     )
 
 
-def _verdicts(sample: dict[str, Any]) -> list[str]:
+def verdicts_of(sample: dict[str, Any]) -> list[str]:
     """Return the sign of each token, see LEGEND; none where nothing is detected."""
     signs = {(True, True): "^", (True, False): "-", (False, True): "?"}
     pairs = zip(sample.get("replaced", ()), sample.get("probability", ()), strict=True)

@@ -1,9 +1,14 @@
-"""Where the data of a run come from, as the user named it."""
+"""Where the data and the first parameters of a run come from, as the user named it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from electra_ref.errors import UserError
+
+if TYPE_CHECKING:  # it loads NumPy
+    from electra_ref.training.run_directory import RunDirectory
 
 
 class Source(NamedTuple):
@@ -12,3 +17,32 @@ class Source(NamedTuple):
     corpus: Sequence[str]  # files and folders by absolute path, or "-" for standard input
     tokens: str | None  # an .npy file of ids by absolute path
     text_key: str = "text"  # of the text in JSON lines
+    vocabulary: str | None = None  # a vocab.txt by absolute path; None: trained, or the model's
+    init_from: str | None = None  # a model by absolute path
+
+
+def recorded_source(run: RunDirectory) -> Source:
+    """Return the source that ``run`` began with. Raises UserError if it is not on record."""
+    try:
+        source = Source(**run.environment()["source"])
+    except (KeyError, TypeError):
+        source = Source([], "")
+    models = [source.vocabulary or "-", source.init_from or "-"]
+    corpus = source.corpus if isinstance(source.corpus, list) else [None]
+    names = [*corpus, source.tokens or "-", *models]
+    if source.tokens == "" or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"the environment.json of {run.path} no longer names the data; name them with --corpus "
+            "or --tokens"
+        )
+    return source
+
+
+def moved_source(source: Source, environment: Mapping[str, Any]) -> Source:
+    """Return ``source``, where the data lie now, with what stays as it was."""
+    before = environment.get("source")
+    if isinstance(before, dict):
+        for key in ("text_key", "vocabulary", "init_from"):
+            if isinstance(before.get(key), str):
+                source = source._replace(**{key: before[key]})
+    return source

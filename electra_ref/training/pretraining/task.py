@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from electra_ref.backends import Backend
 from electra_ref.batch import Batch
@@ -19,7 +20,7 @@ from electra_ref.rng import EVALUATION, Purpose, RandomStream
 from electra_ref.text.prepare import PreparedData
 from electra_ref.training.loop import Evaluation
 from electra_ref.training.optimizer import TrainingState
-from electra_ref.training.pretraining.collapse import new_warnings
+from electra_ref.training.pretraining.collapse import judged, new_warnings
 from electra_ref.training.pretraining.metrics import metrics_of, summary
 from electra_ref.training.pretraining.samples import describe_samples
 
@@ -46,12 +47,25 @@ class PretrainingTask:
             for part in np.split(numbers, config.accumulate)
         ]
 
-    def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
-        """Return figures of ``evaluation_batches`` batches at most, and samples of their rows."""
+    def held_out_rows(self) -> npt.NDArray[np.int64]:
+        """Return the numbers of the rows that an evaluation reads, in their order."""
+        most = self._config.evaluation_batches * self._config.batch_size
+        return self._data.held_out.evaluation_examples(most, self._config.seed)
+
+    def evaluate(
+        self,
+        parameters: FlatParameters,
+        step: int,
+        on_rows: Callable[[int], None] = lambda _: None,
+    ) -> Evaluation:
+        """Return figures of ``evaluation_batches`` batches at most, and samples of their rows.
+
+        ``on_rows`` is called with the rows that are done; it may raise to stop.
+        """
         samples: list[dict[str, Any]] = []
 
         def outputs() -> Iterator[Output]:
-            for output in self._held_out_outputs(parameters, step):
+            for output in self._held_out_outputs(parameters, step, on_rows):
                 if not samples:
                     vocabulary = self._data.tokenizer.vocab
                     samples.extend(describe_samples(self._backend, output, vocabulary))
@@ -62,19 +76,18 @@ class PretrainingTask:
 
     def warnings(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the newest record is the first to show: see ``collapse``."""
-        return new_warnings(
-            [record for record in records if record["step"] > self._config.two_stage_steps],
-            self._config,
-        )
+        return new_warnings(judged(records, self._config), self._config)
 
-    def _held_out_outputs(self, parameters: FlatParameters, step: int) -> Iterator[Output]:
+    def _held_out_outputs(
+        self, parameters: FlatParameters, step: int, on_rows: Callable[[int], None]
+    ) -> Iterator[Output]:
         """Yield the outputs for the held-out rows, a micro-batch at a time, without dropout."""
         config, source = self._config, self._data.held_out
         rows = config.batch_size // config.accumulate
-        most = config.evaluation_batches * config.batch_size
-        numbers = source.evaluation_examples(most, config.seed)
+        numbers = self.held_out_rows()
         model = self.objective.at_step(self.model, step)
         for first in range(0, numbers.size, rows):
+            on_rows(first)
             part = numbers[first : first + rows]
             batch = source.batch(part, config.row_length, self._special_tokens)
             yield evaluate_batch(config, self._backend, model, parameters, batch, first)

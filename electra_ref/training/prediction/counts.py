@@ -1,0 +1,73 @@
+"""What was read and answered, and the line that says so at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LEGACY_SHARE = 0.01  # of the bytes are invalid: then the text is probably in another encoding
+
+
+@dataclass
+class Counts:
+    """The counts grow while lines are read."""
+
+    bytes: int = 0
+    invalid_bytes: int = 0
+    lines: int = 0
+    empty: int = 0  # lines without a token
+    tokens: int = 0  # [CLS] and [SEP] included, each once
+    cut: int = 0  # lines that are longer than the model reads
+    windows: int = 0  # into which these were cut
+    like_json: int = 0  # lines of text that look like JSON objects
+    masks: int = 0
+    without_mask: int = 0  # lines
+
+    def summary(self, seconds: float, *, counts_masks: bool = False) -> str:
+        """Return one line with all that is worth knowing."""
+        rate = self.tokens / max(seconds, 1e-9)
+        parts = [
+            _many(self.lines, "line"),
+            *self._peculiarities(),
+            *self._masks(counts_masks=counts_masks),
+            f"{_many(self.tokens, 'token')} in {seconds:.1f} s ({rate:,.0f} tokens/s)",
+        ]
+        return ", ".join(parts)
+
+    def notes(self) -> Iterator[str]:
+        """Yield what probably went wrong, a line each."""
+        if self.invalid_bytes > LEGACY_SHARE * self.bytes:
+            yield (
+                f"{100 * self.invalid_bytes / self.bytes:.1f} % of the bytes are not valid UTF-8, "
+                "so the text is probably in another encoding; convert it first: "
+                "iconv -f WINDOWS-1252 -t UTF-8"
+            )
+        if self.like_json:
+            look = "looks like a JSON object and was"
+            if self.like_json > 1:
+                look = "look like JSON objects and were"
+            yield (
+                f"{_many(self.like_json, 'line')} of text {look} read as text; --input-format "
+                "jsonl reads JSON"
+            )
+
+    def _masks(self, *, counts_masks: bool) -> Iterator[str]:
+        if self.without_mask:
+            yield f"{self.without_mask:,} without [MASK]"
+        if counts_masks:
+            yield _many(self.masks, "mask")
+
+    def _peculiarities(self) -> Iterator[str]:
+        if self.empty:
+            yield f"{self.empty:,} empty"
+        if self.cut:
+            yield (
+                f"{self.cut:,} longer than the model reads, cut into "
+                f"{_many(self.windows, 'overlapping window')}"
+            )
+        if self.invalid_bytes:
+            yield f"{_many(self.invalid_bytes, 'invalid byte')} left out"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
