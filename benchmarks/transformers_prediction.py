@@ -37,7 +37,7 @@ def prepare_transformers(
     sizes = huggingface_config(config, size, attn_implementation=attention)
     model: Any = transformers.ElectraForPreTraining(sizes)
     model.eval()
-    weights = to_huggingface(discriminator_parameters(config), "discriminator")
+    weights = to_huggingface(config, discriminator_parameters(config), "discriminator")
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     if precision == "bfloat16" and not autocast:
         model = model.to(torch.bfloat16)
