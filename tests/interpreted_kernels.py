@@ -25,6 +25,9 @@ SMALL = {  # names of block sizes in any of the modules, and their size here
     "ROWS": 2,
     "COLUMNS": 4,
     "DEPTH": 5,
+    "LEAST_TASKS": 2,
+    "MOST_STRIPS": 2,
+    "QUERIES": 4,
     "STRIP": 3,
     "CHUNK": 3,
     "ROWS_AT_A_TIME": 4,
@@ -63,7 +66,7 @@ def import_interpreted() -> dict[str, ModuleType]:
         for name, size in SMALL.items():
             if hasattr(module, name):
                 setattr(module, name, size)
-        for name in ("multiply_tile", "copy_panel"):
+        for name in ("multiply_tiles", "copy_panel"):
             if hasattr(module, name) and not hasattr(module, "ir"):
                 setattr(module, name, _strict(getattr(module, name)))
     for operation in BY_PRODUCTS:
@@ -80,8 +83,10 @@ def _strict(twin: Callable[..., None]) -> Callable[..., None]:
     def call(*arrays: Any) -> None:
         rows, columns = SMALL["ROWS"], SMALL["COLUMNS"]
         if len(arrays) == 4:
-            depth = arrays[1].shape[0]
-            shapes = [(rows, depth), (depth, columns), (rows, columns), (rows, columns)]
+            (count, depth), tiles = arrays[0].shape, (arrays[0].shape[0], columns)
+            if count == 0 or count % rows:
+                raise IndexError(f"{count} rows, but a tile has {rows}")
+            shapes = [(count, depth), (depth, columns), tiles, tiles]
         else:
             depth = arrays[0].shape[0]
             shapes = [(depth, columns), (depth, columns), (1, columns)]

@@ -364,6 +364,37 @@ def assert_attention(
 
 
 @given(sizes=SIZES, seed=SEEDS)
+def test_results_without_a_cache_have_the_same_bits(sizes: Sizes, seed: int) -> None:
+    """With dropout and without; without bits there is a cache as well."""
+    random = np.random.default_rng(seed)
+    batch, length, heads = sizes.batch, sizes.length, sizes.heads
+    width = heads * sizes.head_width
+    x, residual, qkv = draw(random, *[(batch * length, width)] * 2, (batch * length, 3 * width))
+    inputs = [x, residual, *draw(random, (width,), (width,))]
+    mask = np.arange(length) < 1 + np.resize(random.permutation(length), batch)[:, None]
+    for stream in (draw_stream(random), None):
+        bits_of: list[Any] = [None, None]
+        if stream is not None:
+            counts = length * width, heads * length * length
+            bits_of = [CPU.dropout_bits(stream, batch, count) for count in counts]
+        rows: list[Any] = [array.astype(np.float32) for array in inputs]
+        rows += [bits_of[0], sizes.rate, SMOOTH_EPS]
+        sums: Callable[..., Any] = functools.partial(CPU.dropout_add_layer_norm, *rows)
+        x32 = qkv.astype(np.float32)
+        context = functools.partial(CPU.attention, x32, mask, heads, bits_of[1], sizes.rate)
+        for operation in (sums, context):
+            expected, _ = operation()
+            got, cache = operation(with_cache=False)
+            np.testing.assert_array_equal(got, expected)
+            assert cache is None
+    dcontext = x.astype(np.float32)
+    none = CPU.dropout_bits(draw_stream(random), batch, heads * length * length)
+    caches = [CPU.attention(x32, mask, heads, bits, 0.0)[1] for bits in (None, none)]
+    undropped, dropped = (CPU.attention_backward(dcontext, cache) for cache in caches)
+    np.testing.assert_array_equal(undropped, dropped)
+
+
+@given(sizes=SIZES, seed=SEEDS)
 def test_gelu(sizes: Sizes, seed: int) -> None:
     random = np.random.default_rng(seed)
     x, dy = draw(random, *[(sizes.batch * sizes.length, sizes.width)] * 2)

@@ -63,8 +63,8 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         ],
         "cpu.matrix_product.pack_columns": ["panel.shape[1] [- 1]", "0.0 [1 for 0]"],
         "cpu.matrix_product.pack_rows": ["0.0 [1 for 0]"],
-        "cpu.matrix_product._multiply_tiles": [
-            "np.zeros((ROWS, COLUMNS), np.float32) [1 for 0]",
+        "cpu.matrix_product._multiply_panels": [
+            "np.zeros((a.shape[0], COLUMNS), np.float32) [1 for 0]",
         ],
         "cpu.matrix_product.multiply_rows": ["np.zeros((ROWS, a.shape[1]), np.float32) [1 for 0]"],
     },
@@ -73,34 +73,75 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         "cpu.matrix_product.multiply_rows": ["a.shape[1] [+ 1]"],
         "cpu.matrix_product.multiply_columns": ["a.shape[0] [+ 1]"],
         "cpu.attention._head": ["x.shape[1] [+ 1]"],
-        "cpu.attention._attend": [
-            "max(length, head_width) [+ 1]",
-            "length [+ 1]",
-            "length #2 [+ 1]",
-            "last #3 [+ 1]",
-            "first #5 [- 1]",
-            "last - first [+ 1]",
-        ],
+        "cpu.attention._attend": ["count #3 [+ 1]"],
+        "cpu.attention._attention": ["context.shape[0] [+ 1]"],
         "cpu.attention._attend_backward": [
             "max(length, head_width) [+ 1]",
             "length [+ 1]",
             "length #2 [+ 1]",
         ],
     },
-    "a tile has ROWS rows, and no more of them are copied at an edge": {
-        "cpu.matrix_product._multiply_tiles": ["count #2 [+ 1]"],
-        "cpu.attention._attend": ["last #2 [+ 1]", "last #4 [+ 1]"],
-        "cpu.attention._attend_backward": ["last #2 [+ 1]", "last #4 [+ 1]"],
+    "there are so many tiles, and no more of their rows are copied at an edge": {
+        "cpu.matrix_product._multiply_panels": ["count #2 [+ 1]", "a.shape[0] [+ 1]"],
+        "cpu.matrix_product.multiply_rows": ["a.shape[0] #3 [+ 1]", "whole #4 [+ 1]"],
+        "cpu.matrix_product.multiply_columns": ["a.shape[1] #3 [+ 1]", "whole #4 [+ 1]"],
+        "cpu.attention._attend": ["count [+ 1]", "first #2 [+ 1]", "first + count [+ 1]"],
+        "cpu.attention._attend_backward": [
+            "last [+ 1]",
+            "last #2 [+ 1]",
+            "last #3 [+ 1]",
+            "last #4 [+ 1]",
+        ],
+    },
+    "some rows are computed twice, to the same end": {
+        "cpu.attention._attend_backward": [
+            "first [+ 1]",
+            "first #6 [+ 1]",
+            "ROWS [+ 1]",
+            "ROWS #2 [+ 1]",
+            "first + ROWS [+ 1]",
+            "first + ROWS #2 [+ 1]",
+        ],
+        "cpu.dropout_add_layer_norm._dropout_add_layer_norm": [
+            "chunk * CHUNK [- 1]",
+            "CHUNK #3 [+ 1]",
+            "chunk #2 [+ 1]",
+            "1 [+ 1]",
+            "chunk + 1 [+ 1]",
+            "(chunk + 1) * CHUNK [+ 1]",
+        ],
+    },
+    "a task may have any number of rows": {
+        "cpu.matrix_product._multiply": ["_rows_of_a_task(count) [+ 1, - 1]"],
+        "cpu.matrix_product._rows_of_a_task": [
+            "count [+ 1, - 1]",
+            "-count [+ 1, - 1]",
+            "ROWS [+ 1, - 1]",
+            "-count // ROWS [+ 1, - 1]",
+            "-(-count // ROWS) [+ 1, - 1]",
+            "strips [+ 1, - 1]",
+            "LEAST_TASKS [+ 1, - 1]",
+            "strips // LEAST_TASKS [+ 1, - 1]",
+            "1 [+ 1]",
+            "max(strips // LEAST_TASKS, 1) [+ 1]",
+            "min(max(strips // LEAST_TASKS, 1), MOST_STRIPS) [+ 1]",
+            "ROWS #2 [+ 1, - 1]",
+            "ROWS * min(max(strips // LEAST_TASKS, 1), MOST_STRIPS) [+ 1, - 1]",
+        ],
+    },
+    "nothing is read there": {
+        "cpu.attention._pack": ["np.zeros((1, COLUMNS), np.float32) [1 for 0]"],
+        "cpu.attention.attention": ["1 [+ 1]", "1 #2 [+ 1]", "0 [+ 1]", "0 #2 [+ 1]"],
+        "cpu.dropout_add_layer_norm._dropout_add_layer_norm": [
+            "room [drop, sign, x 2, x 0.5, x 1.001]"
+        ],
     },
     "the way around the edge is taken more often, to the same end": {
         "cpu.matrix_product._as_stored": ["is_transpose(matrix) [not]"],
-        "cpu.matrix_product.multiply_rows": ["a.shape[0] [- 1]", "ROWS [+ 1]"],
-        "cpu.matrix_product.multiply_columns": ["a.shape[1] [- 1]", "ROWS [+ 1]"],
-        "cpu.matrix_product._multiply_tiles": [
-            "count [- 1]",
-            "ROWS [+ 1]",
-            "COLUMNS [+ 1]",
-        ],
+        "cpu.matrix_product.multiply_rows": ["whole [- 1]", "whole #5 [- 1]"],
+        "cpu.matrix_product.multiply_columns": ["whole [- 1]", "whole #5 [- 1]"],
+        "cpu.matrix_product._multiply_panels": ["count [- 1]", "COLUMNS [+ 1]"],
+        "cpu.attention._pack": ["columns.stop [+ 1]", "matrix.shape[1] [- 1]"],
         "cpu.dropout.draw": ["threshold [+ 1]", "0 [- 1]"],  # threshold 0 keeps all, by 1.0
         "cpu.dropout.dropout_backward": ["drop.threshold [+ 1]"],
     },
@@ -108,9 +149,17 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         "cpu.matrix_product._multiply": [
             "count [+ 1]",
             "-count [- 1]",
-            "ROWS [- 1]",
-            "-count // ROWS [- 1]",
-            "-(-count // ROWS) [+ 1]",
+            "block [- 1]",
+            "-count // block [- 1]",
+            "-(-count // block) [+ 1]",
+        ],
+        "cpu.dropout_add_layer_norm._dropout_add_layer_norm": [
+            "x.shape[0] [+ 1]",
+            "-x.shape[0] [- 1]",
+            "CHUNK [- 1]",
+            "-x.shape[0] // CHUNK [- 1]",
+            "-(-x.shape[0] // CHUNK) [+ 1]",
+            "CHUNK #2 [- 1]",
         ],
         "cpu.matrix_product.pack_rows": [
             "depth [- 1]",
@@ -124,7 +173,10 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         "cpu.layer_norm.normalize_row": ["i [- 1]"],
         "cpu.softmax_cross_entropy._row_maximum": ["v [- 1]"],
         "cpu.softmax_cross_entropy._sum_of_exponentials": ["v [- 1]"],
-        "cpu.attention._attention": ["task #2 [+ 1, - 1]"],
+        "cpu.attention._attention": [
+            "task #2 [+ 1, - 1]",
+            *("0 [- 1]", "0 #2 [- 1]", "0 #3 [- 1]", "0 #4 [- 1]"),
+        ],
         "cpu.attention._attention_backward": ["task #2 [+ 1, - 1]"],
     },
     "sum of (x - mean) (x - c) is that of (x - mean)^2 for any c: the deviations sum to 0": {
@@ -142,14 +194,30 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         ],
     },
     "softmax does not see a shift, also by a thousandth of a score that does not overflow": {
-        "cpu.attention._softmax_row": [
-            "max(largest, scores[i]) [x 1.001]",
-            "largest [x 1.001]",
+        "cpu.attention._softmax_row": ["_largest(scores) [x 1.001]", "largest [x 1.001]"],
+        "cpu.attention._largest": [
+            "LOWEST [+ 1, - 1]",
+            "bits[i] [+ 1, - 1]",
+            "bits[i] #2 [+ 1, - 1]",
+            "31 [+ 1, - 1]",
+            "np.int32(31) [+ 1, - 1]",
+            "MAGNITUDE [- 1]",
+            "bits[i] ^ bits[i] >> np.int32(31) & MAGNITUDE [+ 1, - 1]",
+            "max(largest, bits[i] ^ bits[i] >> np.int32(31) & MAGNITUDE) [+ 1, - 1]",
+            "largest [+ 1, - 1]",
+            "largest #2 [+ 1, - 1]",
+            "31 #2 [+ 1, - 1]",
+            "np.int32(31) #2 [+ 1, - 1]",
+            "MAGNITUDE #2 [- 1]",
+            "largest ^ largest >> np.int32(31) & MAGNITUDE [+ 1, - 1]",
+            "np.int32(largest ^ largest >> np.int32(31) & MAGNITUDE).view(np.float32) [x 1.001]",
         ],
-        "cpu.attention.attention": [
+        "cpu.attention._padding_scores": [
             "np.float32(0.0) [1 for 0]",
             "np.where(attention_mask, np.float32(0.0), PADDING) [1 for 0]",
+            "scores [1 for 0]",
         ],
+        "cpu.attention.attention": ["_padding_scores(attention_mask) [1 for 0]"],
         "cpu.softmax_cross_entropy._row_maximum": [
             "max(largest, logits[v]) [x 1.001]",
             "np.float32(largest) [x 1.001]",
@@ -164,10 +232,12 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
     "kernels read the first of any number of equal starts": {
         "cpu.arguments.starting_sums": ["2 [+ 1, - 1]"],
     },
-    "exp of -5000, of -10000 and of -20000 is 0": {
-        "cpu.attention.attention": [
-            "np.where(attention_mask, np.float32(0.0), PADDING) [x 2, x 0.5, x 1.001]"
+    "exp of -5000, of -10000, of -20000 and of -infinity is 0": {
+        "cpu.attention._padding_scores": [
+            "np.where(attention_mask, np.float32(0.0), PADDING) [x 2, x 0.5, x 1.001]",
+            "scores [x 2, x 0.5, x 1.001]",
         ],
+        "cpu.attention.attention": ["_padding_scores(attention_mask) [x 2, x 0.5, x 1.001]"],
     },
     "what is computed from it is replaced by 0": {
         "cpu.exponential.exp_of_negative": ["SMALLEST #2 [drop, sign, x 2, x 0.5, x 1.001]"],

@@ -23,10 +23,10 @@ print(LANES, ROWS, COLUMNS)
 @pytest.mark.parametrize(
     ("has_avx512", "told", "tile"),
     [
-        (True, {}, "16 8 32"),
+        (True, {}, "16 6 64"),
         (True, {"NUMBA_CPU_NAME": "generic"}, "8 6 16"),
         (True, {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}, "8 6 16"),
-        (False, {"NUMBA_CPU_FEATURES": "+avx2,+avx512f"}, "16 8 32"),
+        (False, {"NUMBA_CPU_FEATURES": "+avx2,+avx512f"}, "16 6 64"),
         (False, {}, "8 6 16"),
     ],
     ids=str,

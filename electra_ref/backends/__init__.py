@@ -3,7 +3,9 @@
 The model is written once against the ``Backend`` protocol. A backend is a module that has these
 functions. Each operation is a pair of pure functions: the forward one returns its result and a
 cache, the backward one takes the gradient of the result and that cache, returns the gradients of
-the activations, and adds those of the parameters to the sums it is given.
+the activations, and adds those of the parameters to the sums it is given. Two operations whose
+caches are large take ``with_cache``: if it is False, the cache is None, and what only the backward
+pass needs is neither computed nor stored. The bits of the result are the same.
 ``electra_ref.backends.reference`` holds the formula behind each name.
 
 Who may write where:
@@ -82,6 +84,7 @@ class Backend(Protocol):
         bits: Bits,
         rate: float,
         eps: float,
+        with_cache: bool = True,
     ) -> tuple[Array, Cache]: ...
     def dropout_add_layer_norm_backward(
         self, dy: Array, cache: Cache, dgamma: GradientSum, dbeta: GradientSum
@@ -94,6 +97,7 @@ class Backend(Protocol):
         num_attention_heads: int,
         bits: Bits,
         rate: float,
+        with_cache: bool = True,
     ) -> tuple[Array, Cache]: ...
     def attention_backward(self, dcontext: Array, cache: Cache) -> Array: ...
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from electra_ref.arrays import Array
+from electra_ref.arrays import Array, get_xp
 from electra_ref.backends import Cache
 from electra_ref.batch import Batch
 from electra_ref.model.embeddings import (
@@ -84,14 +84,18 @@ def encode(
 
 
 def hidden_states(run: ForwardPass, network: Network, batch: Batch) -> Array:
-    """Return the hidden states (N, C) of ``batch``, as ``encode`` does, without their caches.
+    """Return the hidden states (N, C) of ``batch``, without the caches that ``encode`` returns.
 
-    Only the activations of one layer are held at a time.
+    Only the activations of one layer are held at a time. Those of padding are not computed, but in
+    attention; 0 stands in their place.
     """
     x, _ = embeddings(run, network, batch)
+    xp, mask = get_xp(x), batch.attention_mask
+    tokens = xp.flatnonzero(mask)
+    x = x[tokens]
     for number in range(network.size.num_hidden_layers):
-        x, _ = _layer(run, network, number, x, batch.attention_mask)
-    return x
+        x, _ = _layer(run, network, number, x, mask, tokens)
+    return _with_padding(x, tokens, mask.size)
 
 
 def encode_backward(
@@ -108,8 +112,14 @@ def encode_backward(
 
 
 def _layer(
-    run: ForwardPass, network: Network, number: int, x: Array, attention_mask: Array
+    run: ForwardPass,
+    network: Network,
+    number: int,
+    x: Array,
+    attention_mask: Array,
+    tokens: Array | None = None,
 ) -> tuple[Array, LayerCache]:
+    """Run one layer; ``x`` is (N, C), or (n, C) where ``tokens`` (n,) numbers the rows it has."""
     name = f"{network.layers}.layer.{number}"
     heads, width = network.size.num_attention_heads, network.size.hidden_size
     config, (examples, length) = network.config, attention_mask.shape
@@ -119,7 +129,11 @@ def _layer(
     scores = heads * length * length  # of an example
     bits = run.dropout_bits(network, site, examples, scores, config.attention_dropout)
     h, query_key_value = run.linear(f"{name}.attention.query_key_value", x)
-    h, attention = run.backend.attention(h, attention_mask, heads, bits, config.attention_dropout)
+    h = h if tokens is None else _with_padding(h, tokens, examples * length)
+    h, attention = run.backend.attention(
+        h, attention_mask, heads, bits, config.attention_dropout, run.with_caches
+    )
+    h = h if tokens is None else h[tokens]
     h, attention_output = run.linear(f"{name}.attention.output", h)
     bits = run.dropout_bits(network, site + 1, examples, length * width, rate)
     x, attention_layer_norm = run.dropout_add_layer_norm(
@@ -134,6 +148,15 @@ def _layer(
         query_key_value, attention, attention_output, attention_layer_norm,
         intermediate, gelu, output, layer_norm,
     )  # fmt: skip
+
+
+def _with_padding(x: Array, tokens: Array, count: int) -> Array:
+    """Return (``count``, C) with the rows of ``x`` (n, C) at ``tokens`` (n,) and 0 elsewhere."""
+    if tokens.size == count:
+        return x
+    padded: Array = get_xp(x).zeros((count, x.shape[1]), x.dtype)
+    padded[tokens] = x
+    return padded
 
 
 def _layer_backward(

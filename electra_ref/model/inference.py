@@ -3,14 +3,16 @@
     detection_logits = detection head(hidden states)                     (N,)
     word_logits      = vocabulary head(hidden states at the positions)   (B M, V)
 
-The operations are those of training, so the bits are those of the training forward pass that drops
-nothing. Only the activations of one layer are held at a time.
+The operations are those of training. Only the activations of one layer are held at a time, and
+those of padding are left out, but in attention.
 
-The bits of a row of the batch depend on its padded length T alone, not on which rows are beside it,
-how many they are, or how many threads there are, on the backend ``cpu`` in float32 and with
-bfloat16 products: they sum every number in an order that does not depend on N. On ``reference``
-and ``gpu`` a library multiplies matrices. It may choose the order of a sum by N, so there a row
-beside others may differ by rounding.
+On the backends ``cpu``, in float32 and with bfloat16 products, the bits of a token are those of the
+training forward pass that drops nothing. They depend on its row and on the padded length T alone,
+not on the rows beside it, their number, or that of the threads: every number is summed in an order
+that does not depend on N. In float32 they do not depend on T either. On ``reference`` and ``gpu`` a
+library multiplies matrices. It may choose the order of a sum by the number of rows, so there the
+bits are those of training only for a batch without padding, and other rows change the result within
+rounding.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from electra_ref.model.passes import ForwardPass
 def detection_logits(run: ForwardPass, network: Network, batch: Batch) -> Array:
     """Return one logit (N,) for each token of ``batch``; positive means replaced.
 
-    ``batch`` holds arrays on the device; logits of padding mean nothing. Dropout is left out,
+    ``batch`` holds arrays on the device; those of padding mean nothing. Dropout is left out,
     whatever the stream of ``run``. Raises what the operations raise: ValueError if a row is longer
     than there are position embeddings, IndexError if an id is not in its table.
     """
-    run = run._replace(stream=None)
+    run = run._replace(stream=None, with_caches=False)
     logits, _ = detection_head(run, network, hidden_states(run, network, batch))
     return logits
 
@@ -41,6 +43,6 @@ def word_logits(run: ForwardPass, network: Network, batch: Batch, positions: Arr
 
     Both hold arrays on the device. Raises what ``detection_logits`` raises.
     """
-    run = run._replace(stream=None)
+    run = run._replace(stream=None, with_caches=False)
     logits, _ = vocabulary_head(run, network, hidden_states(run, network, batch), positions)
     return logits

@@ -37,6 +37,7 @@ class ForwardPass(NamedTuple):
     backend: Backend
     parameters: FlatParameters
     stream: RandomStream | None  # names step and examples of dropout's bits; None drops nothing
+    with_caches: bool = True  # False where no backward pass follows
 
     def linear(self, name: str, x: Array) -> tuple[Array, Cache]:
         """Return x W + b (N, outputs) for ``x`` (N, inputs)."""
@@ -50,7 +51,9 @@ class ForwardPass(NamedTuple):
         self, name: str, x: Array, residual: Array, bits: Bits, rate: float, eps: float
     ) -> tuple[Array, Cache]:
         """Return layer_norm(residual + dropout(x)); all are (N, C)."""
-        return self.backend.dropout_add_layer_norm(x, residual, *self._pair(name), bits, rate, eps)
+        return self.backend.dropout_add_layer_norm(
+            x, residual, *self._pair(name), bits, rate, eps, self.with_caches
+        )
 
     def dropout_bits(
         self, network: Network, site: int, examples: int, count: int, rate: float

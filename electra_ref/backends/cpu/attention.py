@@ -6,9 +6,11 @@ The formulas are those of ``backends.reference.attention``; for one head of widt
     dv = Aᵀ dcontext,   dP = dropout'(dcontext vᵀ),   dS = P * (dP - row sum of P * dP) / sqrt D
     dq = dS k,   dk = dSᵀ q
 
-Fused: a thread computes one head of one example, ``ROWS`` queries at a time, from their scores to
-their context. Only P is kept for the backward pass. Its sign, which a probability does not need, is
-minus where dropout dropped it.
+Fused: a thread computes one head of one example, some queries at a time, from their scores to their
+context. Only P is kept for the backward pass, and nothing where none follows. The sign of P, which
+a probability does not need, is minus where dropout dropped it. Rows of scores end with a whole
+panel; what is beyond the last key gets the probability 0. So no tile reaches beyond an edge, and
+loops over a row fill vector registers.
 
 Memory traffic: forward q, k, v and the bits are read, P (T x T a head) and context are written;
 backward q, k, v, P and dcontext are read, dq, dk, dv are written. Two T x T matrices a thread stay
@@ -35,11 +37,13 @@ from electra_ref.backends.cpu.matrix_product import (
     pack_columns,
     pack_rows,
 )
-from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS
+from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel
 from electra_ref.backends.reference.attention import PADDING_SCORE
 from electra_ref.compilation import jit
 
+QUERIES = 8 * ROWS  # of one turn: their scores stay in the cache
 PADDING = np.float32(PADDING_SCORE)
+LOWEST, MAGNITUDE = np.int32(-(2**31)), np.int32(2**31 - 1)
 SUM = frozenset({"contract", "reassoc"})
 
 
@@ -57,24 +61,31 @@ def attention(
     num_attention_heads: int,
     bits: DropoutBits | None,
     rate: float,
-) -> tuple[Float32, AttentionCache]:
+    with_cache: bool = True,
+) -> tuple[Float32, AttentionCache | None]:
     """Let every token of a row of the batch gather from all tokens of its row: (N, C).
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
-    Raises ValueError if the heads do not divide C, or if other shapes or types do not fit.
+    The cache is None unless ``with_cache``. Raises ValueError if the heads do not divide C, or if
+    other shapes or types do not fit.
     """
     batch, length = attention_mask.shape
     width = query_key_value.shape[1] // 3
     if width % num_attention_heads:
         raise ValueError(f"{num_attention_heads} heads do not divide the width {width}")
     expect((batch * length, 3 * width), query_key_value)
-    probabilities = np.empty((batch, num_attention_heads, length, length), np.float32)
+    keeps = with_cache or bits is not None
+    shape = (batch, num_attention_heads, length, length) if keeps else (1, 1, 0, 0)
+    probabilities = np.empty(shape, np.float32)
     context = np.empty((query_key_value.shape[0], width), np.float32)
-    drop = draw(Dropout(bits, rate), probabilities.shape)
-    padding = np.where(attention_mask, np.float32(0.0), PADDING)
-    _attention(query_key_value, padding, *drop, probabilities, context)
-    return context, AttentionCache(query_key_value, probabilities, drop.scale)
+    drop = draw(Dropout(bits, rate), shape)
+    _attention(
+        query_key_value, _padding_scores(attention_mask), *drop, num_attention_heads, keeps,
+        probabilities, context,
+    )  # fmt: skip
+    cache = AttentionCache(query_key_value, probabilities, drop.scale)
+    return context, cache if with_cache else None
 
 
 def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
@@ -89,6 +100,14 @@ def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
     return dquery_key_value
 
 
+def _padding_scores(attention_mask: npt.NDArray[np.bool_]) -> Float32:
+    """Return what is added to the scores of all keys (B, whole panels): -inf beyond the row."""
+    batch, length = attention_mask.shape
+    scores = np.full((batch, -(-length // COLUMNS) * COLUMNS), np.float32(-np.inf))
+    scores[:, :length] = np.where(attention_mask, np.float32(0.0), PADDING)
+    return scores
+
+
 @jit(parallel=True)
 def _attention(
     query_key_value: Float32,
@@ -96,16 +115,22 @@ def _attention(
     bits: Bits16,
     threshold: int,
     scale: np.float32,
+    heads: int,
+    keeps: bool,
     probabilities: Float32,
     context: Float32,
 ) -> None:
-    batch, heads, length, _ = probabilities.shape
+    """Compute ``context`` (N, C) and, if it ``keeps`` them, the probabilities."""
+    batch = padding.shape[0]
+    length = context.shape[0] // batch
     for task in numba.prange(batch * heads):
         b, h = task // heads, task % heads
         rows = slice(b * length, (b + 1) * length)
         q, k, v = _split_head(query_key_value[rows], h, heads)
         out = _head(context[rows], h, heads)
-        _attend(q, k, v, padding[b], bits[b, h], threshold, scale, probabilities[b, h], out)
+        kept = probabilities[b, h] if keeps else probabilities[0, 0]
+        drawn = bits[b, h] if keeps else bits[0, 0]
+        _attend(q, k, v, padding[b], drawn, threshold, scale, keeps, kept, out)
 
 
 @jit()
@@ -134,31 +159,33 @@ def _attend(
     bits: Bits16,
     threshold: int,
     scale: np.float32,
+    keeps: bool,
     probabilities: Float32,
     context: Float32,
 ) -> None:
-    """Compute ``probabilities`` (T, T) and ``context`` (T, D) of one head."""
+    """Compute ``context`` (T, D) of one head and, if it ``keeps`` them, the probabilities."""
     length, head_width = query.shape
     factor = np.float32(1.0 / math.sqrt(head_width))
     keys, values = _pack_transpose(key), _pack(value)
-    zeros = _zeros(max(length, head_width))
-    dropped = np.empty((ROWS, length), np.float32)
-    for first in range(0, length, ROWS):
-        last = min(first + ROWS, length)
-        multiply_rows(query[first:last], keys, zeros, probabilities[first:last, :length])
-        for t in range(first, last):
-            _softmax_row(probabilities[t], factor, padding)
-            _drop_row(probabilities[t], bits[t], threshold, scale, dropped[t - first])
-        multiply_rows(dropped[: last - first, :length], values, zeros, context[first:last])
+    scores = np.empty((min(QUERIES, length), padding.size), np.float32)
+    zeros = np.zeros((QUERIES, max(padding.size, head_width)), np.float32)
+    for first in range(0, length, QUERIES):
+        count = min(QUERIES, length - first)
+        rows = slice(first, first + count)
+        multiply_rows(query[rows], keys, zeros, scores[:count])
+        for i in range(count):
+            _softmax_row(scores[i], factor, padding)
+            if keeps:
+                _drop_row(scores[i], bits[first + i], threshold, scale, probabilities[first + i])
+        multiply_rows(scores[:count, :length], values, zeros, context[rows])
 
 
 @jit(fastmath=SUM)
 def _softmax_row(scores: Float32, factor: np.float32, padding: Float32) -> None:
     """Turn ``scores`` (T,) into probabilities, in place."""
-    largest = np.float32(-np.inf)
     for i in range(scores.size):
         scores[i] = scores[i] * factor + padding[i]
-        largest = max(largest, scores[i])
+    largest = _largest(scores)
     total = np.float32(0.0)
     for i in range(scores.size):
         scores[i] = exp_of_negative(scores[i] - largest)
@@ -168,14 +195,29 @@ def _softmax_row(scores: Float32, factor: np.float32, padding: Float32) -> None:
 
 
 @jit()
+def _largest(x: Float32) -> np.float32:
+    """Return the largest number of ``x`` (n,), which is contiguous.
+
+    Numbers are compared as integers: their maximum does not depend on an order, so LLVM fills
+    vector registers. Positive float32 are ordered as their bits are; of negative ones, all bits but
+    the sign are inverted. A NaN may be returned or left out.
+    """
+    bits = x.view(np.int32)
+    largest = LOWEST
+    for i in range(bits.size):
+        largest = max(largest, bits[i] ^ ((bits[i] >> np.int32(31)) & MAGNITUDE))
+    return np.int32(largest ^ ((largest >> np.int32(31)) & MAGNITUDE)).view(np.float32)
+
+
+@jit()
 def _drop_row(
-    probabilities: Float32, bits: Bits16, threshold: int, scale: np.float32, dropped: Float32
+    scores: Float32, bits: Bits16, threshold: int, scale: np.float32, probabilities: Float32
 ) -> None:
-    """Write dropout(P) to ``dropped`` (T,) and mark in ``probabilities`` what was dropped."""
+    """Write ``scores`` (T,) to ``probabilities``, marked where dropped, and drop from them."""
     for i in range(probabilities.size):
-        p = probabilities[i]
+        p = scores[i]
         keep = bits[i] >= threshold
-        dropped[i] = p * scale if keep else np.float32(0.0)
+        scores[i] = p * scale if keep else np.float32(0.0)
         probabilities[i] = p if keep else -p
 
 
@@ -249,8 +291,13 @@ def _softmax_row_backward(
 def _pack(matrix: Float32) -> Float32:
     """Return ``matrix`` (K, N) in panels."""
     panels = empty_panels(matrix.shape[0], matrix.shape[1])
+    sums = np.zeros((1, COLUMNS), np.float32)
     for j in range(panels.shape[0]):
-        pack_columns(matrix[:, j * COLUMNS : (j + 1) * COLUMNS], panels[j])
+        columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
+        if columns.stop <= matrix.shape[1]:
+            copy_panel(matrix[:, columns], panels[j], sums)
+        else:
+            pack_columns(matrix[:, columns], panels[j])
     return panels
 
 

@@ -8,7 +8,8 @@ The formulas are those of the reference:
 Fused: the row stays in the first-level cache from the sum to y, and in the backward pass from dy
 to dx.
 
-Memory traffic: forward x, residual and bits are read, xhat and y are written; backward dy, xhat and
+Memory traffic: forward x, residual and bits are read, xhat and y are written (y alone where no
+backward pass follows, and no bits are read where nothing is dropped); backward dy, xhat and
 bits are read, dresidual and dx are written.
 """
 
@@ -52,20 +53,26 @@ def dropout_add_layer_norm(
     bits: DropoutBits | None,
     rate: float,
     eps: float,
-) -> tuple[Float32, DropoutAddLayerNormCache]:
+    with_cache: bool = True,
+) -> tuple[Float32, DropoutAddLayerNormCache | None]:
     """Drop from ``x`` (N, C), add ``residual`` (N, C), normalize with ``gamma``, ``beta`` (C,).
 
-    ``bits`` (B, N C / B) and ``rate`` are dropout's, ``eps`` is layer norm's.
+    ``bits`` (B, N C / B) and ``rate`` are dropout's, ``eps`` is layer norm's. The cache is
+    None unless ``with_cache``.
     Raises ValueError if ``gamma`` or ``beta`` is not (C,), or if other shapes or types do not fit.
     """
     check_widths(x, gamma, beta)
     expect(x.shape, residual)
     dropout = Dropout(bits, rate)
-    y, xhat, rstd = np.empty_like(x), np.empty_like(x), np.empty(x.shape[:1], np.float32)
+    y, xhat, rstd = np.empty_like(x), x[:0], np.empty(x.shape[:1], np.float32)
+    if with_cache:
+        xhat = np.empty_like(x)
+    drop = draw(dropout, (x if bits is not None else gamma[None]).shape)
     _dropout_add_layer_norm(
-        x, residual, gamma, beta, *draw(dropout, x.shape), np.float32(eps), y, xhat, rstd
+        x, residual, gamma, beta, *drop, np.float32(eps), with_cache, y, xhat, rstd
     )
-    return y, DropoutAddLayerNormCache(dropout, LayerNormCache(xhat, rstd, gamma))
+    cache = DropoutAddLayerNormCache(dropout, LayerNormCache(xhat, rstd, gamma))
+    return y, cache if with_cache else None
 
 
 def dropout_add_layer_norm_backward(
@@ -93,16 +100,25 @@ def _dropout_add_layer_norm(
     threshold: int,
     scale: np.float32,
     eps: np.float32,
+    keeps: bool,
     y: Float32,
     xhat: Float32,
     rstd: Float32,
 ) -> None:
-    for n in numba.prange(x.shape[0]):
-        for i in range(x.shape[1]):
-            kept = scale if bits[n, i] >= threshold else np.float32(0.0)
-            y[n, i] = residual[n, i] + x[n, i] * kept
-        rstd[n] = normalize_row(y[n], eps, xhat[n])
-        scale_and_shift(xhat[n], gamma, beta, y[n])
+    """Compute ``y``, ``rstd`` and, if it ``keeps`` them, ``xhat``.
+
+    ``bits`` has a row for each of x, or one for all.
+    """
+    for chunk in numba.prange(-(-x.shape[0] // CHUNK)):
+        room = np.empty(x.shape[1], np.float32)
+        for n in range(chunk * CHUNK, min((chunk + 1) * CHUNK, x.shape[0])):
+            drawn = bits[n % bits.shape[0]]
+            for i in range(x.shape[1]):
+                kept = scale if drawn[i] >= threshold else np.float32(0.0)
+                y[n, i] = residual[n, i] + x[n, i] * kept
+            normalized = xhat[n] if keeps else room
+            rstd[n] = normalize_row(y[n], eps, normalized)
+            scale_and_shift(normalized, gamma, beta, y[n])
 
 
 @jit(parallel=True)

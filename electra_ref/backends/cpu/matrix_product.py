@@ -3,9 +3,11 @@
     out (M, N) = start + a (M, K) b (K, N)
 
 b is copied once, block of K by block of K, into panels as wide as a register tile, so that the
-tile reads it in order; a is read in place where it is stored by rows, and copied tile by tile
-where it is a transpose. Every number of the result is summed by one thread in the order of K: the
-bits do not depend on the number of threads.
+tile reads it in order. Panels begin at a cache line: a vector that spans two of them takes two
+loads, and the product then takes a third longer. a is read in place. A task is some strips of
+``ROWS`` rows; it multiplies all of them by one panel before it reads the next. Every number of the
+result is summed by one thread in the order of K: its bits depend neither on the number of threads
+nor on the number of rows.
 
 NumPy's product is not used: its BLAS has threads of its own, and two pools of threads on the same
 processors wait for each other whenever one takes over from the other (see ``process``).
@@ -21,10 +23,18 @@ import numpy as np
 
 from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.arguments import expect, expect_rows, is_transpose, starting_sums
-from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel, multiply_tile
+from electra_ref.backends.cpu.register_tile import (
+    COLUMNS,
+    ROWS,
+    aligned_empty,
+    copy_panel,
+    multiply_tiles,
+)
 from electra_ref.compilation import jit
 
 DEPTH = 256  # rows of b that are packed at a time
+LEAST_TASKS = 16  # where there are enough rows, so that threads end at about the same time
+MOST_STRIPS = 8  # of a task: their rows stay in the second-level cache beside a panel
 STRIP = 16  # columns that are turned into rows at a time: a cache line
 
 
@@ -82,6 +92,7 @@ def _multiply(
     count, width = out.shape
     first_sums = start[0]
     depth = a.shape[0] if a_is_transpose else a.shape[1]
+    block = _rows_of_a_task(count)
     panels = empty_panels(min(depth, DEPTH), width)
     for first in range(0, depth, DEPTH):
         last = min(first + DEPTH, depth)
@@ -98,8 +109,8 @@ def _multiply(
             else:
                 pack_columns(b[first:last, columns], packed[j])
                 _add_rows(packed[j], column_sums[0, columns])
-        for i in numba.prange(-(-count // ROWS)):
-            rows = slice(i * ROWS, (i + 1) * ROWS)
+        for i in numba.prange(-(-count // block)):
+            rows = slice(i * block, (i + 1) * block)
             begin = first_sums[rows] if first == 0 else out[rows]
             if a_is_transpose:
                 multiply_columns(a[first:last, rows], packed, begin, out[rows])
@@ -109,8 +120,11 @@ def _multiply(
 
 @jit()
 def empty_panels(depth: int, width: int) -> Float32:
-    """Return room for a matrix (K, N) in panels: (N / COLUMNS rounded up, K, COLUMNS)."""
-    return np.empty((-(-width // COLUMNS), depth, COLUMNS), np.float32)
+    """Return room for a matrix (K, N) in panels: (N / COLUMNS rounded up, K, COLUMNS).
+
+    It begins at a cache line.
+    """
+    return aligned_empty(-(-width // COLUMNS), depth, COLUMNS)
 
 
 @jit()
@@ -150,41 +164,50 @@ def _add_rows(panel: Float32, sums: Float32) -> None:
 
 
 @jit()
+def _rows_of_a_task(count: int) -> int:
+    """Return how many of ``count`` rows a task multiplies: whole strips."""
+    strips = -(-count // ROWS)
+    return ROWS * min(max(strips // LEAST_TASKS, 1), MOST_STRIPS)
+
+
+@jit()
 def multiply_rows(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
-    """Write ``start`` + ``a`` (m, K) ``panels`` to ``out`` (m, N), m at most ``ROWS``."""
-    if a.shape[0] == ROWS:
-        _multiply_tiles(a, panels, start, out)
-    else:
+    """Write ``start`` + ``a`` (m, K) ``panels`` to ``out`` (m, N)."""
+    whole = a.shape[0] - a.shape[0] % ROWS
+    if whole > 0:
+        _multiply_panels(a[:whole], panels, start[:whole], out[:whole])
+    if whole < a.shape[0]:
         padded = np.zeros((ROWS, a.shape[1]), np.float32)
-        _copy(a, padded)
-        _multiply_tiles(padded[:, : a.shape[1]], panels, start, out)
+        _copy(a[whole:], padded)
+        _multiply_panels(padded[:, : a.shape[1]], panels, start[whole:], out[whole:])
 
 
 @jit()
 def multiply_columns(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
-    """Write ``start`` + aᵀ ``panels`` to ``out`` (m, N), ``a`` (K, m) with m at most ``ROWS``."""
-    if a.shape[1] == ROWS:
-        _multiply_tiles(a.T, panels, start, out)
-    else:
+    """Write ``start`` + aᵀ ``panels`` to ``out`` (m, N), ``a`` (K, m)."""
+    whole = a.shape[1] - a.shape[1] % ROWS
+    if whole > 0:
+        _multiply_panels(a.T[:whole], panels, start[:whole], out[:whole])
+    if whole < a.shape[1]:
         padded = np.empty((a.shape[0], ROWS), np.float32)
-        pack_columns(a, padded)
-        _multiply_tiles(padded.T[:, : a.shape[0]], panels, start, out)
+        pack_columns(a[:, whole:], padded)
+        _multiply_panels(padded.T[:, : a.shape[0]], panels, start[whole:], out[whole:])
 
 
 @jit()
-def _multiply_tiles(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
-    """Write the product of ``a`` (ROWS, K) tile by tile, as far as ``out`` (m, N) reaches."""
+def _multiply_panels(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
+    """Write the product of ``a`` (n ROWS, K) as far as ``out`` (m, N) reaches."""
     count, width = out.shape
-    whole = width // COLUMNS if count == ROWS else 0
+    whole = width // COLUMNS if count == a.shape[0] else 0
     for j in range(whole):
         columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
-        multiply_tile(a, panels[j], start[:, columns], out[:, columns])
+        multiply_tiles(a, panels[j], start[:, columns], out[:, columns])
     for j in range(whole, panels.shape[0]):  # tiles that reach beyond the edge
         columns = slice(j * COLUMNS, min((j + 1) * COLUMNS, width))
-        tile = np.zeros((ROWS, COLUMNS), np.float32)
-        _copy(start[:count, columns], tile)
-        multiply_tile(a, panels[j], tile, tile)
-        _copy(tile[:count, : columns.stop - columns.start], out[:, columns])
+        tiles = np.zeros((a.shape[0], COLUMNS), np.float32)
+        _copy(start[:count, columns], tiles)
+        multiply_tiles(a, panels[j], tiles, tiles)
+        _copy(tiles[:count, : columns.stop - columns.start], out[:, columns])
 
 
 @jit()

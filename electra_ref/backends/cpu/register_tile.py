@@ -1,14 +1,16 @@
-"""The innermost step of every float32 matrix product: one tile of the result, held in registers.
+"""The innermost step of every float32 matrix product: tiles of the result, held in registers.
 
-    out (R, L) = start (R, L) + a (R, K) b (K, L)
+    out (n R, L) = start (n R, L) + a (n R, K) b (K, L)
 
-L columns fill two vector registers, so a tile is 2 R accumulators that stay in registers while
-the loop over K runs. Each turn of the loop loads one row of b and R numbers of a, each of them
-broadcast over a register, and makes 2 R fused multiply-adds: the adders never wait for memory.
-NumPy's BLAS does the same in assembly; here LLVM's vector types do it on any processor.
+L columns fill V vector registers, so a tile of R rows is V R accumulators that stay in registers
+while the loop over K runs. Each turn of the loop loads one row of b and R numbers of a, each of
+them broadcast over a register, and makes V R fused multiply-adds. With AVX-512 these are 24 for ten
+loads: the adders never wait for memory. NumPy's BLAS does the same in assembly; here LLVM's vector
+types do it on any processor. One tile after another reads the same b, which stays in the cache.
 
-numba compiles no vector types, so the tile is built from LLVM's instructions: see ``emitters``. The
-Python body of ``multiply_tile`` says what they compute, and runs where compilation is switched off.
+numba compiles no vector types, so tiles are built from LLVM's instructions: see ``emitters``. The
+Python body of ``multiply_tiles`` says what they compute, and runs where compilation is switched
+off.
 Source: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication", section 5.
 """
 
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.extending import overload
 
@@ -37,18 +40,29 @@ from electra_ref.backends.cpu.emitters import (
     unpack,
 )
 from electra_ref.backends.cpu.processor import has_feature
+from electra_ref.compilation import jit
 
-VECTORS = 2  # registers a row of the tile fills
 # With AVX-512 there are 32 registers of 16 floats, without it 16 of at most 8.
-LANES, ROWS = (16, 8) if has_feature("avx512f") else (8, 6)
+LANES, ROWS, VECTORS = (16, 6, 4) if has_feature("avx512f") else (8, 6, 2)
 COLUMNS = LANES * VECTORS
+CACHE_LINE = 16  # float32
 VECTOR = ir.VectorType(FLOAT, LANES)
 
 
-def multiply_tile(a: Float32, b: Float32, start: Float32, out: Float32) -> None:
-    """Write ``start`` (R, L) + ``a`` (R, K) ``b`` (K, L) to ``out`` (R, L); K is at least 1.
+@jit()
+def aligned_empty(count: int, depth: int, width: int) -> Float32:
+    """Return room for (``count``, ``depth``, ``width``) that begins at a cache line."""
+    size = count * depth * width
+    room = np.empty(size + CACHE_LINE, np.float32)
+    first = -(room.ctypes.data // WORD) % CACHE_LINE
+    return room[first : first + size].reshape((count, depth, width))
 
-    Rows of ``b``, ``start`` and ``out`` are contiguous; ``start`` may be ``out``.
+
+def multiply_tiles(a: Float32, b: Float32, start: Float32, out: Float32) -> None:
+    """Write ``start`` (n R, L) + ``a`` (n R, K) ``b`` (K, L) to ``out`` (n R, L); K is at least 1.
+
+    Rows of ``b``, ``start`` and ``out`` are contiguous; ``start`` may be ``out``. It is fast if
+    ``b`` begins at a cache line: see ``aligned_empty``.
     """
     out[...] = start + a @ b
 
@@ -59,10 +73,10 @@ def copy_panel(b: Float32, panel: Float32, sums: Float32) -> None:
     sums += b.sum(axis=0)
 
 
-@overload(multiply_tile)
-def _compiled_multiply_tile(_a: Any, _b: Any, _start: Any, _out: Any) -> Any:
+@overload(multiply_tiles)
+def _compiled_multiply_tiles(_a: Any, _b: Any, _start: Any, _out: Any) -> Any:
     def call(_a: Any, _b: Any, _start: Any, _out: Any) -> None:
-        _multiply_tile(_a, _b, _start, _out)
+        _multiply_tiles(_a, _b, _start, _out)
 
     return call
 
@@ -76,8 +90,8 @@ def _compiled_copy_panel(_b: Any, _panel: Any, _sums: Any) -> Any:
 
 
 @emitted
-def _multiply_tile(_typing: Any, a: Any, b: Any, start: Any, out: Any) -> Any:
-    return numba.types.void(a, b, start, out), _caller("multiply_tile", _build_multiply_tile)
+def _multiply_tiles(_typing: Any, a: Any, b: Any, start: Any, out: Any) -> Any:
+    return numba.types.void(a, b, start, out), _caller("multiply_tiles", _build_multiply_tiles)
 
 
 @emitted
@@ -134,19 +148,21 @@ def _caller(name: str, build: Callable[[ir.IRBuilder, list[_Matrix]], None]) -> 
     return codegen
 
 
-def _build_multiply_tile(builder: ir.IRBuilder, arrays: list[_Matrix]) -> None:
-    """Load ``start``, loop over K, store to ``out``."""
+def _build_multiply_tiles(builder: ir.IRBuilder, arrays: list[_Matrix]) -> None:
+    """For each tile, load ``start``, loop over K, store to ``out``."""
     a, b, start, out = arrays
-    accumulators = [_variables(builder, start.load_vectors(INT64(i))) for i in range(ROWS)]
-    with cgutils.for_range(builder, a.columns) as loop:
-        factors = b.load_vectors(loop.index)
-        for i in range(ROWS):
-            number = broadcast(builder, a.load(INT64(i), loop.index), LANES)
-            for slot, factor in zip(accumulators[i], factors, strict=True):
-                total = _multiply_add(builder, number, factor, builder.load(slot))
-                builder.store(total, slot)
-    for i in range(ROWS):
-        out.store_vectors(INT64(i), [builder.load(slot) for slot in accumulators[i]])
+    with cgutils.for_range_slice(builder, INT64(0), out.rows, INT64(ROWS)) as (first, _):
+        rows = [builder.add(first, INT64(i)) for i in range(ROWS)]
+        accumulators = [_variables(builder, start.load_vectors(row)) for row in rows]
+        with cgutils.for_range(builder, a.columns) as loop:
+            factors = b.load_vectors(loop.index)
+            for row, slots in zip(rows, accumulators, strict=True):
+                number = broadcast(builder, a.load(row, loop.index), LANES)
+                for slot, factor in zip(slots, factors, strict=True):
+                    total = _multiply_add(builder, number, factor, builder.load(slot))
+                    builder.store(total, slot)
+        for row, slots in zip(rows, accumulators, strict=True):
+            out.store_vectors(row, [builder.load(slot) for slot in slots])
 
 
 def _build_copy_panel(builder: ir.IRBuilder, arrays: list[_Matrix]) -> None:

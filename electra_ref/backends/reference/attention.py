@@ -42,12 +42,13 @@ def attention(
     num_attention_heads: int,
     bits: Array | None,
     rate: float,
-) -> tuple[Array, AttentionCache]:
+    with_cache: bool = True,
+) -> tuple[Array, AttentionCache | None]:
     """Return the context (N, C) of every token: a mean over the values of its sequence.
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
-    Raises ValueError if the heads do not divide C.
+    The cache is None unless ``with_cache``. Raises ValueError if the heads do not divide C.
     """
     batch, length = attention_mask.shape
     width = query_key_value.shape[1] // 3
@@ -61,7 +62,8 @@ def attention(
     probabilities = _softmax(scores)
     dropped, dropout_cache = dropout(probabilities, bits, rate)
     context = _merge_heads(dropped @ value)
-    return context, AttentionCache(query, key, value, probabilities, dropped, dropout_cache)
+    cache = AttentionCache(query, key, value, probabilities, dropped, dropout_cache)
+    return context, cache if with_cache else None
 
 
 def attention_backward(dcontext: Array, cache: AttentionCache) -> Array:

@@ -37,14 +37,17 @@ def dropout_add_layer_norm(
     bits: Array | None,
     rate: float,
     eps: float,
-) -> tuple[Array, DropoutAddLayerNormCache]:
+    with_cache: bool = True,
+) -> tuple[Array, DropoutAddLayerNormCache | None]:
     """Drop from ``x`` (N, C), add ``residual`` (N, C), normalize with ``gamma``, ``beta`` (C,).
 
-    ``bits`` (B, N C / B) and ``rate`` are dropout's, ``eps`` is layer norm's.
+    ``bits`` (B, N C / B) and ``rate`` are dropout's, ``eps`` is layer norm's. The cache is
+    None unless ``with_cache``.
     """
     dropped, dropout_cache = dropout(x, bits, rate)
     y, layer_norm_cache = layer_norm(dropped + residual, gamma, beta, eps)
-    return y, DropoutAddLayerNormCache(dropout_cache, layer_norm_cache)
+    cache = DropoutAddLayerNormCache(dropout_cache, layer_norm_cache)
+    return y, cache if with_cache else None
 
 
 def dropout_add_layer_norm_backward(

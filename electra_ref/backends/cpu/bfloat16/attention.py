@@ -79,12 +79,14 @@ def attention(
     num_attention_heads: int,
     bits: DropoutBits | None,
     rate: float,
-) -> tuple[Float32, AttentionCache]:
+    with_cache: bool = True,
+) -> tuple[Float32, AttentionCache | None]:
     """Let every token of a row of the batch gather from all tokens of its row: (N, C).
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
-    Raises ValueError if the heads do not divide C, or if other shapes or types do not fit.
+    The cache is None unless ``with_cache``. Raises ValueError if the heads do not divide C, or if
+    other shapes or types do not fit.
     """
     batch, length = attention_mask.shape
     width = query_key_value.shape[1] // 3
@@ -101,7 +103,7 @@ def attention(
     )
     context = np.empty((query_key_value.shape[0], width), np.float32)
     _attention(*cache, attention_mask, site.stream, site.threshold, context)
-    return context, cache
+    return context, cache if with_cache else None
 
 
 def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
