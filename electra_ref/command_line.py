@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,22 +25,27 @@ from electra_ref.process import prepare_process
 from electra_ref.terminal_text import visible
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StopSignals, exit_code
 
+LESS_MEMORY = "end other programs, or use a machine with more memory"
 COMPILING = "compiling kernels for this processor: up to a minute, in the first run only"
 
 
-def run_command(program: str, command: Callable[[], int]) -> int:
-    """Run ``command``; return its exit code, or 2 after one line on standard error."""
+def run_command(program: str, command: Callable[[], int], if_too_large: str = LESS_MEMORY) -> int:
+    """Run ``command``; return its exit code, or 2 after one line on standard error.
+
+    ``if_too_large`` says what to do if memory is not enough. A SIGINT that ``reporting`` does not
+    catch, while libraries are loaded, ends the command at once.
+    """
     prepare_process()
     try:
         return command()
     except UserError as error:
         message = str(error)
     except MemoryError as error:  # NumPy's and CuPy's are of this kind
-        message = (
-            f"out of memory ({error}): begin a run with a larger accumulate, or a smaller preset"
-        )
+        message = f"out of memory ({error}): {if_too_large}"
+    except KeyboardInterrupt:
+        return exit_code(signal.SIGINT)
     print(f"{program}: error: {visible(message)}", file=sys.stderr)
     return 2
 
@@ -93,6 +99,13 @@ def reporting(unit: str = "this step") -> Iterator[tuple[Progress, StopSignals]]
     progress = Progress()
     with StopSignals(unit) as stop, before_first_compilation(lambda: progress.say(COMPILING)):
         yield progress, stop
+
+
+def folder(name: str) -> Path:
+    """Return the path of an argument. Raises UserError if it is empty."""
+    if not name:
+        raise UserError("an empty name stands for no folder; check the variable it comes from")
+    return Path(name)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from electra_ref.command_line import Parser, reporting, run_command
-from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.terminal_text import visible
 from electra_ref.training.progress import Progress, show
@@ -54,7 +53,6 @@ def build_parser(program: str = PROGRAM) -> Parser:
         program,
         "Write the networks of a run as directories that Hugging Face's transformers loads, or "
         "such a directory as a run.",
-        PretrainingConfig,
     )
     add = parser.add_argument
     add(
@@ -88,7 +86,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
 
 
 def _convert(options: argparse.Namespace, progress: Progress, stop: StopSignals) -> list[str]:
-    """Write what is asked for; return what to tell of it."""
+    """Write what is asked for; return the lines to print."""
     # --help need not wait for NumPy and SciPy
     from electra_ref.training.huggingface.exporting import export_model  # noqa: PLC0415
     from electra_ref.training.huggingface.importing import import_model  # noqa: PLC0415

@@ -10,11 +10,11 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from electra_ref.command_line import (
     Parser,
     add_data_arguments,
+    folder,
     reporting,
     run_command,
     source_of,
@@ -44,7 +44,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     add = parser.add_argument
     add(
         "--model",
-        type=Path,
+        type=folder,
         required=True,
         metavar="DIR",
         help="run directory, a checkpoint in it, or a directory in the Hugging Face format",

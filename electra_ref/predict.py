@@ -13,10 +13,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from electra_ref.command_line import Parser, reporting, run_command
+from electra_ref.command_line import Parser, folder, reporting, run_command
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
 from electra_ref.training.prediction.table import TASKS
@@ -62,7 +61,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     asked = "; ".join(f"{name}: {question}" for name, question in TASKS.items())
     add(
         "--model",
-        type=Path,
+        type=folder,
         required=True,
         metavar="DIR",
         help="run directory, a checkpoint in it, or a directory in the Hugging Face format",
@@ -93,9 +92,8 @@ def build_parser(program: str = PROGRAM) -> Parser:
     add(
         "--top-k",
         type=int,
-        default=TOP_K,
         metavar="N",
-        help=f"fillings of each mask (default: {TOP_K}); special tokens are no fillings",
+        help=f"mlm: fillings of each mask (default: {TOP_K}); special tokens are no fillings",
     )
     add(
         "--max-length",
@@ -123,7 +121,12 @@ def build_parser(program: str = PROGRAM) -> Parser:
 
 def predict(options: argparse.Namespace) -> int:
     """Do what ``options`` say; return the exit code. Raises UserError."""
-    for flag, value in (("--top-k", options.top_k), ("--batch-tokens", options.batch_tokens)):
+    if options.top_k is not None and options.task != "mlm":
+        raise UserError(
+            f"--top-k counts fillings, and --task {options.task} has none: leave it out"
+        )
+    top_k = TOP_K if options.top_k is None else options.top_k
+    for flag, value in (("--top-k", top_k), ("--batch-tokens", options.batch_tokens)):
         if value < 1:
             raise UserError(f"{flag} {value}: at least 1")
     from electra_ref.training.prediction import run  # noqa: PLC0415  (loads numba)
@@ -138,9 +141,7 @@ def predict(options: argparse.Namespace) -> int:
     )
     from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
 
-    asked = Options(
-        options.task, options.max_length, options.stride, options.batch_tokens, options.top_k
-    )
+    asked = Options(options.task, options.max_length, options.stride, options.batch_tokens, top_k)
     with (
         open_source(options.input, options.input_format) as source,
         reporting("this batch") as (progress, stop),

@@ -18,6 +18,7 @@ from electra_ref.command_line import (
     Parser,
     add_data_arguments,
     add_settings_arguments,
+    folder,
     reporting,
     run_command,
     settings_of,
@@ -46,7 +47,8 @@ PROGRAM = "python -m electra_ref.train"
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command line; return the exit code. Messages call it ``program``."""
     parser = build_parser(program)
-    return run_command(parser.prog, lambda: train(parser.parse(arguments)))
+    if_too_large = "begin a run with a larger accumulate, or a smaller preset"
+    return run_command(parser.prog, lambda: train(parser.parse(arguments)), if_too_large)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -92,6 +94,8 @@ def configuration_of(options: argparse.Namespace) -> PretrainingConfig:
     )
     from electra_ref.training.saved_model import find_model  # noqa: PLC0415
 
+    if any(setting.partition("=")[0].strip() == "max_vocab_size" for setting in options.settings):
+        raise UserError("max_vocab_size does nothing with --init-from: a model brings its own")
     stored = find_model(options.init_from)
     config = resolve_config(**layers, base=settings_of_model(stored, options.preset))
     require_same(stored, config, options.init_from)
@@ -116,7 +120,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     )
     add(
         "--init-from",
-        type=Path,
+        type=folder,
         metavar="DIR",
         help="begin with the model of DIR, a run, a checkpoint or a Hugging Face directory: its "
         "parameters, sizes and vocabulary; the schedule is new, and so is the generator of a "

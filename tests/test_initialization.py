@@ -134,7 +134,7 @@ def test_the_objective_is_that_of_the_model(
     capsys.readouterr()
     if objective == "mlm":
         assert begin(model, tmp_path / "other", objective="electra") == 2
-        assert "has no network of this run, since it was trained with objective = 'mlm'" in (
+        assert "has no network that objective = 'electra' trains, since its own was 'mlm'" in (
             capsys.readouterr().err
         )
         assert not (tmp_path / "other").exists()

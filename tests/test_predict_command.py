@@ -292,7 +292,7 @@ def test_a_group_is_bounded_by_its_answers_too(
         (["--max-length", "21"], "--max-length 21: the model reads 5 to 20 tokens"),
         (["--stride", "0"], "--stride 0: a window shows 14 tokens"),
         (["--stride", "15"], "--stride 15: a window shows 14 tokens"),
-        (["--top-k", "0"], "--top-k 0: at least 1"),
+        (["--task", "mlm", "--top-k", "0"], "--top-k 0: at least 1"),
         (["--batch-tokens", "0"], "--batch-tokens 0: at least 1"),
         (["--learning-rate", "1"], "unknown argument --learning-rate; --help"),
         (["--inputs", "1"], "unknown argument --inputs; the nearest one is --input"),
@@ -306,7 +306,9 @@ def test_a_group_is_bounded_by_its_answers_too(
         (["--input", "a.jsonl"], "a.jsonl, line 1: expected a JSON object with 'text'"),
         (["--input", "b.txt"], "b.txt begins with a JSON object: choose --input-format"),
         (["--task", "qa"], "argument --task: invalid choice: 'qa'"),
-        (["--model", "nothing"], "nothing"),
+        (["--model", "nothing"], "there is no folder"),
+        (["--model", ""], "an empty name stands for no folder"),
+        (["--top-k", "3"], "--top-k counts fillings"),
     ],
 )
 def test_wrong_arguments_are_one_line(

@@ -279,7 +279,7 @@ def test_token_ids_are_a_list() -> None:
     [
         ("a", TEXT, "expected a JSON object with 'text' (Expecting value, column 1); --input-form"),
         ('{"text": "a"', TEXT, "expected a JSON object with 'text' (Expecting ',' delimiter, col"),
-        ('{"text": "a", "id": NaN}', TEXT, "expected a JSON object with 'text'; --input-format te"),
+        ('{"text": "a", "id": NaN}', TEXT, "expected a JSON object with 'text' (NaN is not JSON)"),
         ('{"text": "a", "id": [1e999]}', TEXT, "the answer cannot repeat its 'id' (Out of range"),
         ("[" * 100_000, TEXT, "expected a JSON object with 'text'"),
         ('["a"]', TEXT, "expected a JSON object with 'text', not an array"),

@@ -196,10 +196,10 @@ def test_the_model_computes_in_the_precision_that_is_asked_for(run: Path) -> Non
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nothing", "/nothing holds no run of electra_ref"),
+        ("nothing", "there is no folder .*/nothing"),
         ("run/checkpoints/step-00000003", "step-00000003"),
-        ("run/checkpoints", "/run/checkpoints holds no run of electra_ref"),
-        ("run/vocab.txt", r"/run/vocab\.txt holds no run of electra_ref"),
+        ("run/checkpoints", "/run/checkpoints holds no model"),
+        ("run/vocab.txt", r"/run/vocab\.txt is a file"),
     ],
 )
 def test_what_is_no_model_is_refused_in_one_line(run: Path, path: str, message: str) -> None:

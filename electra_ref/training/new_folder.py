@@ -50,6 +50,8 @@ def _require_unused(path: Path) -> None:
         return
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; choose another one to write to")
+    if path.samefile(os.curdir):
+        raise UserError(f"{path} is the folder you are in; name a new one to write to")
     if names := sorted(os.listdir(path)):
         raise UserError(
             f"{path} holds something else ({names[0]}), which is never overwritten; choose a new "

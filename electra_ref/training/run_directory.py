@@ -101,6 +101,8 @@ class RunDirectory:
         if not is_run(path):
             raise UserError(f"{path} holds no run of electra_ref; check the path")
         if not (path / _CONFIG).exists():
+            if _has_entries(path / "checkpoints"):
+                raise UserError(f"the run in {path} has lost its {_CONFIG}: put back a copy of it")
             raise UserError(
                 f"the run in {path} was stopped before it began; start it again without --resume"
             )

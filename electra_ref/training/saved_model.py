@@ -7,6 +7,7 @@ takes the memory of its parameters. Of a model with two networks one may be enou
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,7 +28,12 @@ from electra_ref.model.parameters import FlatParameters, ParameterSpec, paramete
 from electra_ref.sealed_folder import DamageError
 from electra_ref.tensor_file import unlike
 from electra_ref.text.wordpiece import WordPiece, tokenizer_of
-from electra_ref.training.checkpoint import NonFiniteError, open_tensors, read_newest
+from electra_ref.training.checkpoint import (
+    NonFiniteError,
+    list_checkpoints,
+    open_tensors,
+    read_newest,
+)
 from electra_ref.training.huggingface.opening import is_huggingface, open_directory
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary
@@ -111,10 +117,13 @@ def find_model(path: Path) -> StoredModel:
 
     Raises UserError if there is none, or if its vocabulary was changed.
     """
+    path = Path(os.path.abspath(path))  # a checkpoint may be the working folder
     if not is_run(path) and is_huggingface(path):
         return _find_huggingface(path)
+    if not is_run(path) and not _is_checkpoint(path):
+        raise UserError(_what_is_wrong(path))
     run = RunDirectory.open(path.parent.parent if _is_checkpoint(path) else path)
-    if not run.vocabulary.exists():
+    if not run.vocabulary.exists() and not list_checkpoints(run.checkpoints):
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
     tokenizer = tokenizer_of(read_vocabulary(run), config)
@@ -142,6 +151,18 @@ def _find_huggingface(path: Path) -> StoredModel:
     return StoredModel(found.config, found.tokenizer, model, found.read, notes=found.notes)
 
 
+def _what_is_wrong(path: Path) -> str:
+    """Return why there is no model at ``path``."""
+    if not os.path.lexists(path):
+        return f"there is no folder {path}"
+    if not path.is_dir():
+        return f"{path} is a file: name the folder of the model"
+    return (
+        f"{path} holds no model: no run of electra_ref or a checkpoint of one, and none in the "
+        "Hugging Face format (config.json)"
+    )
+
+
 def _is_checkpoint(path: Path) -> bool:
     return is_run(path.parent.parent) and not is_run(path)
 
@@ -156,12 +177,20 @@ def read_parameters(
     size = sum(int(np.prod(spec.shape)) for spec in specs)
     parameters = FlatParameters(specs, np.empty(size, dtype))
     step = stored.read(parameters)
+    require_finite(parameters, path)
+    return parameters, step
+
+
+def require_finite(parameters: FlatParameters, path: Path) -> None:
+    """Raise NonFiniteError if a number of the model at ``path`` is NaN or infinite."""
     for name, tensor in parameters.views.items():
         with np.errstate(all="ignore"):
             is_finite = np.isfinite(tensor.sum()) or np.isfinite(tensor).all()
         if not is_finite:
-            raise NonFiniteError(f"the model in {path} is not used: {name} has NaN or infinity")
-    return parameters, step
+            raise NonFiniteError(
+                f"the model in {path} is not used: its parameter {name} has NaN or infinity; train "
+                "or export it again"
+            )
 
 
 def _read_checkpoint(path: Path, specs: list[ParameterSpec], parameters: FlatParameters) -> int:

@@ -164,11 +164,12 @@ def configuration_of(config: ModelConfig, size: EncoderSize, part: str, pad: int
 
 
 def _settings(path: Path, values: dict[str, Any]) -> PretrainingConfig:
-    length = values.get("max_position_embeddings", ModelConfig.max_position_embeddings)
+    positions = values.get("max_position_embeddings", ModelConfig.max_position_embeddings)
+    length = min(values.get("max_length", positions), positions)
     try:
-        return PretrainingConfig(**{"preset": CUSTOM, "max_length": length, **values})
+        return PretrainingConfig(**{"preset": CUSTOM, **values, "max_length": length})
     except UserError as error:
-        raise UserError(f"the model in {path} is none of ours: {error}") from error
+        raise UserError(f"the model in {path} cannot be a run of electra_ref: {error}") from error
 
 
 def _check(file: Path, settings: Mapping[str, Value]) -> None:
@@ -199,7 +200,7 @@ def _encoder_size(values: Mapping[str, Any]) -> EncoderSize:
 
 
 def _harmless_share(values: Mapping[str, Any]) -> float:
-    """Return a width of the generator that there is not, of which its heads of 64 are a part."""
+    """Return a generator_hidden_size that is not refused, for a model without a generator."""
     width = values.get("hidden_size", ModelConfig.hidden_size)
     if not isinstance(width, int) or width < 512:
         return ModelConfig.generator_hidden_size  # one head

@@ -87,7 +87,7 @@ def _write(
             model.tokenizer.vocab,
             lowercase=config.lowercase,
             strip_accents=config.strips_accents,
-            longest_row=config.max_position_embeddings,
+            longest_row=config.max_length,
         ),
     }
     for name, text in texts.items():

@@ -30,7 +30,7 @@ from electra_ref.training.huggingface.opening import (
 from electra_ref.training.new_folder import new_folder
 from electra_ref.training.run_data import record_data
 from electra_ref.training.run_directory import IMPORTED, RunDirectory
-from electra_ref.training.saved_model import GROUP, Part
+from electra_ref.training.saved_model import GROUP, Part, require_finite
 
 
 class Imported(NamedTuple):
@@ -55,7 +55,7 @@ def import_model(
     opened = open_directory(_folder_of(source, part))
     if part is not None and part not in opened.folders:
         raise UserError(f"{source} holds no {part}: its network is a {', '.join(opened.folders)}")
-    parameters = _read(opened)
+    parameters = _read(opened, source)
     check()
     with new_folder(target) as folder:
         _write(folder, opened, parameters)
@@ -70,7 +70,7 @@ def _folder_of(source: Path, part: Part | None) -> Path:
     return source
 
 
-def _read(opened: HuggingFaceModel) -> FlatParameters:
+def _read(opened: HuggingFaceModel, source: Path) -> FlatParameters:
     objective = objective_of(opened.config)
     special_tokens = opened.tokenizer.special_tokens
     model = objective.model_of(opened.config, opened.config, special_tokens)
@@ -78,6 +78,7 @@ def _read(opened: HuggingFaceModel) -> FlatParameters:
     size = sum(math.prod(spec.shape) for spec in specs)
     parameters = FlatParameters(specs, np.empty(size, opened.dtype))
     opened.read(parameters)
+    require_finite(parameters, source)
     return parameters
 
 

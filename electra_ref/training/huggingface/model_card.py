@@ -29,7 +29,7 @@ _TASKS = {
 }
 _SETTINGS = (
     "objective", "sharing", "discriminator_input", "steps", "batch_size", "max_length",
-    "learning_rate", "mask_probability", "lowercase", "strips_accents",
+    "learning_rate", "mask_probability", "lowercase", "strip_accents",
 )  # fmt: skip
 _COUNTS = ("files", "documents", "sentences", "bytes", "tokens")  # of data.json
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
@@ -123,7 +123,7 @@ def _lines(
         yield from ("## Data", "")
         yield from _table(("read", "count"), figures.data)
     if figures.evaluation:
-        yield from ("## Held-out figures of the whole run", "")
+        yield from ("## Held-out figures", "")
         yield from _table(("figure", "value"), figures.evaluation)
 
 

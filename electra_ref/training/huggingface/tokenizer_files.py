@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_ref.batch import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNKNOWN
+from electra_ref.config.pretraining import SHORTEST_ROW
 from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
 from electra_ref.text.vocabulary import load_vocabulary
@@ -85,6 +86,9 @@ def read_tokenizer(path: Path, rows: int) -> Tokenizer:
         "strip_accents": strips_accents or not lowercase,  # of cased text it says nothing
         "vocab_size": rows,
     }
+    length = config.get("model_max_length")
+    if type(length) is int and length >= SHORTEST_ROW:
+        settings["max_length"] = length
     padded, notes = _padded(path, vocabulary, rows)
     wordpiece = WordPiece(padded, lowercase=lowercase, strip_accents=strips_accents)
     return Tokenizer(wordpiece, settings, notes)
@@ -95,8 +99,8 @@ def tokenizer_files(
 ) -> dict[str, str]:
     """Return the text of the four files by their names.
 
-    ``longest_row`` is the number of tokens that the model can read. Raises UserError if the
-    vocabulary lacks a special token.
+    ``longest_row`` is the number of tokens of the rows that the model was trained on. Raises
+    UserError if the vocabulary lacks a special token.
     """
     ids = dict(zip(SPECIAL_TOKENS, find_special_tokens(vocabulary), strict=True))
     config = {

@@ -77,7 +77,7 @@ def open_predictor(path: Path, device: str, precision: str, options: Options) ->
         limits,
         rules,
         saved.tokenizer.special_tokens.pad,
-        f"{network.name} of {path}, step {saved.step:,}; {saved.opened.reason}; "
+        f"{task.PART} of {path}, step {saved.step:,}; {saved.opened.reason}; "
         f"reads {limits.longest} tokens at a time",
     )
 

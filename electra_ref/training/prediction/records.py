@@ -70,7 +70,9 @@ def _record_of(line: str, rules: Rules) -> Record:
     value = _object_of(line, rules.key)
     pair = f"{rules.key}_pair"
     texts = [_text_of(value, key, rules) for key in (rules.key, pair) if value.get(key) is not None]
-    if value.get(rules.key) is None:
+    if rules.key in value and value[rules.key] is None:
+        raise _WrongError(f"{rules.key!r} is null: leave the line empty for no text")
+    if rules.key not in value:
         keys = ", ".join(repr(key)[:40] for key in list(value)[:KEYS_SHOWN]) or "none"
         raise _WrongError(f"the JSON object has no {rules.key!r}; its keys are {keys}")
     if rules.needs_pair and len(texts) == 1:
@@ -85,7 +87,7 @@ def _object_of(line: str, key: str) -> dict[str, Any]:
     try:
         value = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        reason = ""
+        reason = f" ({error})"
         if isinstance(error, json.JSONDecodeError):
             reason = f" ({error.msg}, column {error.colno})"
         raise _WrongError(

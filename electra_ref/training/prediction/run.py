@@ -139,7 +139,7 @@ class _Group:
             counts.lines += 1
             counts.tokens += example.ids.size
             counts.empty += not example.tokens
-            if example.ids.size > predictor.limits.longest:
+            if windows and example.ids.size > predictor.limits.longest:
                 counts.cut += 1
                 counts.windows += len(windows)
             if predictor.rules.recognizes_mask:

@@ -1,8 +1,8 @@
 """What a model can be asked. A task is a module with what ``Task`` lists.
 
 ``prediction.table`` has them all. A task wants an answer at some tokens of an example, computes it
-for a batch, and makes of it an object of JSON, or lines for a terminal. How input is read and cut
-is the same for all.
+for a batch, and turns the answers into a JSON object, or lines for a terminal. How input is read
+and cut is the same for all.
 """
 
 from __future__ import annotations

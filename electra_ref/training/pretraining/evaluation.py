@@ -25,6 +25,7 @@ from electra_ref.training.pretraining.source import Source, recorded_source
 from electra_ref.training.pretraining.task import PretrainingTask
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_key
+from electra_ref.training.run_directory import IMPORTED
 from electra_ref.training.saved_model import StoredModel, find_model, open_model
 from electra_ref.training.stop_signals import StopSignals
 
@@ -61,6 +62,10 @@ def evaluate(
             raise StoppedError
         progress.stage(stage, done, total)
 
+    def on_rows(done: int) -> None:
+        if done:  # the first batch waits for the compiler
+            report("evaluating", done, numbers.size)
+
     with tempfile.TemporaryDirectory() as scratch:
         try:
             data = _data(path, stored, config, source, Path(scratch), report)
@@ -69,9 +74,7 @@ def evaluate(
             progress.close()
             for line in _about(data, numbers.size):
                 progress.say(line)
-            evaluation = task.evaluate(
-                saved.parameters, saved.step, lambda done: report("evaluating", done, numbers.size)
-            )
+            evaluation = task.evaluate(saved.parameters, saved.step, on_rows)
         finally:
             progress.close()
     progress.say(evaluation.summary)
@@ -80,6 +83,7 @@ def evaluate(
         "model": str(path),
         "step": saved.step,
         "objective": config.objective,
+        **_replacements(config),
         "rows": numbers.size,
         "rows_available": data.held_out.count,
         "tokens": int(np.sum(rows[:, 2] - rows[:, 0])),
@@ -99,7 +103,7 @@ def _data(
     vocabulary = stored.tokenizer.vocab
     if source is None:
         run = stored.run
-        if run is None:
+        if run is None or IMPORTED in run.environment():
             raise UserError(f"the model in {path} came without data: name some with --corpus")
         own = recorded_source(run)
         return prepare(
@@ -126,6 +130,13 @@ def _data(
     if rows.count == 0:
         raise UserError("the corpus has no row to evaluate: it is too short")
     return PreparedData(tokenizer, rows, rows, cache.folder.key, facts)
+
+
+def _replacements(config: PretrainingConfig) -> dict[str, str]:
+    """Return where the tokens come from that are put in the place of others, if any are."""
+    if config.objective == "mlm":
+        return {}
+    return {"replacements": "uniform" if config.uniform_generator else "generator"}
 
 
 def _about(data: PreparedData, rows: int) -> list[str]:

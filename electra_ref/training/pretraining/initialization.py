@@ -1,7 +1,7 @@
 """Begins a run with the parameters of a model that was trained before.
 
 The model decides about what its parameters mean: the sizes, what is shared, the vocabulary and how
-text is normalized. These settings cannot be others. Its objective is the default. All the rest
+text is normalized. These settings cannot be changed. Its objective is the default. All the rest
 (schedule, batch, losses, dropout) is as in any new run. Parameters are taken by their names; those
 that the model lacks, such as the generator of a discriminator that came alone, are drawn as usual.
 """
@@ -17,6 +17,7 @@ from electra_ref.config.model import GENERATOR_SIZES, ModelConfig
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
+from electra_ref.model.objectives.table import objective_of
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.saved_model import StoredModel, read_parameters
 
@@ -50,7 +51,10 @@ def decided_by(stored: StoredModel) -> list[str]:
 
 
 def require_same(stored: StoredModel, config: PretrainingConfig, path: Path) -> None:
-    """Raise UserError if ``config`` differs in what the model at ``path`` decides about."""
+    """Raise UserError if ``config`` differs in what the model at ``path`` decides about.
+
+    Raises it, too, if the objective of ``config`` trains none of the model's networks.
+    """
     for key in decided_by(stored):
         theirs, asked = getattr(stored.config, key), getattr(config, key)
         if asked != theirs and (key, asked) != AS_THE_DATA_SAY:
@@ -58,6 +62,15 @@ def require_same(stored: StoredModel, config: PretrainingConfig, path: Path) -> 
                 f"{key} = {asked!r} does not fit the model in {path}, which has {theirs!r}: leave "
                 "it out"
             )
+    known = {spec.name for spec in stored.objective.parameter_specs(stored.model)}
+    objective = objective_of(config)
+    model = objective.model_of(config, config, stored.tokenizer.special_tokens)
+    names = {spec.name for spec in objective.parameter_specs(model)} & known
+    if not any(".layer." in name for name in names):
+        raise UserError(
+            f"the model in {path} has no network that objective = {config.objective!r} trains, "
+            f"since its own was {stored.config.objective!r}: leave objective out"
+        )
 
 
 def initialize(
@@ -69,7 +82,7 @@ def initialize(
 ) -> None:
     """Put the parameters of the model at ``path`` into ``state``, and say what was not found.
 
-    Raises UserError if the model cannot be read, or has no parameter of this run.
+    Raises UserError if the model cannot be read.
     """
     for note in stored.notes:
         say(note)
@@ -78,11 +91,6 @@ def initialize(
     specs = [spec for spec in parameters.specs if spec.name in theirs]
     taken = {spec.name for spec in specs}
     fresh = [spec.name for spec in parameters.specs if spec.name not in taken]
-    if not any(".layer." in name for name in taken):
-        raise UserError(
-            f"the model in {path} has no network of this run, since it was trained with objective "
-            f"= {stored.config.objective!r}: leave objective and uniform_generator as they were"
-        )
     values, step = read_parameters(stored, specs, str(parameters.vector.dtype), path)
     for name in taken:
         parameters[name][...] = backend.to_device(values[name])

@@ -7,7 +7,7 @@
     sizes       parameters and FLOP
     tables      results, sizes, settings and environments side by side
     tokens      the samples
-    markup      HTML in which nothing of a run is obeyed
+    markup      HTML; all text of a run is escaped
     page        all of it as one page
     output      where the page may be written
 

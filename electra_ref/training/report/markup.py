@@ -1,4 +1,4 @@
-"""HTML in which nothing of a run is obeyed: what is not ``Markup`` is escaped.
+"""HTML whose text cannot become markup: what is not ``Markup`` is escaped.
 
 Run names, tokens and settings are text of others. ``visible`` turns control and format characters
 into escapes, so that none of them changes the order of the text around it.

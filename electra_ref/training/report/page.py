@@ -139,7 +139,7 @@ def _curves(runs: Sequence[Run], draw: Draw) -> list[Markup]:
     figures = [_figure(panel, runs, draw) for panel in panels]
     notes = []
     if any(run.changes for run in runs):
-        notes.append("A dashed upright: a resumed run has other settings from there on.")
+        notes.append("A dashed vertical line: a resumed run has other settings from there on.")
     if any(panel.is_thinned for panel in panels):
         notes.append(
             f"Curves of more than {MOST_POINTS} points are thinned: each is cut into {PARTS} equal "

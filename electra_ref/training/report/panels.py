@@ -118,7 +118,7 @@ def panels_of(runs: Sequence[Run]) -> list[Panel]:
 
 
 def description(panel: Panel, runs: Sequence[Run]) -> str:
-    """Return ``panel`` in words, for who does not see it: the last value of each series."""
+    """Return ``panel`` in words, for readers who do not see it: the last value of each series."""
     parts = []
     for each in panel.series:
         last = last_defined(each.curve)
