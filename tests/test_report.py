@@ -365,7 +365,7 @@ def test_several_runs_are_in_one_figure(tmp_path: Path) -> None:
     assert panel.last_step == 7
     page = page_from(tmp_path / "a", tmp_path / "b")
     assert "2 runs" in page.text
-    assert "A dashed upright: a resumed run has other settings from there on." in page.text
+    assert "A dashed vertical line: a resumed run has other settings from there on." in page.text
     assert "From step 1 on: device = b, before a." in page.text
     assert {"var(--run-0)", "var(--run-1)", "currentColor"} == set(page.values("stroke"))
     swatches = [given for given in page.named("svg") if given.get("class") == "swatch"]
