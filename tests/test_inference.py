@@ -165,18 +165,17 @@ def test_by_the_formulas_other_rows_change_no_more_than_rounding(dtype: str) -> 
 def test_memory_does_not_grow_with_the_depth(name: str) -> None:
     """The memory at one time, parameters apart: caches of every layer would be four times as many.
 
-    The least of several peaks counts, since Python frees some objects late.
+    The rows are many, so that the arrays outweigh by far what Python keeps for each layer.
     """
-    least = []
+    peaks = []
     for layers in (3, 12):
-        problem = make_problem(0.1, seed=5, num_hidden_layers=layers, hidden_size=64)
+        problem = make_problem(
+            0.1, seed=5, lengths=(9,) * 64, num_hidden_layers=layers, hidden_size=64
+        )
         run, discriminator = run_of(problem, name), discriminator_of(problem.config)
         detection_logits(run, discriminator, problem.masked.batch)  # compiles
-        peaks = []
-        for _ in range(5):
-            tracemalloc.start()
-            detection_logits(run, discriminator, problem.masked.batch)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-        least.append(min(peaks))
-    assert least[1] <= 1.1 * least[0]
+        tracemalloc.start()
+        detection_logits(run, discriminator, problem.masked.batch)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] <= 1.2 * peaks[0]
