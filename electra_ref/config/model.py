@@ -16,19 +16,35 @@ GENERATOR_SIZES = ("generator_num_attention_heads", "generator_intermediate_size
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(Settings):
-    """Generator and discriminator. Sizes are counts, rates and shares are in [0, 1]."""
+class EncoderConfig(Settings):
+    """One encoder with its embeddings. Sizes are counts, rates are in [0, 1)."""
 
     vocab_size: int = count(
         0, "entries of the vocabulary; 0: as many as the data yield", at_least=0
     )
-    embedding_size: int = count(128, "width of the embeddings of both networks")
+    embedding_size: int = count(128, "width of the embeddings")
     hidden_size: int = count(256, "width of the discriminator")
     num_hidden_layers: int = count(12, "layers of the discriminator")
     num_attention_heads: int = count(4, "attention heads of the discriminator")
     intermediate_size: int = count(1024, "width of the discriminator's feed-forward layers")
     max_position_embeddings: int = count(512, "longest row the model can read")
     type_vocab_size: int = count(2, "segments that can be told apart", at_least=2)
+    hidden_dropout: float = setting(
+        0.1, "dropout after embeddings and sublayers", at_least=0.0, at_most=0.999
+    )
+    attention_dropout: float = setting(
+        0.1, "dropout of attention probabilities", at_least=0.0, at_most=0.999
+    )
+    layer_norm_eps: float = setting(1e-12, "added to the variance in layer norm", above=0.0)
+    initializer_range: float = setting(
+        0.02, "standard deviation of the truncated normal", above=0.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(EncoderConfig):
+    """The discriminator's encoder, and the generator as a share of it."""
+
     sharing: str = setting(
         "embeddings",
         "what generator and discriminator share: none, embeddings, all, or gdes (the discriminator "
@@ -49,16 +65,6 @@ class ModelConfig(Settings):
     )
     tie_word_embeddings: bool = setting(
         True, "a network guesses words by the table that embeds them; false: by one of its own"
-    )
-    hidden_dropout: float = setting(
-        0.1, "dropout after embeddings and sublayers", at_least=0.0, at_most=0.999
-    )
-    attention_dropout: float = setting(
-        0.1, "dropout of attention probabilities", at_least=0.0, at_most=0.999
-    )
-    layer_norm_eps: float = setting(1e-12, "added to the variance in layer norm", above=0.0)
-    initializer_range: float = setting(
-        0.02, "standard deviation of the truncated normal", above=0.0
     )
 
     def _misfits(self) -> Iterator[str]:
@@ -98,7 +104,7 @@ class EncoderSize:
     intermediate_size: int
 
 
-def discriminator_size(config: ModelConfig) -> EncoderSize:
+def discriminator_size(config: EncoderConfig) -> EncoderSize:
     """Return the sizes of the discriminator, as configured."""
     return EncoderSize(
         config.hidden_size,

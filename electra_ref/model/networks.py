@@ -21,7 +21,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from electra_ref.config.model import EncoderSize, ModelConfig, discriminator_size, generator_size
+from electra_ref.config.model import (
+    EncoderConfig,
+    EncoderSize,
+    ModelConfig,
+    discriminator_size,
+    generator_size,
+)
 
 DISCRIMINATOR_SITES = 1 << 16  # the generator's dropout sites begin at 0
 
@@ -33,8 +39,9 @@ class Network(NamedTuple):
     embeddings: str  # prefix of the parameters of its embeddings
     layers: str  # prefix of the parameters of its projection and its layers
     size: EncoderSize
-    config: ModelConfig  # sizes of the embeddings, dropout rates, layer norm's epsilon
+    config: EncoderConfig  # sizes of the embeddings, dropout rates, layer norm's epsilon
     first_site: int  # number of its first dropout site
+    tie_word_embeddings: bool  # if it guesses words: by the table that embeds them
     read_only_embeddings: str | None = None  # prefix of tables that are added and learn nothing
 
 
@@ -49,19 +56,25 @@ def generator_of(config: ModelConfig) -> Network:
     """Return the generator that ``config`` describes."""
     embeddings = "generator.embeddings" if config.sharing == "none" else "embeddings"
     layers = "encoder" if config.sharing == "all" else "generator"
-    return Network("generator", embeddings, layers, generator_size(config), config, 0)
+    size, tied = generator_size(config), config.tie_word_embeddings
+    return Network("generator", embeddings, layers, size, config, 0, tied)
 
 
 def discriminator_of(config: ModelConfig) -> Network:
     """Return the discriminator that ``config`` describes."""
-    name, size = "discriminator", discriminator_size(config)
+    name = "discriminator"
+    full = encoder_of(config)._replace(name=name, layers=name)
     if config.sharing == "gdes":
-        own = f"{name}.embeddings"
-        return Network(name, own, name, size, config, DISCRIMINATOR_SITES, "embeddings")
-    layers = "encoder" if config.sharing == "all" else name
-    return Network(name, "embeddings", layers, size, config, DISCRIMINATOR_SITES)
+        return full._replace(embeddings=f"{name}.embeddings", read_only_embeddings="embeddings")
+    return full._replace(layers="encoder") if config.sharing == "all" else full
 
 
 def encoder_of(config: ModelConfig) -> Network:
     """Return the full-size encoder that ``config`` describes, where it does not discriminate."""
-    return discriminator_of(config)._replace(name="encoder", layers="encoder")
+    return full_size_encoder(config)._replace(tie_word_embeddings=config.tie_word_embeddings)
+
+
+def full_size_encoder(config: EncoderConfig) -> Network:
+    """Return the encoder that ``config`` describes, which reads for a head of any kind."""
+    size = discriminator_size(config)
+    return Network("encoder", "embeddings", "encoder", size, config, DISCRIMINATOR_SITES, True)

@@ -26,7 +26,7 @@ from electra_ref.model.passes import BackwardPass, ForwardPass, layer_norm_specs
 
 def output_embeddings(network: Network) -> str:
     """Return the name of the table (V, E) that ``network`` guesses words by."""
-    if network.config.tie_word_embeddings:
+    if network.tie_word_embeddings:
         return word_embeddings(network)
     return f"{network.name}.head.output_embeddings.weight"
 
@@ -38,7 +38,7 @@ def vocabulary_head_specs(network: Network) -> Iterator[ParameterSpec]:
     yield from linear_specs(f"{name}.dense", network.size.hidden_size, width)
     yield from layer_norm_specs(f"{name}.layer_norm", width)
     yield ParameterSpec(f"{name}.output.bias", (entries,), "zeros", decays=False)
-    if not network.config.tie_word_embeddings:
+    if not network.tie_word_embeddings:
         table = output_embeddings(network)
         yield ParameterSpec(table, (entries, width), "truncated_normal", decays=True)
 

@@ -66,6 +66,7 @@ class Source(NamedTuple):
 
     file: CorpusFile  # how messages call it; a descriptor as ``path`` is standard input
     stream: BinaryIO  # without a buffer
+    ending: str  # of the name, in lower case, without that of the compression
     is_json: bool
     is_chosen: bool  # whether the format was asked for; otherwise the name tells it
     is_regular: bool  # it never pauses, and its size is known
@@ -103,7 +104,7 @@ def open_source(path: str, input_format: str | None) -> Iterator[Source]:
             modified=status.st_mtime_ns,
         )
         is_regular = stat.S_ISREG(status.st_mode)
-        yield Source(file, stream, is_json, input_format is not None, is_regular)
+        yield Source(file, stream, ending, is_json, input_format is not None, is_regular)
 
 
 def read_source(source: Source, reader: Reader, counts: Counts) -> Iterator[str]:
@@ -112,8 +113,7 @@ def read_source(source: Source, reader: Reader, counts: Counts) -> Iterator[str]
     Raises UserError for what is no text or cannot be read, BadLineError for a line that is longer
     than LONGEST_LINE.
     """
-    blocks = _decoded(source, _blocks(source, reader), counts)
-    lines = read_lines(blocks, LONGEST_LINE, sentence_ends="")
+    lines = read_lines(read_blocks(source, reader, counts), LONGEST_LINE, sentence_ends="")
     for number, (line, end) in enumerate(lines, start=1):
         if end is End.CUT:
             raise BadLineError(
@@ -121,6 +121,11 @@ def read_source(source: Source, reader: Reader, counts: Counts) -> Iterator[str]
                 "cut it into several lines"
             )
         yield line
+
+
+def read_blocks(source: Source, reader: Reader, counts: Counts) -> Iterator[str]:
+    """Yield the text of ``source`` in blocks. Raises UserError as ``read_source`` does."""
+    return _decoded(source, _blocks(source, reader), counts)
 
 
 def _blocks(source: Source, reader: Reader) -> Iterator[bytes]:

@@ -1,0 +1,12 @@
+"""The task heads by the kind of task. A new one is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from electra_ref.model.heads import classification
+from electra_ref.model.labelled import HeadModule
+
+HEADS: Mapping[str, HeadModule] = {
+    "classification": classification,
+}

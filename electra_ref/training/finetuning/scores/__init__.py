@@ -1,0 +1,1 @@
+"""How right predictions are: a file for each measure that no library has."""

@@ -1,0 +1,1 @@
+"""The kinds of task: a file for each, with what ``finetuning.task.Task`` lists."""
