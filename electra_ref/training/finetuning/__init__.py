@@ -1,1 +1,1 @@
-"""Fine-tuning: an encoder and a task head learn from labelled data; a file for each kind of task."""
+"""Fine-tuning: an encoder and a task head learn from labelled data; a file for each kind."""
