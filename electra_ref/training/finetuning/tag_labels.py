@@ -5,6 +5,7 @@ Labels that spell spans are those of LEARNED_SCHEME, or of what scheme a model f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 from electra_ref.errors import UserError
@@ -13,8 +14,8 @@ from electra_ref.training.finetuning.formats.schemes import (
     OUTSIDE,
     MixedTagsError,
     detect,
+    is_in_scheme,
     labels_of_types,
-    misfits,
     scheme_of_labels,
     spans_of,
     tags_of,
@@ -51,14 +52,19 @@ def scheme_of(tag_scheme: str, labels: Iterable[str]) -> str:
     return NONE if tag_scheme == NONE else scheme_of_labels(labels)
 
 
-def label_numbers(tags: Sequence[str], tag_scheme: str, labels: Sequence[str]) -> list[int]:
+def label_numbers(tags: Sequence[str], tag_scheme: str, labels: tuple[str, ...]) -> list[int]:
     """Return the number of the label of each tag; -1 where it is UNTAGGED, or none of them."""
-    scheme = scheme_of(tag_scheme, labels)
+    scheme, numbers = _numbering(tag_scheme, labels)
     if scheme != NONE:
         spelled = tags_of(spans_of(tags), len(tags), scheme)
         tags = [new if tag else UNTAGGED for tag, new in zip(tags, spelled, strict=True)]
-    numbers = {label: number for number, label in enumerate(labels)}
     return [numbers.get(tag, -1) for tag in tags]
+
+
+@functools.lru_cache(maxsize=8)
+def _numbering(tag_scheme: str, labels: tuple[str, ...]) -> tuple[str, dict[str, int]]:
+    """Return the scheme of ``labels``, and their numbers."""
+    return scheme_of(tag_scheme, labels), {label: number for number, label in enumerate(labels)}
 
 
 def written_tags(found: Sequence[str], tag_scheme: str, labels: Iterable[str]) -> Sequence[str]:
@@ -80,7 +86,7 @@ def check_scheme(sentences: Sequence[Sentence], tag_scheme: str, tally: Tally) -
     if tag_scheme == NONE:
         return
     for one in sentences:
-        if misfits([one.tags or ()], tag_scheme):
+        if not is_in_scheme(one.tags or (), tag_scheme):
             tally.add(f"sentences with tags that {tag_scheme} spells otherwise", one.place)
 
 
@@ -88,7 +94,7 @@ def check_labels(
     name: str,
     sentences: Sequence[Sentence],
     tag_scheme: str,
-    labels: Sequence[str],
+    labels: tuple[str, ...],
     allowed: float,
     tally: Tally,
 ) -> None:

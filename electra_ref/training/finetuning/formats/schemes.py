@@ -17,6 +17,7 @@ arXiv:cs/9907006 (the variants); conlleval of CoNLL-2000 (the rule).
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -56,15 +57,23 @@ class Span(NamedTuple):
     type: str
 
 
+@functools.lru_cache(maxsize=1 << 14)
+def _parts_of(tag: str) -> tuple[str, str]:
+    """Return the letter, as iobes has it, and the type; the letter is empty where there is none."""
+    if not _TAG.fullmatch(tag):
+        return "", tag
+    return _SYNONYMS.get(tag[0], tag[0]), tag[2:]
+
+
 def spans_of(tags: Iterable[str]) -> list[Span]:
     """Return the spans of a sentence; a tag without letter and type is outside."""
     spans: list[Span] = []
     before = ""  # the letter of the word before, "" where a span cannot go on
     for place, tag in enumerate(tags):
-        if not _TAG.fullmatch(tag):
+        letter, kind = _parts_of(tag)
+        if not letter:
             before = ""
             continue
-        letter, kind = _SYNONYMS.get(tag[0], tag[0]), tag[2:]
         goes_on = letter in "IE" and before != "" and before in "BI" and spans[-1].type == kind
         start = spans.pop().start if goes_on else place
         spans.append(Span(start, place + 1, kind))
@@ -99,17 +108,22 @@ def detect(sentences: Sequence[Sequence[str]]) -> str:
         return NONE
     if untyped := [tag for tag in counts if tag not in typed]:
         raise MixedTagsError(untyped[0], typed)
-    return min(SCHEMES, key=lambda scheme: misfits(sentences, scheme))  # of equal ones the first
+    others = dict.fromkeys(SCHEMES, 0)  # tags that the scheme would write otherwise
+    for tags in sentences:
+        spans = spans_of(tags)
+        for scheme in SCHEMES:
+            others[scheme] += _differences(tags, tags_of(spans, len(tags), scheme))
+    return min(SCHEMES, key=lambda scheme: others[scheme])  # of equal ones the first
 
 
-def misfits(sentences: Iterable[Sequence[str]], scheme: str) -> int:
-    """Return how many words ``scheme`` would tag otherwise."""
-    return sum(
-        tag != written
-        for tags in sentences
-        for tag, written in zip(tags, tags_of(spans_of(tags), len(tags), scheme), strict=True)
-        if tag
-    )
+def is_in_scheme(tags: Sequence[str], scheme: str) -> bool:
+    """Return whether ``scheme`` would write the spans of ``tags`` in this way."""
+    return not _differences(tags, tags_of(spans_of(tags), len(tags), scheme))
+
+
+def _differences(tags: Sequence[str], written: Sequence[str]) -> int:
+    """Return how many words that have a tag are ``written`` with another one."""
+    return sum(1 for tag, other in zip(tags, written, strict=True) if tag != other and tag)
 
 
 def scheme_of_labels(labels: Iterable[str]) -> str:
