@@ -11,9 +11,9 @@ import importlib
 import pkgutil
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ import electra_ref.model
 from electra_ref.arrays import Array, sum_rows_by_index
 from electra_ref.backends import reference
 from electra_ref.gradient import GradientSum
+from electra_ref.model.labelled import Form
 from electra_ref.model.losses import gradient_scale
 from electra_ref.model.objectives import electra
 from electra_ref.model.parameters import FlatParameters, Gradients
@@ -31,15 +32,17 @@ from tests import mutants
 from tests.gradient_checks import complex_step
 from tests.mutants import Instrument, Mutant, instrumented
 from tests.operation_cases import CASES, ELECTRA_EPS, STRAIGHT_THROUGH, Sizes
+from tests.span_problems import span_measure, span_problem
 from tests.tiny_electra import (
     Comparison,
     Problem,
     complex_step_gradient,
     forward_of,
     make_problem,
+    measure_of,
     remembering_backend,
 )
-from tests.variants import complex_step_gradient_of_variant, variant_problem
+from tests.variants import VariantProblem, complex_step_gradient_of_variant, variant_problem
 
 LOG_LIKELIHOOD = "electra_ref.backends.reference.vocabulary_log_likelihood"
 OF_NO_STEP = (
@@ -132,10 +135,10 @@ class Judge:
 
 
 class VariantJudge:
-    """The same for a variant: its own objective runs backward."""
+    """The same for a variant, or for a task head: its own objective runs backward."""
 
-    def __init__(self, variant: str, scale: float, seed: int, **changes: Any) -> None:
-        self._problem = problem = variant_problem(variant, scale, seed, **changes)
+    def __init__(self, problem: VariantProblem, measure: Callable[[str], str] = measure_of) -> None:
+        self._problem = problem
         self._backend = remembering_backend()
         run = ForwardPass(
             self._backend, FlatParameters(problem.specs, problem.vector), problem.stream
@@ -145,7 +148,7 @@ class VariantJudge:
         )
         make_read_only(self._cache)
         exact = complex_step_gradient_of_variant(problem, self._backend)
-        self._comparison = Comparison(problem.specs, exact)
+        self._comparison = Comparison(problem.specs, exact, measure)
 
     def worst_error(self) -> float:
         """Return the largest relative error of a tensor; infinite where one is not finite."""
@@ -246,7 +249,9 @@ def campaign(share: int) -> Campaign:
     functions = backward_functions(electra_ref.backends.reference, electra_ref.model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module(LOG_LIKELIHOOD), "ROWS_AT_A_TIME", 3)
-        return run(functions, [*judges, *variant_judges(), *operation_judges()], share)
+        return run(
+            functions, [*judges, *variant_judges(), *head_judges(), *operation_judges()], share
+        )
 
 
 def variant_judges() -> list[VariantJudge]:
@@ -255,16 +260,23 @@ def variant_judges() -> list[VariantJudge]:
              "intermediate_size": 5, "generator_hidden_size": 0.5, "max_length": 9,
              "max_position_embeddings": 10}  # fmt: skip
     full = {"num_attention_heads": 1, "intermediate_size": 24, "generator_hidden_size": 1.0}
-    return [
-        VariantJudge(  # where most tokens are masked, the largest gradient is at one of them
+    problems = [
+        variant_problem(  # where most tokens are masked, the largest gradient is at one of them
             "gumbel-softmax, soft, another temperature", 0.5, 1, **small, mask_probability=0.9
         ),
-        VariantJudge("gumbel-softmax, straight-through, gdes", 0.5, 2, **small),
-        VariantJudge("reinforce", 0.5, 3, **small),
-        VariantJudge("all-tokens-mlm, sharing-none", 0.5, 4, **small),
-        VariantJudge("replace-mlm, sharing-all", 0.5, 5, **{**small, **full}),
-        VariantJudge("mlm", 0.5, 6, **small),
+        variant_problem("gumbel-softmax, straight-through, gdes", 0.5, 2, **small),
+        variant_problem("reinforce", 0.5, 3, **small),
+        variant_problem("all-tokens-mlm, sharing-none", 0.5, 4, **small),
+        variant_problem("replace-mlm, sharing-all", 0.5, 5, **{**small, **full}),
+        variant_problem("mlm", 0.5, 6, **small),
     ]
+    return list(map(VariantJudge, problems))
+
+
+def head_judges() -> list[VariantJudge]:
+    """Return the judges of the task heads."""
+    forms: tuple[Form, ...] = get_args(Form)
+    return [VariantJudge(span_problem(form, 0.5, 7), span_measure(form)) for form in forms]
 
 
 def operation_judges() -> list[OperationJudge]:

@@ -198,10 +198,24 @@ def parts_of(flat: FlatParameters) -> dict[str, Array]:
     return parts
 
 
+def measure_of(name: str) -> str:
+    """Return the part whose norm the error of the part ``name`` is measured by: mostly itself.
+
+    Softmax does not see a shift of all scores of a row: the bias of the key has gradient zero, and
+    what rounding leaves of it is measured by the bias of the query.
+    """
+    return name.replace(".query_key_value.bias[key]", ".query_key_value.bias[query]")
+
+
 class Comparison:
     """Relative errors of a gradient, part by part, from an exact one."""
 
-    def __init__(self, specs: list[ParameterSpec], exact: npt.NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        specs: list[ParameterSpec],
+        exact: npt.NDArray[np.float64],
+        measure: Callable[[str], str] = measure_of,
+    ) -> None:
         numbers = FlatParameters(specs, np.empty_like(exact))
         parts = parts_of(numbers)
         for number, part in enumerate(parts.values()):
@@ -210,12 +224,7 @@ class Comparison:
         self._numbers = numbers.vector.astype(np.int64)
         self._exact = exact
         norms = dict(zip(self.names, self._norms(exact), strict=True))
-        for name in self.names:
-            # Softmax does not see a shift of all scores of a row: the bias of the key has gradient
-            # zero, and what rounding leaves of it is measured against the bias of the query.
-            if name.endswith(".query_key_value.bias[key]"):
-                norms[name] = norms[name.replace("[key]", "[query]")]
-        self._scales = np.array(list(norms.values()))
+        self._scales = np.array([norms[measure(name)] for name in self.names])
 
     def errors(self, gradient: npt.NDArray[np.float64]) -> dict[str, float]:
         """Return |gradient - exact| / |exact| for every part; NaN where an entry is NaN."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from electra_ref.model.heads import classification
+from electra_ref.model.heads import classification, span
 from electra_ref.model.labelled import HeadModule
 
 HEADS: Mapping[str, HeadModule] = {
     "classification": classification,
+    "span-extraction": span,
 }
