@@ -40,14 +40,17 @@ def span_measure(form: Form) -> Callable[[str], str]:
 
 
 def span_problem(
-    form: Form, scale: float, seed: int, *, padding: int = 2, loss_weight: float = 3.0
+    form: Form, scale: float, seed: int, *, padding: int = 2, all_places: bool = False
 ) -> VariantProblem:
-    """Draw parameters of standard deviation ``scale`` and the ids of the rows."""
+    """Draw parameters of standard deviation ``scale`` and the ids of the rows.
+
+    With ``all_places`` an answer may be anywhere: nothing is padded, and there is no question.
+    """
     config = tiny_config(
         num_hidden_layers=1, max_position_embeddings=20, max_length=20, embedding_size=4,
         hidden_size=6, intermediate_size=5,
     )  # fmt: skip
-    head = Head("span-extraction", form, 2, 0.1, loss_weight, OPTIONS)
+    head = Head("span-extraction", form, 2, 0.1, 3.0, OPTIONS)
     model = FineTuned(full_size_encoder(config), head)
     specs = fine_tuning.parameter_specs(model)
     random = np.random.default_rng(seed)
@@ -57,8 +60,8 @@ def span_problem(
         if spec.initializer == "ones":
             parameters[spec.name][...] += 1.0
     places = np.arange(max(LENGTHS) + padding)
-    is_token = places < np.array(LENGTHS)[:, None]
-    segments = (is_token & (places >= np.array(CONTEXTS)[:, None])).astype(np.int32)
+    is_token = (places < np.array(LENGTHS)[:, None]) | all_places
+    segments = (is_token & ((places >= np.array(CONTEXTS)[:, None]) | all_places)).astype(np.int32)
     ids = np.where(is_token, random.integers(5, VOCAB_SIZE, is_token.shape), 0).astype(np.int32)
     ids[:, 0] = SPECIAL_TOKENS.cls
     batch = LabelledBatch(Batch(ids, segments, is_token), TARGETS)
