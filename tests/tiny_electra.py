@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 from unittest import mock
 
@@ -199,9 +199,19 @@ def parts_of(flat: FlatParameters) -> dict[str, Array]:
 
 
 class Comparison:
-    """Relative errors of a gradient, part by part, from an exact one."""
+    """Relative errors of a gradient, part by part, from an exact one.
 
-    def __init__(self, specs: list[ParameterSpec], exact: npt.NDArray[np.float64]) -> None:
+    Softmax does not see a shift of all scores of a row. So the bias of the key has gradient zero,
+    and what rounding leaves of it is measured against the bias of the query. ``shifts`` names
+    other such parts, and what they are measured against.
+    """
+
+    def __init__(
+        self,
+        specs: list[ParameterSpec],
+        exact: npt.NDArray[np.float64],
+        shifts: Mapping[str, str] = {},
+    ) -> None:
         numbers = FlatParameters(specs, np.empty_like(exact))
         parts = parts_of(numbers)
         for number, part in enumerate(parts.values()):
@@ -211,10 +221,8 @@ class Comparison:
         self._exact = exact
         norms = dict(zip(self.names, self._norms(exact), strict=True))
         for name in self.names:
-            # Softmax does not see a shift of all scores of a row: the bias of the key has gradient
-            # zero, and what rounding leaves of it is measured against the bias of the query.
-            if name.endswith(".query_key_value.bias[key]"):
-                norms[name] = norms[name.replace("[key]", "[query]")]
+            scale = name.replace(".query_key_value.bias[key]", ".query_key_value.bias[query]")
+            norms[name] = norms[shifts.get(name, scale)]
         self._scales = np.array(list(norms.values()))
 
     def errors(self, gradient: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -6,6 +6,7 @@ part, so they are the same in every evaluation of a loss.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,7 @@ import numpy.typing as npt
 from electra_ref.arrays import Array
 from electra_ref.backends import Backend, reference
 from electra_ref.batch import Batch
-from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.model.losses import Counts, total_loss
-from electra_ref.model.objectives import Model, Objective
-from electra_ref.model.objectives.output import Output
 from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass
@@ -68,18 +66,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class VariantProblem(NamedTuple):
     """Everything the loss depends on besides the parameters, and the parameters."""
 
-    config: PretrainingConfig
-    objective: Objective
-    model: Model  # at the step of the stream
+    config: Any  # PretrainingConfig, or FinetuningConfig of a task head
+    objective: Any  # a module with the functions of an objective
+    model: Any  # at the step of the stream
     specs: list[ParameterSpec]
     vector: npt.NDArray[np.float64]  # (P,)
-    batch: Batch
-    stream: RandomStream
+    batch: Any
+    stream: Any  # a RandomStream; None, for objectives that draw nothing else, drops nothing
+    shifts: Mapping[str, str] = {}  # see ``Comparison``
 
     @property
     def counts(self) -> Counts:
         """Return the counts of the losses."""
-        return self.objective.count_losses(self.model, self.batch)
+        counts: Counts = self.objective.count_losses(self.model, self.batch)
+        return counts
 
 
 def variant_problem(
@@ -114,11 +114,10 @@ def rows_of(random: np.random.Generator, length: int) -> Batch:
     return Batch(ids, types, is_token)
 
 
-def output_of(problem: VariantProblem, vector: Array, backend: Backend = reference) -> Output:
+def output_of(problem: VariantProblem, vector: Array, backend: Backend = reference) -> Any:
     """Run the forward pass at ``vector`` (P,), real or complex, with dropout."""
     run = ForwardPass(backend, FlatParameters(problem.specs, vector), problem.stream)
-    output: Output = problem.objective.forward(run, problem.model, problem.batch, problem.stream)[0]
-    return output
+    return problem.objective.forward(run, problem.model, problem.batch, problem.stream)[0]
 
 
 def gradients_of_variant(problem: VariantProblem, backend: Backend = reference) -> Gradients:
@@ -170,7 +169,7 @@ def worst_errors(problem: VariantProblem, seed: int, backend: Backend) -> dict[s
         error = abs(
             float(np.sum(gradient * v)) - derivative_along(problem, direction.vector, backend)
         )
-        # The key bias has gradient zero: see Comparison.
-        norm = float(np.linalg.norm(gradients[name.replace("bias[key]", "bias[query]")]))
+        scale = problem.shifts.get(name, name.replace("bias[key]", "bias[query]"))
+        norm = float(np.linalg.norm(gradients[scale]))
         errors[name] = error / norm if error else 0.0
     return errors

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from electra_ref.model.heads import classification
+from electra_ref.model.heads import choice, classification, regression
 from electra_ref.model.labelled import HeadModule
 
 HEADS: Mapping[str, HeadModule] = {
     "classification": classification,
+    "regression": regression,
+    "multiple-choice": choice,
 }
