@@ -8,26 +8,31 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from electra_ref.model.heads.span import SpanTargets
+from electra_ref.model.heads.tagging import TagTargets
 
 from electra_ref.arrays import Array
 from electra_ref.backends import reference
 from electra_ref.batch import Batch
 from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.settings import to_toml
 from electra_ref.model.heads.choice import ChoiceTargets
 from electra_ref.model.heads.classification import LabelTargets
 from electra_ref.model.heads.regression import ScoreTargets
-from electra_ref.model.heads.span import SpanTargets
-from electra_ref.model.heads.tagging import TagTargets
 from electra_ref.model.labelled import LabelledBatch, Targets
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters, ParameterSpec
 from electra_ref.model.passes import ForwardPass
 from electra_ref.text.wordpiece import tokenizer_of
+from electra_ref.training.checkpoint import save_checkpoint
 from electra_ref.training.finetuning.learning import model_of
+from electra_ref.training.finetuning.saved import LABELS
 from electra_ref.training.finetuning.stored import StoredTask
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.huggingface.exporting_fine_tuned import export_fine_tuned
-from electra_ref.training.saved_model import read_parameters
+from electra_ref.training.run_data import record_data
+from electra_ref.training.run_directory import FINETUNING, KIND, RunDirectory
+from electra_ref.training.saved_model import GROUP, read_parameters
 from tests.huggingface_folders import BITS, STEP, vocabulary_of
 from tests.tiny_electra import VOCAB_SIZE
 
@@ -141,3 +146,13 @@ def our_answers(stored: StoredTask, batch: Batch, dtype: str) -> Sequence[Array]
     labelled = LabelledBatch(batch, targets_of(kind, batch))
     answers = fine_tuning.answer(run, stored.model, labelled)
     return answers if isinstance(answers, tuple) else (answers,)
+
+
+def write_run(folder: Path, stored: StoredTask) -> Path:
+    """Write ``stored`` as a fine-tuning run at ``STEP``; return its path."""
+    facts = {KIND: FINETUNING, "task": stored.settings.task}
+    groups = {GROUP: dict(parameters_of(stored).views)}
+    with RunDirectory.create(folder, to_toml(stored.settings), facts) as run:
+        record_data(run, stored.tokenizer.vocab, {LABELS: list(stored.labels)})
+        save_checkpoint(run.checkpoints, STEP, groups, {})
+    return folder
