@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from electra_ref.model.heads import choice, classification, regression
+from electra_ref.model.heads import choice, classification, regression, tagging
 from electra_ref.model.labelled import HeadModule
 
 HEADS: Mapping[str, HeadModule] = {
     "classification": classification,
     "regression": regression,
+    "tagging": tagging,
     "multiple-choice": choice,
 }
