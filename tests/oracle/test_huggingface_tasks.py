@@ -110,7 +110,7 @@ def their_answers(model: Any, stored: StoredTask, batch: Batch, dtype: str) -> S
             token_type_ids=tensor(batch.token_type_ids),
             attention_mask=tensor(batch.attention_mask),
         )
-    names = ("logits",)
+    names: tuple[str, ...] = ("logits",)
     if stored.model.head.kind == "span-extraction":
         names = ("start_logits", "end_logits")
     return [getattr(said, name).numpy() for name in names]
