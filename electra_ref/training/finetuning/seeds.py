@@ -85,7 +85,7 @@ def train_seeds(
 
 
 def spread_lines(scores: Mapping[str, Scores]) -> Iterator[str]:
-    """Yield, for each of the first scores, its mean, median, standard deviation and values by seed."""
+    """Yield the first scores: mean, median, standard deviation, and their values by seed."""
     for name in list(next(iter(scores.values())))[:SHOWN]:
         values = [each[name] for each in scores.values()]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
