@@ -29,6 +29,7 @@ from electra_ref.model.parameters import FlatParameters, Gradients
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from tests import mutants
 from tests.gradient_checks import complex_step
+from tests.head_cases import CASES_AND_FORMS, problem_of
 from tests.mutants import Instrument, Mutant, instrumented
 from tests.operation_cases import CASES, ELECTRA_EPS, STRAIGHT_THROUGH, Sizes
 from tests.span_problems import span_problem
@@ -57,6 +58,7 @@ LAYER_NORM_BACKWARD = "reference.layer_norm.layer_norm_backward"
 ATTENTION_BACKWARD = "reference.attention.attention_backward"
 RELAX_BACKWARD = "reference.relax_embeddings.relax_embeddings_backward"
 LOG_LIKELIHOOD_BACKWARD = "reference.vocabulary_log_likelihood.vocabulary_log_likelihood_backward"
+CHOICE_BACKWARD = "heads.choice.backward"
 HEAD_BACKWARD = "heads.detection.detection_head_backward"
 POOLING_BACKWARD = "heads.pooling.softmax_pooling_backward"
 JOINT_SPAN = "heads.joint_span"
@@ -92,6 +94,11 @@ EQUIVALENT = {
     f"{JOINT_SPAN}._impossible_backward: dlogits.reshape(-1, 1) [roll]": "axis of length 1",
     f"{JOINT_SPAN}._end_backward: dlogits.reshape(-1, 1) [roll]": "the last axis has length 1",
     f"{JOINT_SPAN}.joint_logits_backward: dstarts.reshape(-1, 1) [roll]": "axis of length 1",
+    f"{CHOICE_BACKWARD}: run.backend.gather_positions_backward(dchoices.reshape(-1, 1), "
+    "cache.gather) [roll]": "the last axis has length 1",
+    f"{CHOICE_BACKWARD}: dchoices.reshape(-1, 1) [roll]": "as above",
+    f"{CHOICE_BACKWARD}: dlogits [roll]": "as above",
+    "heads.regression.backward: dpredicted[:, None] [roll]": "as above",
     "reinforce.reinforce_backward: dx[:, None] [roll]": "the last axis has length 1",
     "relaxation.relax_backward: cache.weights [roll]": "the last axis has length 1",
     f"{RELAX_BACKWARD}: probabilities * dlogits [roll]": (
@@ -284,8 +291,14 @@ def variant_judges() -> list[VariantJudge]:
 
 
 def head_judges() -> list[VariantJudge]:
-    """Return the judges of the task heads."""
+    """Return judges of all task heads, each in all its forms."""
+    small: dict[str, Any] = {"embedding_size": 4, "hidden_size": 4, "num_attention_heads": 2,
+                             "intermediate_size": 3}  # fmt: skip
     return [
+        *(
+            VariantJudge(problem_of(name, form, seed=seed, **small))
+            for seed, (name, form) in enumerate(CASES_AND_FORMS, start=1)
+        ),
         VariantJudge(span_problem("original", 0.5, 7)),
         VariantJudge(span_problem("original", 0.5, 9, all_places=True)),
         VariantJudge(span_problem("huggingface", 0.5, 8)),
