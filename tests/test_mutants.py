@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -31,14 +31,13 @@ from tests import mutants
 from tests.gradient_checks import complex_step
 from tests.mutants import Instrument, Mutant, instrumented
 from tests.operation_cases import CASES, ELECTRA_EPS, STRAIGHT_THROUGH, Sizes
-from tests.span_problems import span_measure, span_problem
+from tests.span_problems import span_problem
 from tests.tiny_electra import (
     Comparison,
     Problem,
     complex_step_gradient,
     forward_of,
     make_problem,
-    measure_of,
     remembering_backend,
 )
 from tests.variants import VariantProblem, complex_step_gradient_of_variant, variant_problem
@@ -146,7 +145,7 @@ class Judge:
 class VariantJudge:
     """The same for a variant, or for a task head: its own objective runs backward."""
 
-    def __init__(self, problem: VariantProblem, measure: Callable[[str], str] = measure_of) -> None:
+    def __init__(self, problem: VariantProblem) -> None:
         self._problem = problem
         self._backend = remembering_backend()
         run = ForwardPass(
@@ -157,7 +156,7 @@ class VariantJudge:
         )
         make_read_only(self._cache)
         exact = complex_step_gradient_of_variant(problem, self._backend)
-        self._comparison = Comparison(problem.specs, exact, measure)
+        self._comparison = Comparison(problem.specs, exact, problem.shifts)
 
     def worst_error(self) -> float:
         """Return the largest relative error of a tensor; infinite where one is not finite."""
@@ -287,9 +286,9 @@ def variant_judges() -> list[VariantJudge]:
 def head_judges() -> list[VariantJudge]:
     """Return the judges of the task heads."""
     return [
-        VariantJudge(span_problem("original", 0.5, 7), span_measure("original")),
-        VariantJudge(span_problem("original", 0.5, 9, all_places=True), span_measure("original")),
-        VariantJudge(span_problem("huggingface", 0.5, 8), span_measure("huggingface")),
+        VariantJudge(span_problem("original", 0.5, 7)),
+        VariantJudge(span_problem("original", 0.5, 9, all_places=True)),
+        VariantJudge(span_problem("huggingface", 0.5, 8)),
     ]
 
 

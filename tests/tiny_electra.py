@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 from unittest import mock
 
@@ -198,23 +198,19 @@ def parts_of(flat: FlatParameters) -> dict[str, Array]:
     return parts
 
 
-def measure_of(name: str) -> str:
-    """Return the part whose norm the error of the part ``name`` is measured by: mostly itself.
-
-    Softmax does not see a shift of all scores of a row: the bias of the key has gradient zero, and
-    what rounding leaves of it is measured by the bias of the query.
-    """
-    return name.replace(".query_key_value.bias[key]", ".query_key_value.bias[query]")
-
-
 class Comparison:
-    """Relative errors of a gradient, part by part, from an exact one."""
+    """Relative errors of a gradient, part by part, from an exact one.
+
+    Softmax does not see a shift of all scores of a row. So the bias of the key has gradient zero,
+    and what rounding leaves of it is measured against the bias of the query. ``shifts`` names
+    other such parts, and what they are measured against.
+    """
 
     def __init__(
         self,
         specs: list[ParameterSpec],
         exact: npt.NDArray[np.float64],
-        measure: Callable[[str], str] = measure_of,
+        shifts: Mapping[str, str] = {},
     ) -> None:
         numbers = FlatParameters(specs, np.empty_like(exact))
         parts = parts_of(numbers)
@@ -224,7 +220,10 @@ class Comparison:
         self._numbers = numbers.vector.astype(np.int64)
         self._exact = exact
         norms = dict(zip(self.names, self._norms(exact), strict=True))
-        self._scales = np.array([norms[measure(name)] for name in self.names])
+        for name in self.names:
+            scale = name.replace(".query_key_value.bias[key]", ".query_key_value.bias[query]")
+            norms[name] = norms[shifts.get(name, scale)]
+        self._scales = np.array(list(norms.values()))
 
     def errors(self, gradient: npt.NDArray[np.float64]) -> dict[str, float]:
         """Return |gradient - exact| / |exact| for every part; NaN where an entry is NaN."""

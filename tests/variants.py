@@ -6,7 +6,7 @@ part, so they are the same in every evaluation of a loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,7 @@ import numpy.typing as npt
 from electra_ref.arrays import Array
 from electra_ref.backends import Backend, reference
 from electra_ref.batch import Batch
-from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.model.losses import Counts, total_loss
-from electra_ref.model.objectives import Model, Objective
-from electra_ref.model.objectives.output import Output
 from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass
@@ -27,7 +24,6 @@ from tests.tiny_electra import (
     COMPLEX_STEP,
     SPECIAL_TOKENS,
     VOCAB_SIZE,
-    measure_of,
     parts_of,
     tiny_config,
 )
@@ -76,18 +72,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class VariantProblem(NamedTuple):
     """Everything the loss depends on besides the parameters, and the parameters."""
 
-    config: PretrainingConfig
-    objective: Objective
-    model: Model  # at the step of the stream
+    config: Any  # PretrainingConfig, or FinetuningConfig of a task head
+    objective: Any  # a module with the functions of an objective
+    model: Any  # at the step of the stream
     specs: list[ParameterSpec]
     vector: npt.NDArray[np.float64]  # (P,)
-    batch: Batch
-    stream: RandomStream
+    batch: Any
+    stream: Any  # a RandomStream; None, for objectives that draw nothing else, drops nothing
+    shifts: Mapping[str, str] = {}  # see ``Comparison``
 
     @property
     def counts(self) -> Counts:
         """Return the counts of the losses."""
-        return self.objective.count_losses(self.model, self.batch)
+        counts: Counts = self.objective.count_losses(self.model, self.batch)
+        return counts
 
 
 def variant_problem(
@@ -122,11 +120,10 @@ def rows_of(random: np.random.Generator, length: int) -> Batch:
     return Batch(ids, types, is_token)
 
 
-def output_of(problem: VariantProblem, vector: Array, backend: Backend = reference) -> Output:
+def output_of(problem: VariantProblem, vector: Array, backend: Backend = reference) -> Any:
     """Run the forward pass at ``vector`` (P,), real or complex, with dropout."""
     run = ForwardPass(backend, FlatParameters(problem.specs, vector), problem.stream)
-    output: Output = problem.objective.forward(run, problem.model, problem.batch, problem.stream)[0]
-    return output
+    return problem.objective.forward(run, problem.model, problem.batch, problem.stream)[0]
 
 
 def gradients_of_variant(problem: VariantProblem, backend: Backend = reference) -> Gradients:
@@ -166,12 +163,7 @@ def complex_step_gradient_of_variant(
     return gradient
 
 
-def worst_errors(
-    problem: VariantProblem,
-    seed: int,
-    backend: Backend,
-    measure: Callable[[str], str] = measure_of,
-) -> dict[str, float]:
+def worst_errors(problem: VariantProblem, seed: int, backend: Backend) -> dict[str, float]:
     """Return |<g, v> - derivative along v| / |g| for every tensor, v normal; 0 where both are 0."""
     random = np.random.default_rng(seed)
     gradients = parts_of(gradients_of_variant(problem, backend))
@@ -183,6 +175,7 @@ def worst_errors(
         error = abs(
             float(np.sum(gradient * v)) - derivative_along(problem, direction.vector, backend)
         )
-        norm = float(np.linalg.norm(gradients[measure(name)]))
+        scale = problem.shifts.get(name, name.replace("bias[key]", "bias[query]"))
+        norm = float(np.linalg.norm(gradients[scale]))
         errors[name] = error / norm if error else 0.0
     return errors

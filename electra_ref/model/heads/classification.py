@@ -1,13 +1,18 @@
-"""The head that chooses one of K labels for a row, by what the encoder says of its [CLS].
+"""The head that says which of K labels a row has, by what the encoder says of its [CLS].
 
     h      = hidden at [CLS]                                                  (B, C)
     logits = dropout(h) W + b                                                 (B, K)   original
     logits = dropout(gelu(dropout(h) W_1 + b_1)) W_2 + b_2                    (B, K)   huggingface
-    loss   = sum over the rows of cross entropy(softmax(logits), label)
 
+    loss   = sum over the rows of cross entropy(softmax(logits), label)            one label a row
+    loss   = sum over the rows and the labels of
+             binary cross entropy(sigmoid(logit), whether the row has the label)   any number
+
+The targets tell which loss it is: ``LabelTargets`` or ``LabelSetTargets``. The second one is
+divided by the number of rows; transformers divides it by K as well.
 Source: google-research/electra finetune/classification/classification_tasks.py
-(``ClassificationTask``, ``get_prediction_module``); transformers
-models/electra/modeling_electra.py (``ElectraClassificationHead``).
+(``ClassificationTask``, ``get_prediction_module``), which has one label a row; transformers
+models/electra/modeling_electra.py (``ElectraClassificationHead``, ``problem_type``).
 """
 
 from __future__ import annotations
@@ -38,6 +43,13 @@ class LabelTargets(NamedTuple):
     weights: Array  # (B,)  0 where there is no label
 
 
+class LabelSetTargets(NamedTuple):
+    """Any number of labels a row."""
+
+    has_label: Array  # (B, K)  1 for the labels of the row, otherwise 0
+    weights: Array  # (B,)  0 where the labels are not known
+
+
 def head_specs(model: FineTuned) -> Iterator[ParameterSpec]:
     """Yield the specs of the head."""
     width, outputs = model.encoder.size.hidden_size, model.head.outputs
@@ -49,7 +61,7 @@ def head_specs(model: FineTuned) -> Iterator[ParameterSpec]:
 
 
 def count_losses(model: FineTuned, batch: LabelledBatch) -> Counts:
-    """Return how many rows have a label."""
+    """Return how many rows have known labels."""
     del model
     return {NAME: int(batch.targets.weights.sum())}
 
@@ -66,19 +78,21 @@ class LogitsCache(NamedTuple):
 
 
 def cls_logits(
-    run: ForwardPass, model: FineTuned, hidden: Array, examples: int
+    run: ForwardPass, model: FineTuned, hidden: Array, examples: int, dropout_of_cls: float
 ) -> tuple[Array, LogitsCache]:
-    """Return the logits (B, K) of ``examples`` B rows with ``hidden`` states (N, C)."""
-    head, width = model.head, hidden.shape[1]
+    """Return the logits (B, K) of ``examples`` B rows with ``hidden`` states (N, C).
+
+    ``dropout_of_cls`` is the rate at which the head drops what it reads. The second dropout of the
+    huggingface form has the rate of the head.
+    """
     first = get_xp(hidden).zeros((examples, 1), "int32")
     h, gather = run.backend.gather_positions(hidden, first)
-    h, dropout = _dropped(run, model, h, 0)
+    h, dropout = _dropped(run, model, h, 0, dropout_of_cls)
     dense = gelu = dense_dropout = None
-    if head.form == "huggingface":
+    if model.head.form == "huggingface":
         h, dense = run.linear(f"{HEAD}.dense", h)
         h, gelu = run.backend.gelu(h)
-        h, dense_dropout = _dropped(run, model, h, 1)
-    assert h.shape == (examples, width)
+        h, dense_dropout = _dropped(run, model, h, 1, model.head.dropout)
     logits, output = run.linear(f"{HEAD}.output", h)
     return logits, LogitsCache(gather, dropout, dense, gelu, dense_dropout, output)
 
@@ -101,6 +115,7 @@ class ClassificationCache(NamedTuple):
 
     logits: LogitsCache
     loss: Cache
+    outputs: int | None  # K of a set of labels; None for one label a row
     term: LossTerm
 
 
@@ -108,30 +123,43 @@ def forward(
     run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch
 ) -> tuple[HeadOutput, ClassificationCache]:
     """Return the logits and their loss."""
-    logits, cache = cls_logits(run, model, hidden, len(batch.input_ids))
-    targets = batch.targets
-    loss, loss_cache = run.backend.softmax_cross_entropy(logits, targets.labels, targets.weights)
+    logits, cache = cls_logits(run, model, hidden, len(batch.input_ids), model.head.dropout)
+    targets, outputs = batch.targets, None
+    if isinstance(targets, LabelSetTargets):
+        outputs = logits.shape[1]
+        weights = get_xp(logits).repeat(targets.weights, outputs)
+        loss, loss_cache = run.backend.binary_cross_entropy(
+            logits.reshape(-1), targets.has_label.reshape(-1), weights
+        )
+    else:
+        loss, loss_cache = run.backend.softmax_cross_entropy(
+            logits, targets.labels, targets.weights
+        )
     term = LossTerm(NAME, loss, count_losses(model, batch)[NAME], model.head.loss_weight)
-    return HeadOutput((term,), logits), ClassificationCache(cache, loss_cache, term)
+    return HeadOutput((term,), logits), ClassificationCache(cache, loss_cache, outputs, term)
 
 
 def backward(
     run: BackwardPass, model: FineTuned, counts: Counts, cache: ClassificationCache
 ) -> Array:
     """Return dhidden (N, C); add to the gradients those of the head."""
-    dlogits = run.backend.softmax_cross_entropy_backward(
-        gradient_scale(cache.term, counts), cache.loss
-    )
+    dloss = gradient_scale(cache.term, counts)
+    if cache.outputs is None:
+        dlogits = run.backend.softmax_cross_entropy_backward(dloss, cache.loss)
+    else:
+        dlogits = run.backend.binary_cross_entropy_backward(dloss, cache.loss)
+        dlogits = dlogits.reshape(-1, cache.outputs)
     return cls_logits_backward(run, model, dlogits, cache.logits)
 
 
 def answer(run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch) -> Array:
     """Return the logits (B, K)."""
-    return cls_logits(run, model, hidden, len(batch.input_ids))[0]
+    return cls_logits(run, model, hidden, len(batch.input_ids), model.head.dropout)[0]
 
 
-def _dropped(run: ForwardPass, model: FineTuned, h: Array, number: int) -> tuple[Array, Cache]:
+def _dropped(
+    run: ForwardPass, model: FineTuned, h: Array, number: int, rate: float
+) -> tuple[Array, Cache]:
     """Return dropout of ``h`` (B, C) at the site ``number`` of the head."""
-    rate, site = model.head.dropout, head_site(model, number)
-    bits = run.dropout_bits(model.encoder, site, h.shape[0], h.shape[1], rate)
+    bits = run.dropout_bits(model.encoder, head_site(model, number), h.shape[0], h.shape[1], rate)
     return run.backend.dropout(h, bits, rate)

@@ -1,0 +1,322 @@
+"""A tag for each word: named entities, parts of speech, chunks, slots, semantic roles.
+
+Tags that spell spans (``formats.schemes``) are read in any scheme, learned as IOBES, as in the
+original, and written in the scheme of the training data. The tag of a word is the most probable
+one, whatever its neighbours have. The tags of a sentence are then read by the rule of
+``formats.schemes``, by which all sequences have spans, and written anew, so they are well formed.
+
+Semantic roles have a sentence for each predicate, whose pieces have segment 1. A model whose labels
+have the type V, as PropBank marks the predicate, wants one in each sentence.
+
+Labels are those of the training data. A label that only other data have can never be predicted:
+it counts as missed. Such words are counted, and more than ``unseen_share`` of them are an error,
+since then the files probably do not fit.
+
+Source: google-research/electra finetune/tagging. Differences: there, labels come from all files,
+what does not fit into a row is cut off, and all tokens have segment 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.settings import setting, share
+from electra_ref.errors import UserError
+from electra_ref.model.heads.tagging import TagTargets
+from electra_ref.model.labelled import Answers
+from electra_ref.text.wordpiece import WordPiece
+from electra_ref.training.finetuning.formats.schemes import NONE, SCHEMES, Span, detect, spans_of
+from electra_ref.training.finetuning.formats.sentences import UNTAGGED, Columns, Sentence
+from electra_ref.training.finetuning.formats.tagged_files import FORMATS, read_sentences
+from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.scores.entity_f1 import count_spans, span_scores
+from electra_ref.training.finetuning.scores.role_f1 import PREDICATE, arguments_of
+from electra_ref.training.finetuning.tag_labels import (
+    AUTO,
+    check_labels,
+    check_scheme,
+    find_labels,
+    label_numbers,
+    scheme_of,
+    written_tags,
+)
+from electra_ref.training.finetuning.tally import Tally
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+from electra_ref.training.finetuning.word_rows import word_rows
+from electra_ref.training.prediction.task import check_finite
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggingConfig(FinetuningConfig):
+    """A run that learns to tag words."""
+
+    data_format: str = setting(
+        AUTO, "format of the files; auto: by the ending of their names", choices=(AUTO, *FORMATS)
+    )
+    word_column: int = setting(
+        1, "column of the words of conll, counted from 1, or from the end if negative"
+    )
+    tag_column: int = setting(-1, "column of the tags of conll, counted in the same way")
+    word_key: str = setting("", "column, field or key of the words of tsv, conllu, jsonl")
+    tag_key: str = setting("", "column, field or key of the tags of tsv, conllu, jsonl")
+    tag_scheme: str = setting(
+        AUTO,
+        "how tags spell spans; none: they do not; auto: found out from the training data",
+        choices=(AUTO, NONE, *SCHEMES),
+    )
+    unseen_share: float = share(
+        0.1, "of the tagged words of a file, how many may have tags that were not trained on"
+    )
+
+    def _misfits(self) -> Iterator[str]:
+        for name in ("word_column", "tag_column"):
+            if getattr(self, name) == 0:
+                yield f"{name} = 0: columns are counted from 1, or from the end by -1"
+
+
+TABLE = TaggingConfig
+
+
+class Slots(NamedTuple):
+    """The m words of a row that are learned and answered in it."""
+
+    words: npt.NDArray[np.int64]  # (m)  their numbers in the sentence
+    positions: npt.NDArray[np.int64]  # (m)  column of the first piece
+    labels: npt.NDArray[np.int64]  # (m)  -1 where there is none
+
+
+class Tagged(NamedTuple):
+    """What a model says of the n words of a sentence."""
+
+    labels: tuple[str, ...]  # (n)  the most probable one of each
+    probabilities: tuple[float, ...]  # (n)  of these
+
+
+def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the original's settings for chunks; there a row has 256 tokens and long ones end."""
+    del settings
+    return {"epochs": 3.0, "batch_size": 32, "max_length": 128}
+
+
+def records(
+    file: InputFile, settings: TaggingConfig, use: Use, labels: Labels | None, tally: Tally
+) -> Iterator[Sentence]:
+    """Yield the sentences of ``file``; of semantic roles one for each predicate.
+
+    Raises UserError for what a format cannot read, a file without sentences, tags of which only
+    some are spans, too many unknown tags, and a sentence without predicate where one is needed.
+    """
+    tagged = use != "predict"
+    columns = Columns(
+        settings.word_column, settings.tag_column, settings.word_key, settings.tag_key
+    )
+    read: list[Sentence] = []
+    for sentence in read_sentences(file, settings.data_format, columns, tagged=tagged, tally=tally):
+        _check_predicate(sentence, labels)
+        if tagged and not sentence.words:
+            tally.add("sentences without words, left out", sentence.place)
+            continue
+        if tagged:
+            read.append(sentence)
+        yield sentence
+    if tagged and not read:
+        raise UserError(f"{file.name} has no sentence to learn from")
+    if tagged:
+        check_scheme(read, settings.tag_scheme, tally)
+    if tagged and labels is not None:
+        scheme, allowed = settings.tag_scheme, settings.unseen_share
+        check_labels(file.name, read, scheme, labels, allowed, tally)
+
+
+def labels_of(records: Sequence[Sentence], settings: TaggingConfig) -> Labels:
+    """Return the labels of the training data. Raises UserError if there are fewer than two."""
+    scheme = settled(records, settings).tag_scheme
+    return find_labels([record.tags or () for record in records], scheme)
+
+
+def settled(records: Sequence[Sentence], settings: TaggingConfig) -> TaggingConfig:
+    """Return ``settings`` with the scheme that the training data have, so that it is kept."""
+    if settings.tag_scheme != AUTO:
+        return settings
+    scheme = detect([record.tags or () for record in records])
+    return dataclasses.replace(settings, tag_scheme=scheme)
+
+
+def augmented(records: list[Sentence], settings: TaggingConfig) -> list[Sentence]:
+    """Return the records as they are."""
+    del settings
+    return records
+
+
+def outputs(settings: TaggingConfig, labels: Labels) -> int:
+    """Return how many labels there are."""
+    del settings
+    return len(labels)
+
+
+def features(
+    number: int,
+    record: Sentence,
+    tokenizer: WordPiece,
+    settings: TaggingConfig,
+    labels: Labels,
+    tally: Tally,
+) -> list[Feature]:
+    """Return the rows of the sentence: one, or several windows."""
+    tags = (UNTAGGED,) * len(record.words) if record.tags is None else record.tags
+    known = np.array(label_numbers(tags, settings.tag_scheme, labels), np.int64)
+    return [
+        Feature(number, (row,), Slots(words, positions, known[words]))
+        for row, words, positions in word_rows(record, tokenizer, settings.max_length, tally)
+    ]
+
+
+def targets(features: Sequence[Feature], length: int) -> TagTargets:
+    """Return where the words of ``features`` stand, and their labels."""
+    del length
+    shape = len(features), _most_words(features)
+    positions, labels = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    weights = np.zeros(shape, bool)
+    for row, feature in enumerate(features):
+        slots: Slots = feature.detail
+        count = slots.words.size
+        positions[row, :count] = slots.positions
+        labels[row, :count] = np.maximum(slots.labels, 0)
+        weights[row, :count] = slots.labels >= 0
+    return TagTargets(positions, labels, weights)
+
+
+def answers(answers: Answers, features: Sequence[Feature]) -> list[list[tuple[int, float]]]:
+    """Return the most probable label of each word of ``features``, and its probability.
+
+    Raises UserError if the model computes NaN or infinity.
+    """
+    logits = np.asarray(answers, np.float64).reshape(len(features), _most_words(features), -1)
+    found = []
+    for row, feature in zip(logits, features, strict=True):
+        own = row[: feature.detail.words.size]
+        check_finite(own)
+        best = own.argmax(axis=-1)
+        shifted = np.exp(own - own.max(axis=-1, keepdims=True))
+        probabilities = 1.0 / shifted.sum(axis=-1)
+        found.append(list(zip(best.tolist(), probabilities.tolist(), strict=True)))
+    return found
+
+
+def predict(
+    record: Sentence,
+    features: Sequence[Feature],
+    answers: Sequence[list[tuple[int, float]]],
+    settings: TaggingConfig,
+    labels: Labels,
+) -> Tagged:
+    """Return the label of each word, from the window in which it has its place."""
+    del settings
+    found: dict[int, tuple[int, float]] = {}
+    for feature, answer in zip(features, answers, strict=True):
+        found.update(zip(feature.detail.words.tolist(), answer, strict=True))
+    best = [found[word] for word in range(len(record.words))]
+    return Tagged(tuple(labels[label] for label, _ in best), tuple(p for _, p in best))
+
+
+def scores(
+    answered: Sequence[Answered], settings: TaggingConfig, labels: Labels
+) -> dict[str, float]:
+    """Return F1, precision and recall of spans or of semantic roles, or the share of right tags."""
+    if scheme_of(settings.tag_scheme, labels) == NONE:
+        right = [
+            tag == label
+            for record, prediction in answered
+            for tag, label in zip(record.tags, prediction.labels, strict=True)
+            if tag != UNTAGGED
+        ]
+        return {"accuracy": sum(right) / max(len(right), 1)}
+    return span_scores(
+        count_spans(
+            (_parts_of(record, record.tags), _parts_of(record, prediction.labels))
+            for record, prediction in answered
+        )
+    )
+
+
+def result(
+    record: Sentence, prediction: Tagged, settings: TaggingConfig, labels: Labels
+) -> dict[str, Any]:
+    """Return the words with their tags, probabilities and places in the text, and the spans.
+
+    Offsets are [start, end) in characters of ``text``. The probability is that of the label before
+    the tags of the sentence were made to fit.
+    """
+    found: dict[str, Any] = {} if record.id is None else {"id": record.id}
+    found |= {"text": record.text, "words": record.words}
+    if record.predicate is not None:
+        found["predicate"] = record.predicate
+    found |= {
+        "tags": written_tags(prediction.labels, settings.tag_scheme, labels),
+        "probabilities": [round(p, 4) for p in prediction.probabilities],
+        "offsets": record.offsets,
+    }
+    if scheme_of(settings.tag_scheme, labels) != NONE:
+        found["spans"] = [_placed(record, span) for span in spans_of(prediction.labels)]
+    return found
+
+
+def conll_lines(
+    answered: Iterator[Answered], settings: TaggingConfig, labels: Labels
+) -> Iterator[str]:
+    """Yield a word and its tag a line, a blank line after each sentence.
+
+    Semantic roles have a column between them: V at the predicate, else a hyphen. A space within a
+    word becomes an underscore.
+    """
+    for record, prediction in answered:
+        tags = written_tags(prediction.labels, settings.tag_scheme, labels)
+        for number, (word, tag) in enumerate(zip(record.words, tags, strict=True)):
+            columns = ["_".join(word.split()) or "_", tag]
+            if record.predicate is not None:
+                columns.insert(1, PREDICATE if number == record.predicate else "-")
+            yield " ".join(columns)
+        yield ""
+
+
+OUTPUTS: Mapping[str, Lines] = {"conll": conll_lines}
+
+
+def wants_predicate(labels: Labels) -> bool:
+    """Return whether a model with ``labels`` tells the roles of a predicate."""
+    return any(label.endswith(f"-{PREDICATE}") for label in labels)
+
+
+def _most_words(features: Sequence[Feature]) -> int:
+    return int(max([1, *(feature.detail.words.size for feature in features)]))
+
+
+def _parts_of(record: Sentence, tags: Sequence[str]) -> list[tuple[str, Any]]:
+    """Return what is scored: the spans, or the arguments of a predicate."""
+    spans = spans_of(tags)
+    if record.predicate is not None:
+        return list(arguments_of(spans))
+    return [(span.type, (span.start, span.end)) for span in spans]
+
+
+def _placed(record: Sentence, span: Span) -> dict[str, Any]:
+    start, end = record.offsets[span.start][0], record.offsets[span.end - 1][1]
+    words = [span.start, span.end]
+    text = record.text[start:end]
+    return {"type": span.type, "words": words, "offset": [start, end], "text": text}
+
+
+def _check_predicate(sentence: Sentence, labels: Labels | None) -> None:
+    if labels is None or not sentence.words or sentence.predicate is not None:
+        return
+    if wants_predicate(labels):
+        raise UserError(
+            f"{sentence.place}: the model tags the roles of a predicate, and this sentence has "
+            'none: name it as {"words": [...], "predicate": 2}, or use the format props'
+        )
