@@ -229,6 +229,16 @@ def test_cased_text_comes_back(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_settings_of_the_task_come_back(tmp_path: Path) -> None:
+    """Those that the format has no key for; where there are none, they have their defaults."""
+    folder = export(draw_stored("tags", tag_scheme="iob1", unseen_share=0.5), tmp_path / "hf")
+    settings: Any = open_fine_tuned(folder).settings
+    assert (settings.tag_scheme, settings.unseen_share) == ("iob1", 0.5)
+    change_config(folder, electra_ref=None)
+    settings = open_fine_tuned(folder).settings
+    assert (settings.tag_scheme, settings.unseen_share) == ("auto", 0.1)
+
+
 def test_the_originals_head_for_tags_is_the_same_map(tmp_path: Path) -> None:
     stored = draw_stored("tags", head="original")
     after = open_fine_tuned(export(stored, tmp_path / "hf"))
@@ -456,6 +466,15 @@ def test_fine_tuning_begins_with_the_encoder(exported: Path) -> None:
         ("spans", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "has 3 labels, and ElectraForQue"),
         ("tags", {"classifier_dropout": 1.5}, "has classifier_dropout = 1.5, which is not in [0,"),
         ("tags", {"classifier_dropout": "0"}, "has classifier_dropout = '0', which should be"),
+        ("tags", {"electra_ref": {"tag_schemes": "iob1"}}, "unknown 'tag_schemes' in electra_ref"),
+        ("tags", {"electra_ref": {"learning_rate": 1.0}}, "has the unknown 'learning_rate' in"),
+        (
+            "tags",
+            {"electra_ref": {"tag_scheme": 3}},
+            "electra_ref: tag_scheme = 3 should be a word",
+        ),
+        ("tags", {"electra_ref": {"tag_scheme": "x"}}, "tag_scheme = 'x' is none of"),
+        ("tags", {"electra_ref": []}, "has electra_ref = [], which should be an object"),
         ("tags", {"hidden_size": 9}, "do not fit"),
         ("tags", {"num_hidden_layers": 3}, "it lacks electra.encoder.layer.2."),
         ("tags", {"num_hidden_layers": 2**31 - 1}, "num_hidden_layers = 2147483647"),
@@ -465,6 +484,8 @@ def test_what_is_not_computed_here_is_refused_by_name(
     name: str, changes: dict[str, Any], message: str, directory_of: Callable[[str], Path]
 ) -> None:
     folder = directory_of(name)
+    if "architectures" in changes:
+        change_config(folder, electra_ref=None)  # it is the settings of another task
     change_config(folder, **changes)
     if changes == {"hidden_size": 9}:
         message = "2 attention heads do not divide its width 9"

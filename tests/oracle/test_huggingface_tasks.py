@@ -18,7 +18,7 @@ from electra_ref.batch import Batch
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.training.finetuning.stored import StoredTask
 from electra_ref.training.huggingface.configuration import configuration_of
-from electra_ref.training.huggingface.fine_tuned import is_fine_tuned, open_fine_tuned
+from electra_ref.training.huggingface.fine_tuned import is_fine_tuned, open_fine_tuned, own_settings
 from electra_ref.training.huggingface.head_configuration import head_keys
 from electra_ref.training.huggingface.model_card import loading_lines
 from electra_ref.training.huggingface.names import TASK_CLASSES
@@ -138,6 +138,7 @@ def test_our_model_becomes_a_directory(seed: int, tmp_path: Path) -> None:
     if labels:
         assert config.id2label == dict(enumerate(labels))
         assert config.label2id == {label: i for i, label in enumerate(labels)}
+    assert config.electra_ref == own_settings(stored.settings)
     assert config.problem_type == PROBLEMS.get(case_of(seed))
     assert config.classifier_dropout == stored.settings.head_dropout
     batch = draw_rows(stored.settings, seed)
@@ -171,6 +172,14 @@ def save_theirs(model: Any, stored: StoredTask, folder: Path) -> None:
     kind = transformers.AutoTokenizer.from_pretrained(folder, do_lower_case=lowercase)
     (folder / "vocab.txt").unlink()
     kind.save_pretrained(folder)
+
+
+def test_our_own_key_survives_their_saving(tmp_path: Path) -> None:
+    stored = draw_stored("tags", tag_scheme="iob1")
+    model = load(export(stored, tmp_path / "hf"), stored)
+    save_theirs(model, stored, tmp_path / "theirs")
+    settings = open_fine_tuned(tmp_path / "theirs").settings
+    assert own_settings(settings) == own_settings(stored.settings)
 
 
 @pytest.mark.parametrize("seed", range(MODELS))

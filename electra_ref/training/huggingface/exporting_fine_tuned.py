@@ -17,6 +17,7 @@ from electra_ref.model.objectives import fine_tuning
 from electra_ref.training.finetuning.stored import StoredTask
 from electra_ref.training.huggingface.configuration import configuration_of
 from electra_ref.training.huggingface.exporting import numbers_in, write_files
+from electra_ref.training.huggingface.fine_tuned import OWN, own_settings
 from electra_ref.training.huggingface.fine_tuned_card import fine_tuned_card
 from electra_ref.training.huggingface.head_configuration import has_label_sets, head_keys
 from electra_ref.training.huggingface.model_card import CARD, figures_of
@@ -59,6 +60,7 @@ def export_fine_tuned(
     keys = {
         **configuration_of(settings, model.encoder.size, "discriminator", special.pad),
         **head_keys(model.head, stored.labels, label_sets=has_label_sets(settings)),
+        OWN: own_settings(settings),
     }
     words = tokenizer_files(
         stored.tokenizer.vocab,

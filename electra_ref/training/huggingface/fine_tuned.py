@@ -1,7 +1,8 @@
 """Opens a directory with a model for a task: one of the classes of ``names.TASK_CLASSES``.
 
 All is checked before a number is read: configuration, tokenizer, names and shapes of the tensors.
-What the directory does not say of the task has its default.
+What the format has no key for, such as the scheme of tags or the range of a score, is in one of our
+own, which transformers keeps and does not read. Where that is missing, it has its default.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_ref.config.finetuning import FinetuningConfig
-from electra_ref.config.settings import Value
+from electra_ref.config.settings import Value, checked_values
 from electra_ref.errors import UserError
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.training.finetuning.learning import model_of
@@ -24,7 +25,12 @@ from electra_ref.training.huggingface.configuration import (
     load_configuration,
     read_configuration,
 )
-from electra_ref.training.huggingface.head_configuration import TaskHead, class_of, read_head
+from electra_ref.training.huggingface.head_configuration import (
+    MULTI_LABEL,
+    TaskHead,
+    class_of,
+    read_head,
+)
 from electra_ref.training.huggingface.names import Tensor, fine_tuned_tensors
 from electra_ref.training.huggingface.tensors import (
     check_size,
@@ -33,6 +39,8 @@ from electra_ref.training.huggingface.tensors import (
     read_tensors,
 )
 from electra_ref.training.huggingface.tokenizer_files import read_tokenizer
+
+OWN = "electra_ref"  # a key of config.json
 
 
 def is_fine_tuned(path: Path) -> bool:
@@ -59,17 +67,41 @@ def open_fine_tuned(path: Path) -> StoredTask:
     other tensors than ``config.json`` describes.
     """
     read = read_configuration(path)
+    found = load_configuration(path)
     with open_weights(path) as weights:
-        head = read_head(path / CONFIG, load_configuration(path), weights.files)
+        head = read_head(path / CONFIG, found, weights.files)
         check_size(weights, read)
         tokenizer = read_tokenizer(path, int(read["vocab_size"]))
-        settings = _settings(path, head, {**read, **tokenizer.settings})
+        own = _read_own_settings(path, found, head.kind)
+        settings = _settings(path, head, {**own, **read, **tokenizer.settings})
         model = model_of(task_of(head.kind), settings, head.labels)
         tensors = fine_tuned_tensors(model)
         check_tensors(weights, tensors)
     notes = [*tokenizer.notes, *head.notes]
     reader = _reader(path, tensors)
     return StoredTask(settings, head.labels, tokenizer.wordpiece, model, reader, None, notes)
+
+
+def own_settings(settings: FinetuningConfig) -> dict[str, Value]:
+    """Return the settings that the kind of task adds to those of all kinds."""
+    return {key: getattr(settings, key) for key in _own_keys(type(settings))}
+
+
+def _own_keys(table: type[FinetuningConfig]) -> list[str]:
+    common = {field.name for field in dataclasses.fields(FinetuningConfig)}
+    return [field.name for field in dataclasses.fields(table) if field.name not in common]
+
+
+def _read_own_settings(path: Path, found: Mapping[str, Any], kind: str) -> dict[str, Value]:
+    """Return what ``own_settings`` were when the directory was written. Raises UserError."""
+    file, table = path / CONFIG, task_of(kind).TABLE
+    own = found.get(OWN, {})
+    if not isinstance(own, dict):
+        raise UserError(f"{file} has {OWN} = {own!r}, which should be an object of settings")
+    keys = _own_keys(table)
+    if strange := [key for key in own if key not in keys]:
+        raise UserError(f"{file} has the unknown {strange[0]!r} in {OWN}: remove it")
+    return checked_values(table, own, where=f"{file}, {OWN}")
 
 
 def _settings(path: Path, head: TaskHead, values: Mapping[str, Value]) -> FinetuningConfig:
@@ -82,7 +114,7 @@ def _settings(path: Path, head: TaskHead, values: Mapping[str, Value]) -> Finetu
         "task": head.kind,
         "head": "huggingface",
         "head_dropout": head.dropout,
-        **({"multi_label": True} if head.has_label_sets else {}),
+        **({MULTI_LABEL: head.has_label_sets} if head.kind == "classification" else {}),
         "max_length": min(int(values.get("max_length", positions)), positions),
     }
     try:

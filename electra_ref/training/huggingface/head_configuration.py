@@ -30,6 +30,7 @@ NAMED = ("classification", "tagging")  # the heads whose outputs have names
 _ONE_LABEL, _LABEL_SET = "single_label_classification", "multi_label_classification"
 _NUMBER = "regression"
 _PROBLEMS = (_ONE_LABEL, _LABEL_SET, _NUMBER)
+MULTI_LABEL = "multi_label"  # a setting of classification: any number of labels a row
 _SEQUENCE = TASK_CLASSES["classification"].name
 _NO_NAME = "LABEL_{}"  # what transformers calls outputs without names
 _OUTPUTS = 2  # theirs, where config.json does not say
@@ -90,7 +91,7 @@ def read_head(file: Path, found: Mapping[str, Any], names: Collection[str]) -> T
 
 def has_label_sets(settings: FinetuningConfig) -> bool:
     """Return whether a row may have several labels, or none."""
-    return bool(getattr(settings, "multi_label", False))
+    return bool(getattr(settings, MULTI_LABEL, False))
 
 
 def head_keys(head: Head, labels: Sequence[str], *, label_sets: bool) -> dict[str, Any]:
