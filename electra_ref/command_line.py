@@ -145,10 +145,11 @@ def source_of(options: argparse.Namespace) -> Source:
     return Source(corpus, tokens, "text" if options.text_key is None else options.text_key)
 
 
-def add_settings_arguments(parser: argparse.ArgumentParser, presets: Presets) -> None:
+def add_settings_arguments(parser: argparse.ArgumentParser, presets: Presets | None = None) -> None:
     """Add the arguments that fill a configuration, and ``--print-config``."""
     add = parser.add_argument
-    add("--preset", choices=list(presets), help="named set of sizes (default: tiny)")
+    if presets:
+        add("--preset", choices=list(presets), help="named set of sizes (default: tiny)")
     add(
         "--config",
         type=Path,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from electra_ref.command_line import Parser, folder, reporting, run_command
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
+from electra_ref.training.finetuning.kinds import KINDS
 from electra_ref.training.prediction.table import TASKS
 from electra_ref.training.progress import wants_colour
 from electra_ref.training.stop_signals import exit_code
@@ -66,7 +67,11 @@ def build_parser(program: str = PROGRAM) -> Parser:
         metavar="DIR",
         help="run directory, a checkpoint in it, or a directory in the Hugging Face format",
     )
-    add("--task", choices=list(TASKS), required=True, help=asked)
+    add(
+        "--task",
+        choices=[*TASKS, *KINDS],
+        help=f"{asked}; of a fine-tuned model, the kind it was trained for (default)",
+    )
     add(
         "--input",
         default="-",
@@ -86,8 +91,17 @@ def build_parser(program: str = PROGRAM) -> Parser:
     )
     add(
         "--format",
-        choices=("json", "view"),
-        help="JSON lines, or lines to look at; default: view on a terminal, otherwise json",
+        metavar="NAME",
+        help="json: JSON lines; view: lines to look at (rtd and mlm, the default on a terminal); "
+        "glue, conll, squad and others: the files that tasks are handed in as",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="fine-tuned models: how the input is read, such as text_column=NAME; may be repeated",
     )
     add(
         "--top-k",
@@ -121,14 +135,71 @@ def build_parser(program: str = PROGRAM) -> Parser:
 
 def predict(options: argparse.Namespace) -> int:
     """Do what ``options`` say; return the exit code. Raises UserError."""
-    if options.top_k is not None and options.task != "mlm":
-        raise UserError(
-            f"--top-k counts fillings, and --task {options.task} has none: leave it out"
-        )
     top_k = TOP_K if options.top_k is None else options.top_k
     for flag, value in (("--top-k", top_k), ("--batch-tokens", options.batch_tokens)):
         if value < 1:
             raise UserError(f"{flag} {value}: at least 1")
+    if options.top_k is not None and options.task != "mlm":
+        raise UserError("--top-k counts the fillings of --task mlm: leave it out")
+    if options.task in TASKS:
+        if options.format not in (None, "json", "view"):
+            raise UserError(f"--format {options.format}: --task {options.task} has json and view")
+        if options.settings:
+            raise UserError(f"--set belongs to fine-tuned models: --task {options.task} has none")
+        return _answer_tokens(options, top_k)
+    return _answer_records(options)
+
+
+def _answer_records(options: argparse.Namespace) -> int:
+    """Answer by a fine-tuned model; return the exit code. Raises UserError."""
+    from electra_ref.training.finetuning import prediction  # noqa: PLC0415  (loads numba)
+    from electra_ref.training.finetuning.saved import holds_fine_tuned  # noqa: PLC0415
+    from electra_ref.training.prediction.destination import (  # noqa: PLC0415
+        ReaderGoneError,
+        open_destination,
+    )
+    from electra_ref.training.prediction.run import StoppedError  # noqa: PLC0415
+    from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
+
+    if options.task is None and not holds_fine_tuned(options.model):
+        raise UserError(f"--task: what shall be answered? There are: {', '.join(TASKS)}")
+    if options.stride is not None or options.input_format is not None:
+        flag = "--stride" if options.stride is not None else "--input-format"
+        raise UserError(f"{flag} belongs to rtd and mlm; --set has what this task reads by")
+    given = [*options.settings]
+    if options.max_length is not None:
+        given.append(f"max_length={options.max_length}")
+    form = options.format or prediction.JSON
+    with (
+        open_source(options.input, "jsonl") as source,  # the task decides how it is read
+        reporting("this batch") as (progress, stop),
+    ):
+        try:
+            opened = prediction.open_fine_tuned(
+                options.model, options.task, options.device, options.precision, given, progress.say
+            )
+            prediction.check_form(opened, form)
+            with open_destination(options.output, source) as destination:
+                progress.say(opened.description)
+                started = time.monotonic()
+                counted = prediction.predict(
+                    opened, source, destination, form, options.batch_tokens, stop, progress
+                )
+        except StoppedError:
+            return exit_code(stop.requested or signal.SIGINT)
+        except ReaderGoneError:
+            return exit_code(signal.SIGPIPE)
+        except MemoryError as error:
+            raise UserError(f"out of memory ({error}): choose a smaller --batch-tokens") from error
+        finally:
+            progress.close()
+        for line in (*counted.lines, counted.summary(time.monotonic() - started)):
+            progress.say(line)
+    return 0
+
+
+def _answer_tokens(options: argparse.Namespace, top_k: int) -> int:
+    """Answer by a pre-trained model; return the exit code. Raises UserError."""
     from electra_ref.training.prediction import run  # noqa: PLC0415  (loads numba)
     from electra_ref.training.prediction.destination import (  # noqa: PLC0415
         ReaderGoneError,

@@ -173,7 +173,8 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
     """Train as ``options`` say, a new run with ``config`` or an old one; return the exit code."""
-    from electra_ref.training.pretraining import run as pretraining  # noqa: PLC0415  (loads numba)
+    from electra_ref.training.completing import Limits  # noqa: PLC0415  (loads numba)
+    from electra_ref.training.pretraining import run as pretraining  # noqa: PLC0415
     from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
     started = time.monotonic()
@@ -189,13 +190,8 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
                 trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
             with trainer.run:
                 require_within_schedule(options, trainer.config)
-                pretraining.complete(
-                    trainer,
-                    stop,
-                    options.max_steps,
-                    started=started,
-                    max_minutes=options.max_minutes,
-                )
+                limits = Limits(options.max_steps, options.max_minutes, started)
+                pretraining.complete(trainer, stop, limits)
         except pretraining.StoppedError as stopped:
             progress.say("stopped before the first step; to go on:")
             progress.say(str(stopped), whole=True)

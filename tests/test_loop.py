@@ -84,6 +84,8 @@ class LineTask:
     def __init__(self, name: str = "points") -> None:
         self.name = name
         self.asked: list[int] = []
+        self.best: set[int] = set()  # numbers of evaluations
+        self.enough = 1 << 30  # evaluations
 
     def identity(self) -> dict[str, Any]:
         return {"data": self.name}
@@ -100,6 +102,12 @@ class LineTask:
     def warnings(self, records: Sequence[Mapping[str, Any]]) -> Sequence[str]:
         del records
         return []
+
+    def is_best(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        return len(records) in self.best
+
+    def why_stop(self, records: Sequence[Mapping[str, Any]]) -> str | None:
+        return "enough" if len(records) >= self.enough else None
 
 
 def batch_of(x: Array) -> Batch:

@@ -15,6 +15,7 @@ import pytest
 from electra_ref import freed_memory
 from electra_ref.command_line import reporting
 from electra_ref.files import force_to_disk, write_text_atomically
+from electra_ref.training.completing import Limits
 from electra_ref.training.environment import describe_environment
 from electra_ref.training.pretraining.run import complete, resume
 from electra_ref.training.stop_signals import StopSignals
@@ -50,7 +51,7 @@ def test_a_run_begins_ends_and_resumes(
     corpus = write_corpus(tmp_path / "corpus.txt")
     trainer = begin_small(tmp_path / "run", corpus, steps=2)
     with reporting() as (_, stop), trainer.run:
-        complete(trainer, stop, 1, started=time.monotonic())
+        complete(trainer, stop, Limits(1, None, time.monotonic()))
     with resume(tmp_path / "run", [], None, quiet(), StopSignals()).run as run:
         fingerprint = run.environment()["fingerprint"]
     assert fingerprint["cores"] == os.cpu_count()

@@ -18,6 +18,7 @@ import pytest
 from electra_ref.backends import open_backend
 from electra_ref.model.encoder import encoder_specs
 from electra_ref.model.objectives import electra
+from electra_ref.training.completing import Limits
 from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining.run import complete, resume
 from electra_ref.training.pretraining.samples import LEGEND
@@ -135,7 +136,7 @@ def test_a_run_from_text_to_samples_and_again_from_its_middle(
     trainer = begin_small(folder, corpus, **changes)
     before = trainer.backend.to_host(trainer.state.parameters.vector).copy()
     with trainer.run:
-        complete(trainer, StopSignals(), None, started=time.monotonic())
+        complete(trainer, StopSignals(), Limits(None, None, time.monotonic()))
     assert_printed(capsys.readouterr().out, kind)
     after = trainer.backend.to_host(trainer.state.parameters.vector)
     assert np.isfinite(after).all()
@@ -153,7 +154,7 @@ def test_a_run_from_text_to_samples_and_again_from_its_middle(
     again = resume(folder, [], None, quiet(), StopSignals())
     with again.run:
         assert again.state.step == MIDDLE
-        complete(again, StopSignals(), None, started=time.monotonic())
+        complete(again, StopSignals(), Limits(None, None, time.monotonic()))
     assert bits_of(again) == bits
     assert records_of(folder / "metrics.jsonl") == metrics
     assert records_of(folder / "samples.jsonl") == samples

@@ -27,6 +27,7 @@ from electra_ref.errors import UserError
 from electra_ref.text.cache_folder import FORMAT_VERSION
 from electra_ref.text.prepare import prepare
 from electra_ref.text.vocabulary import load_vocabulary
+from electra_ref.training.completing import Limits
 from electra_ref.training.loop import Evaluation, Trainer
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.pretraining.data_report import data_lines
@@ -146,7 +147,7 @@ def test_folders_and_files_may_have_names_that_are_no_utf_8(
     corpus = corpus.rename(folder / "corpus.txt")
     trainer = begin_small(folder / "run", corpus, steps=2)
     with trainer.run:
-        complete(trainer, StopSignals(), 1, started=time.monotonic())
+        complete(trainer, StopSignals(), Limits(1, None, time.monotonic()))
     assert (
         r"the run is in " + str(tmp_path) + r"/caf\udce9 \x1b[31m/run;" in capsys.readouterr().out
     )
@@ -352,7 +353,7 @@ def test_a_run_is_completed(
     """Samples and figures go to standard output, as wide as the terminal."""
     monkeypatch.setenv("COLUMNS", "27")
     trainer = Finishing(tmp_path)
-    complete(trainer, StopSignals(), max_steps, started=time.monotonic() - 65)
+    complete(trainer, StopSignals(), Limits(max_steps, None, time.monotonic() - 65))
     assert trainer.trained == (last, math.inf)
     printed = capsys.readouterr().out.split("\n\n")
     assert printed[0] == f"held-out samples: {LEGEND}"
@@ -370,14 +371,14 @@ def test_a_run_is_completed(
 
 def test_minutes_count_from_the_start_of_the_command(tmp_path: Path) -> None:
     trainer = Finishing(tmp_path)
-    complete(trainer, StopSignals(), None, started=100.0, max_minutes=2.5)
+    complete(trainer, StopSignals(), Limits(None, 2.5, 100.0))
     assert trainer.trained == (20, 250.0)
 
 
 @pytest.mark.parametrize("step", [0, 12, 20])
 def test_the_closing_evaluation_is_recorded_once(step: int, tmp_path: Path) -> None:
     for _ in range(2):
-        complete(Finishing(tmp_path, step), StopSignals(), 12, started=time.monotonic())
+        complete(Finishing(tmp_path, step), StopSignals(), Limits(12, None, time.monotonic()))
     end = max(step, 12)
     metrics = read_records(tmp_path / "metrics.jsonl")
     assert metrics == [{"step": end, "split": "held_out", "rtd_auc": 0.75}]
@@ -387,7 +388,7 @@ def test_the_closing_evaluation_is_recorded_once(step: int, tmp_path: Path) -> N
 
 def test_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Finishing(tmp_path, 20)
-    complete(trainer, StopSignals(), None, started=time.monotonic())
+    complete(trainer, StopSignals(), Limits(None, None, time.monotonic()))
     assert trainer.trained is None
     assert said_to(trainer.progress) == ["nothing is left to train: the run is at step 20"]
     assert "--set steps=40" in capsys.readouterr().out.splitlines()[-1]
@@ -399,7 +400,7 @@ def test_a_stopped_run_says_how_it_goes_on(
     (tmp_path / "a run").mkdir()
     trainer, stop = Finishing(tmp_path / "a run"), StopSignals()
     stop.requested = signal.SIGTERM
-    complete(trainer, stop, 7, started=time.monotonic())
+    complete(trainer, stop, Limits(7, None, time.monotonic()))
     assert said_to(trainer.progress) == [
         "saved at step 7; to go on:",
         f"python -m electra_ref.train --resume --output-dir '{tmp_path}/a run'",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from electra_ref import report
+from electra_ref.training.completing import Limits
 from electra_ref.training.pretraining.run import complete, resume
 from electra_ref.training.report import drawing
 from electra_ref.training.report.output import NAME
@@ -140,13 +141,13 @@ def test_a_run_is_reported_while_it_goes_on(
         assert "nothing is logged yet" in (folder / NAME).read_text(encoding="utf-8")
         assert run.metrics.exists() is False
     with (trainer := resume(folder, [], None, quiet(), StopSignals())).run:
-        complete(trainer, StopSignals(), 5, started=0.0)
+        complete(trainer, StopSignals(), Limits(5, None, 0.0))
     printed = capsys.readouterr().out
     assert f"\ncurves: python -m electra_ref.report {folder}\n" in printed
     assert main(folder) == 0
     assert "step 5 of 20" in Page((folder / NAME).read_text(encoding="utf-8")).text
     with (trainer := resume(folder, ["steps=30"], None, quiet(), StopSignals())).run:
-        complete(trainer, StopSignals(), None, started=0.0)
+        complete(trainer, StopSignals(), Limits(None, None, 0.0))
     assert main(folder) == 0
     page = Page((folder / NAME).read_text(encoding="utf-8"))
     assert "step 30 of 30" in page.text

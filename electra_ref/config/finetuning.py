@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from electra_ref.config.model import EncoderConfig
+from electra_ref.config.normalization import NormalizationConfig
 from electra_ref.config.settings import Settings, Value, count, setting
 from electra_ref.config.training import TrainingConfig
 
@@ -35,6 +36,9 @@ class RecipeConfig(Settings):
     layerwise_gap: bool = setting(
         True, "the top layer is two factors below the head, as in the original; false: one"
     )
+    from_scratch: bool = setting(
+        False, "begin with random numbers in place of the model's, for comparison"
+    )
     patience: int = count(
         0, "evaluations without a better score after which training ends; 0: never", at_least=0
     )
@@ -44,17 +48,10 @@ class RecipeConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig(Settings):
-    """How text becomes rows: the model's own tokenizer decides, but for the length."""
-
-    lowercase: bool = setting(True, "lower-case the text; the model decides")
-    strip_accents: bool = setting(True, "strip accents; the model decides")
-    max_length: int = count(128, "tokens of a row at most, [CLS] and [SEP] included", at_least=8)
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuningConfig(TrainingConfig, RecipeConfig, TextConfig, EncoderConfig):
+class FinetuningConfig(TrainingConfig, RecipeConfig, NormalizationConfig, EncoderConfig):
     """A fine-tuning run, whatever its task."""
+
+    max_length: int = count(128, "tokens of a row at most, [CLS] and [SEP] included", at_least=8)
 
     task: str = setting("", "kind of task: --help lists them")
     head: str = setting(

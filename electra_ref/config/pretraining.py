@@ -23,6 +23,7 @@ from electra_ref.config.model import (
     discriminator_size,
     generator_size,
 )
+from electra_ref.config.normalization import NormalizationConfig
 from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.config.settings import (
     Settings,
@@ -39,28 +40,18 @@ SHORTEST_ROW = 8  # tokens, [CLS] and [SEP] included
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(Settings):
+class DataConfig(NormalizationConfig):
     """How text becomes rows of token ids."""
 
     max_vocab_size: int = count(
         30522, "WordPieces at most; a small corpus yields fewer", at_least=6, resumed="unread"
     )
-    lowercase: bool = setting(True, "lower-case the text")
-    strip_accents: bool = setting(True, "strip the accents of text that is lower-cased")
     max_length: int = count(128, "tokens a row, [CLS] and [SEP] included", at_least=SHORTEST_ROW)
     single_segment_probability: float = share(0.1, "share of the rows with one segment only")
     short_probability: float = share(0.05, "share of the rows cut at a random length")
     held_out_fraction: float = setting(
         0.05, "share of the tokens kept for evaluation", above=0.0, at_most=0.5
     )
-
-    @property
-    def strips_accents(self) -> bool:
-        """Whether accents are stripped: never in cased text, as in the original's tokenization.py.
-
-        Without accents, words of some languages are other words: Hindi, Vietnamese.
-        """
-        return self.lowercase and self.strip_accents
 
 
 @dataclasses.dataclass(frozen=True)

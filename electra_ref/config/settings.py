@@ -139,8 +139,7 @@ def resolve(
     ``base`` names, or the table's default. A table without a field ``preset`` has none. Raises
     UserError for an unknown key, a value of the wrong type, or a file that cannot be read.
     """
-    chosen = {} if path is None else _checked(table, _read_toml(path), where=str(path))
-    chosen.update(_checked(table, dict(map(_parse_setting, settings)), where="--set"))
+    chosen = chosen_values(table, path, settings)
     if preset is not None:
         chosen["preset"] = preset
     if not presets:
@@ -150,6 +149,18 @@ def resolve(
         raise UserError(f"preset = {name!r} is none of {', '.join(presets)}")
     values: dict[str, Any] = {**presets[str(name)], **base, **chosen}
     return table(**values)
+
+
+def chosen_values(
+    table: type[Settings], path: Path | None, settings: Iterable[str]
+) -> dict[str, Value]:
+    """Return what a TOML file and ``key=value`` settings say, the latter last.
+
+    Raises UserError as ``resolve`` does.
+    """
+    chosen = {} if path is None else _checked(table, _read_toml(path), where=str(path))
+    chosen.update(_checked(table, dict(map(_parse_setting, settings)), where="--set"))
+    return chosen
 
 
 def unknown_key(table: type[Settings], key: str) -> str:

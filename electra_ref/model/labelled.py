@@ -7,7 +7,7 @@ since each kind of task compares its logits with targets of its own kind.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from electra_ref.model.networks import Network
 from electra_ref.model.parameters import ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass
 
-Form = Literal["original", "huggingface"]
 Targets = Any  # a NamedTuple of arrays, as many as the head reads; only the head looks inside
 Answers = Any  # a NamedTuple of arrays; only the head and its task look inside
 HeadCache = Any
@@ -49,7 +48,7 @@ class Head(NamedTuple):
     """A task head as data."""
 
     kind: str  # a name of ``heads.table.HEADS``
-    form: Form  # the original's, or that of the Hugging Face class for such a task
+    form: str  # "original", or "huggingface": that of the class there for such a task
     outputs: int  # how many logits it gives: labels, tags; 1 for a score
     dropout: float  # of what the head reads
     loss_weight: float = 1.0  # of the mean loss; the original sums over the batch

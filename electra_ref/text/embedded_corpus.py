@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
+STDLIB = "python"
 PACKAGES = ("numpy", "scipy", "sklearn", "numba")
 SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "dist-packages", "idlelib", "lib2to3", "site-packages", "test", "tests"}
@@ -43,12 +44,17 @@ def documentation_files() -> list[Path]:
 
     Packages that are not installed are left out. No package is imported.
     """
-    roots = [Path(sysconfig.get_path("stdlib"))]
+    return [path for files in files_by_package().values() for path in files]
+
+
+def files_by_package() -> dict[str, list[Path]]:
+    """Return those files by the package they belong to; that of the standard library is STDLIB."""
+    roots = {STDLIB: Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = find_spec(name)
         if spec is not None and spec.submodule_search_locations:
-            roots.append(Path(spec.submodule_search_locations[0]))
-    return [path for root in roots for path in _source_files(root)]
+            roots[name] = Path(spec.submodule_search_locations[0])
+    return {name: list(_source_files(root)) for name, root in roots.items()}
 
 
 def _source_files(folder: Path) -> Iterator[Path]:

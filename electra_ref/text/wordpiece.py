@@ -29,7 +29,7 @@ import numpy.typing as npt
 import regex
 
 from electra_ref.batch import SPECIAL_TOKENS, SpecialTokens
-from electra_ref.config.pretraining import DataConfig
+from electra_ref.config.normalization import NormalizationConfig
 from electra_ref.errors import UserError
 from electra_ref.text.normalization import CharacterTable, split_on_spaces
 
@@ -161,7 +161,7 @@ class WordPiece:
         return pieces
 
 
-def tokenizer_of(vocabulary: Sequence[str], config: DataConfig) -> WordPiece:
+def tokenizer_of(vocabulary: Sequence[str], config: NormalizationConfig) -> WordPiece:
     """Return WordPiece with ``vocabulary`` that changes text as ``config`` says."""
     return WordPiece(vocabulary, lowercase=config.lowercase, strip_accents=config.strips_accents)
 

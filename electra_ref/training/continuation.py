@@ -9,18 +9,47 @@ has a line at that step:
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from electra_ref.config.settings import Change, changes_between
+from electra_ref.config.settings import Change, changes_between, keys_of
 from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.training.checkpoint import Checkpoint, CheckpointError
 from electra_ref.training.records import read_records, replace_records
 from electra_ref.training.run_directory import RunDirectory
 
+C = TypeVar("C", bound=TrainingConfig)
+
 _SPLIT = "settings"
 _CONFIG = "config"  # of a checkpoint's state; the rest is the task's
+
+
+def changed_configuration(
+    run: RunDirectory, before: C, resolve: Callable[[Sequence[str]], C], settings: Sequence[str]
+) -> C:
+    """Return the run's configuration with ``settings``, which ``resolve`` fills in.
+
+    Raises UserError if one of them is not free.
+    """
+    table = type(before)
+    free = f"these can change in a run that has begun: {', '.join(keys_of(table, 'free'))}"
+    try:
+        config = resolve(settings)
+    except UserError as error:
+        for key in (setting.partition("=")[0].strip() for setting in settings):
+            if key in keys_of(table, "fixed"):
+                raise UserError(f"{key} cannot change in {run.path}; {free}") from error
+        raise
+    for key, old, new in changes_between(dataclasses.asdict(before), config, "fixed"):
+        raise UserError(f"{key} is {old!r} in {run.path} and cannot become {new!r}; {free}")
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        if key in keys_of(table, "unread"):
+            raise UserError(f"{key} has done its work in {run.path} and cannot change; {free}")
+    return config
 
 
 def state_of(identity: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

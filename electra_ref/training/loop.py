@@ -20,7 +20,9 @@ from electra_ref.backends import Backend
 from electra_ref.batch import Batch
 from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.model.objectives import Model, Objective
+from electra_ref.files import disk_errors
+from electra_ref.model.labelled import LabelledBatch
+from electra_ref.model.objectives import Model, Trainable
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.training.checkpoint import (
     Groups,
@@ -54,7 +56,7 @@ class Task(Protocol):
     """What a kind of run tells the loop."""
 
     @property
-    def objective(self) -> Objective: ...
+    def objective(self) -> Trainable: ...
     @property
     def model(self) -> Model: ...
 
@@ -64,7 +66,7 @@ class Task(Protocol):
         The configuration is compared besides.
         """
 
-    def batches(self, step: int) -> Sequence[Batch]:
+    def batches(self, step: int) -> Sequence[Batch] | Sequence[LabelledBatch]:
         """Return the micro-batches of the step number ``step``, counted from 0."""
 
     def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
@@ -76,6 +78,12 @@ class Task(Protocol):
         ``records`` are the held-out ones of metrics.jsonl, the newest last. They alone decide, so
         that a resumed run says the same.
         """
+
+    def is_best(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the model of the newest of the held-out ``records`` is to be kept."""
+
+    def why_stop(self, records: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return why training ends before its last step, None if it goes on."""
 
 
 class Trainer:
@@ -132,7 +140,7 @@ class Trainer:
         """
         bar = Bar(self.progress, "training", last_step, start=self.state.step)
         self.progress.bar = bar
-        is_last = self.state.step >= last_step
+        is_last = self.state.step >= last_step or self._ends_early()
         is_first = True  # its time is that of the compiler
         with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
             while not is_last and stop.requested is None:
@@ -150,6 +158,7 @@ class Trainer:
                     metrics.append(self._training_record(result, rate))
                 if self._is_due(self.config.evaluate_every):
                     evaluation = self._record_evaluation(metrics, samples)
+                    is_last = self._ends_early() or is_last
                     if not is_last:  # then the caller has the last word
                         self.progress.say(f"step {self.state.step}: {evaluation.summary}")
                 if self._is_due(self.config.checkpoint_every):
@@ -233,11 +242,31 @@ class Trainer:
         metrics.append(self._held_out_record(evaluation))
         for sample in evaluation.samples:
             samples.append({"step": self.state.step, **sample})
-        records = read_records(self.run.metrics)
-        held_out = [record for record in records if record.get("split") == "held_out"]
+        held_out = self.held_out_records()
         for warning in self.task.warnings(held_out):
             self.progress.say(warning)
+        if self.task.is_best(held_out):
+            self._save_best()
         return evaluation
+
+    def held_out_records(self) -> list[dict[str, Any]]:
+        """Return the evaluations so far, the newest last. Raises UserError."""
+        records = read_records(self.run.metrics)
+        return [record for record in records if record.get("split") == "held_out"]
+
+    def _ends_early(self) -> bool:
+        reason = self.task.why_stop(self.held_out_records())
+        if reason is not None:
+            self.progress.say(reason)
+        return reason is not None
+
+    def _save_best(self) -> None:
+        """Keep the present model beside the checkpoints, in the place of the one kept before."""
+        with disk_errors(f"save {self.run.best}"):
+            self.run.best.mkdir(exist_ok=True)
+        model = {name: self.backend.to_host(x) for name, x in self.state.parameters.views.items()}
+        state = state_of(self.task.identity(), dataclasses.asdict(self.config))
+        save_checkpoint(self.run.best, self.state.step, {"model": model}, state, keep=1)
 
     def _save(self, metrics: RecordFile, samples: RecordFile) -> None:
         for records in (metrics, samples):

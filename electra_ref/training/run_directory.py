@@ -3,7 +3,7 @@
     config.toml         the resolved configuration; where it is missing, the run has not begun
     environment.json    the marker: a folder is a run if this file names our format
     data.json           what was read; written with vocab.txt when the data are prepared
-    vocab.txt  metrics.jsonl  samples.jsonl  checkpoints/
+    vocab.txt  metrics.jsonl  samples.jsonl  checkpoints/  best/
     .lock               locked while a process works on the run
 
 Nothing is written to a folder that holds anything else. The path to it may lead through symbolic
@@ -35,6 +35,8 @@ from electra_ref.training.checkpoint import recover_checkpoints
 
 FORMAT = "electra_ref run 1"
 IMPORTED = "imported_from"  # a key of environment.json: this run was never trained
+KIND = "kind"  # a key of environment.json; runs without it are of pre-training
+PRETRAINING, FINETUNING = "pretraining", "finetuning"
 _MARKER = "environment.json"
 _CONFIG = "config.toml"
 _LOCK = ".lock"
@@ -55,6 +57,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.best = path / "best"  # a checkpoint of the best model, if the run keeps it
         self._lock = lock
 
     @classmethod
@@ -184,15 +187,24 @@ def new_run_path(root: Path, name: str) -> Path:
                 return path
 
 
-def newest_run(root: Path) -> Path:
-    """Return the run in ``root`` that was locked last. Raises UserError if there is none."""
+def kind_of(path: Path) -> str:
+    """Return PRETRAINING or FINETUNING for the run in ``path``."""
+    return str((_read_marker(path) or {}).get(KIND, PRETRAINING))
+
+
+def newest_run(root: Path, kind: str = PRETRAINING, to_do: str = "resume") -> Path:
+    """Return the run of a ``kind`` in ``root`` that was locked last.
+
+    Raises UserError if there is none ``to_do`` something with.
+    """
     runs = []
     if root.is_dir():
         with disk_errors(f"read {root}"):
             runs = [path for path in sorted(root.iterdir()) if (path / _CONFIG).exists()]
-    runs = [path for path in runs if is_run(path)]
+    runs = [path for path in runs if is_run(path) and kind_of(path) == kind]
     if not runs:
-        raise UserError(f"there is no run to resume in {root}; name one with --output-dir")
+        flag = "--output-dir" if to_do == "resume" else "--model"
+        raise UserError(f"there is no run to {to_do} in {root}; name one with {flag}")
     return max(runs, key=_last_used)
 
 

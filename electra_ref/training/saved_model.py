@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from electra_ref.training.checkpoint import (
 from electra_ref.training.huggingface.opening import is_huggingface, open_directory
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary
-from electra_ref.training.run_directory import RunDirectory, is_run
+from electra_ref.training.run_directory import PRETRAINING, RunDirectory, is_run, kind_of
 
 GROUP = "model"  # of a checkpoint's files; the other one is the optimizer's
 Part = Literal["discriminator", "generator"]
@@ -120,9 +120,14 @@ def find_model(path: Path) -> StoredModel:
     path = Path(os.path.abspath(path))  # a checkpoint may be the working folder
     if not is_run(path) and is_huggingface(path):
         return _find_huggingface(path)
-    if not is_run(path) and not _is_checkpoint(path):
+    if not is_run(path) and not is_checkpoint(path):
         raise UserError(_what_is_wrong(path))
-    run = RunDirectory.open(path.parent.parent if _is_checkpoint(path) else path)
+    run = RunDirectory.open(path.parent.parent if is_checkpoint(path) else path)
+    if kind_of(run.path) != PRETRAINING:
+        raise UserError(
+            f"{path} holds a fine-tuned model, which neither detects nor guesses words; to use it: "
+            "python -m electra_ref.predict --task, with its task"
+        )
     if not run.vocabulary.exists() and not list_checkpoints(run.checkpoints):
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")
     config = resolve_config(path=run.config)
@@ -133,11 +138,11 @@ def find_model(path: Path) -> StoredModel:
     specs = objective.parameter_specs(model)
 
     def read(parameters: FlatParameters) -> int:
-        if _is_checkpoint(path):
-            return _read_checkpoint(path, specs, parameters)
+        if is_checkpoint(path):
+            return read_checkpoint(path, specs, parameters)
         return read_newest(
             run.checkpoints,
-            lambda checkpoint: _read_checkpoint(checkpoint, specs, parameters),
+            lambda checkpoint: read_checkpoint(checkpoint, specs, parameters),
             Progress().say,
         )
 
@@ -163,12 +168,20 @@ def _what_is_wrong(path: Path) -> str:
     )
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
+    """Return whether ``path`` can be a checkpoint of a run, by where it is."""
     return is_run(path.parent.parent) and not is_run(path)
 
 
+class Readable(Protocol):
+    """A model whose parameters can be read: fill those given, on the host; return the step."""
+
+    @property
+    def read(self) -> Callable[[FlatParameters], int]: ...
+
+
 def read_parameters(
-    stored: StoredModel, specs: list[ParameterSpec], dtype: str, path: Path
+    stored: Readable, specs: list[ParameterSpec], dtype: str, path: Path
 ) -> tuple[FlatParameters, int]:
     """Return the parameters of ``specs``, on the host in floats of type ``dtype``, and the step.
 
@@ -193,7 +206,7 @@ def require_finite(parameters: FlatParameters, path: Path) -> None:
             )
 
 
-def _read_checkpoint(path: Path, specs: list[ParameterSpec], parameters: FlatParameters) -> int:
+def read_checkpoint(path: Path, specs: list[ParameterSpec], parameters: FlatParameters) -> int:
     """Fill ``parameters``, some of all ``specs``, from a checkpoint. Raises CheckpointError."""
     with open_tensors(path, GROUP) as (step, file):
         shapes = {name: entry.shape for name, entry in file.entries.items()}

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from electra_ref.backends import Backend
 from electra_ref.batch import Batch
 from electra_ref.config.training import TrainingConfig
+from electra_ref.model.labelled import LabelledBatch
 from electra_ref.model.losses import add_counts, add_terms, mean_losses, total_loss
-from electra_ref.model.objectives import Model, Objective
+from electra_ref.model.objectives import Model, Trainable
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import Purpose, RandomStream
 from electra_ref.training.optimizer import TrainingState, optimizer_step
@@ -34,10 +35,10 @@ class StepResult(NamedTuple):
 def train_step(
     config: TrainingConfig,
     backend: Backend,
-    objective: Objective,
+    objective: Trainable,
     model: Model,
     state: TrainingState,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch] | Sequence[LabelledBatch],
 ) -> StepResult:
     """Update ``state`` by one step on ``batches``, the micro-batches of the step, in order.
 

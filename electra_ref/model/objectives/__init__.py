@@ -23,25 +23,30 @@ Output = Any  # what its forward pass yields: ``terms``, and what its evaluation
 Cache = Any  # what its backward pass needs
 
 
-class Objective(Protocol):
-    """The functions of an objective; the arrays of ``batch`` are on the host."""
+class Trainable(Protocol):
+    """What a training step asks of an objective; the arrays of ``batch`` are on the host."""
 
-    def model_of(
-        self, config: ModelConfig, settings: ObjectiveConfig, special_tokens: SpecialTokens
-    ) -> Model: ...
     def parameter_specs(self, model: Model) -> list[ParameterSpec]: ...
-    def networks_of(self, model: Model) -> Networks: ...  # what a trained model can be asked
 
     # A step: ``model`` as it is at that step, what changes before it, what it leaves as it is.
     def at_step(self, model: Model, step: int) -> Model: ...
     def begin_step(self, model: Model, step: int, parameters: FlatParameters) -> None: ...
     def unchanged(self, model: Model) -> Iterable[str]: ...
 
-    def count_losses(self, model: Model, batch: Batch) -> Counts: ...
+    def count_losses(self, model: Model, batch: Any) -> Counts: ...
     def forward(
-        self, run: ForwardPass, model: Model, batch: Batch, stream: RandomStream
+        self, run: ForwardPass, model: Model, batch: Any, stream: RandomStream
     ) -> tuple[Output, Cache]: ...
     def backward(self, run: BackwardPass, model: Model, counts: Counts, cache: Cache) -> None: ...
+
+
+class Objective(Trainable, Protocol):
+    """The functions of an objective of pre-training, whose batches are rows of tokens."""
+
+    def model_of(
+        self, config: ModelConfig, settings: ObjectiveConfig, special_tokens: SpecialTokens
+    ) -> Model: ...
+    def networks_of(self, model: Model) -> Networks: ...  # what a trained model can be asked
     def evaluate(
         self, run: ForwardPass, model: Model, batch: Batch, stream: RandomStream
     ) -> Output: ...

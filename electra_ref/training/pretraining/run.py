@@ -16,7 +16,7 @@ import numpy as np
 
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
-from electra_ref.config.settings import changes_between, keys_of, to_toml
+from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.terminal_text import visible
@@ -24,6 +24,8 @@ from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import list_checkpoints
+from electra_ref.training.completing import Limits, train_to_end
+from electra_ref.training.continuation import changed_configuration
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining.data_report import data_lines
@@ -109,7 +111,9 @@ def resume(
                 f"resume; to train on from its weights: --init-from {path}"
             )
         before = resolve_config(path=run.config)
-        config = _changed(run, before, settings)
+        config = changed_configuration(
+            run, before, lambda given: resolve_config(path=run.config, settings=given), settings
+        )
         opened = open_backend(config.device, config.precision)
         progress.say(opened.reason)
         now = describe_environment(
@@ -133,48 +137,12 @@ def resume(
         raise
 
 
-def _changed(
-    run: RunDirectory, before: PretrainingConfig, settings: Sequence[str]
-) -> PretrainingConfig:
-    """Return the run's configuration with ``settings``. Raises UserError if one is not free."""
-    table = type(before)
-    free = f"these can change in a run that has begun: {', '.join(keys_of(table, 'free'))}"
-    try:
-        config = resolve_config(path=run.config, settings=settings)
-    except UserError as error:
-        for key in (setting.partition("=")[0].strip() for setting in settings):
-            if key in keys_of(table, "fixed"):
-                raise UserError(f"{key} cannot change in {run.path}; {free}") from error
-        raise
-    for key, old, new in changes_between(dataclasses.asdict(before), config, "fixed"):
-        raise UserError(f"{key} is {old!r} in {run.path} and cannot become {new!r}; {free}")
-    for setting in settings:
-        key = setting.partition("=")[0].strip()
-        if key in keys_of(table, "unread"):
-            raise UserError(f"{key} has done its work in {run.path} and cannot change; {free}")
-    return config
+def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> None:
+    """Train to the end, or until a limit or a signal. Then report the state of the run.
 
-
-def complete(
-    trainer: Trainer,
-    stop: StopSignals,
-    max_steps: int | None,
-    *,
-    started: float,
-    max_minutes: float | None = None,
-) -> None:
-    """Train to the end, or to ``max_steps``, or for ``max_minutes``, or until a signal.
-
-    The time counts from ``started`` of ``time.monotonic``. Then report the state of the run:
-    samples and figures of the held-out rows go to standard output.
+    Samples and figures of the held-out rows go to standard output.
     """
-    last_step = min(trainer.config.steps, max_steps or trainer.config.steps)
-    first_step = trainer.state.step
-    if first_step >= last_step:
-        trainer.progress.say(f"nothing is left to train: the run is at step {first_step:,}")
-    else:
-        deadline = math.inf if max_minutes is None else started + 60 * max_minutes
-        trainer.train(stop, last_step, deadline)
+    first_step = train_to_end(trainer, stop, limits)
     step = trainer.state.step
     if stop.requested is not None:
         trainer.progress.say(f"saved at step {step:,}; to go on:")
@@ -183,7 +151,7 @@ def complete(
     evaluation = trainer.closing_evaluation()
     columns, colour = shutil.get_terminal_size((100, 24)).columns, wants_colour(sys.stdout)
     samples = [format_sample(s, colour=colour, columns=columns) for s in evaluation.samples]
-    path, took = visible(str(trainer.run.path)), format_duration(time.monotonic() - started)
+    path, took = visible(str(trainer.run.path)), format_duration(time.monotonic() - limits.started)
     lines = [
         f"step {step}: {evaluation.summary}",
         f"{step - first_step:,} steps in {took}; the run is in {path}; to train on:",

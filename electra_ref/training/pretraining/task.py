@@ -78,6 +78,16 @@ class PretrainingTask:
         """Return what the newest record is the first to show: see ``collapse``."""
         return new_warnings(judged(records, self._config), self._config)
 
+    def is_best(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Return False: the last model is the one that was trained longest."""
+        del records
+        return False
+
+    def why_stop(self, records: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return None: only the schedule ends a run."""
+        del records
+        return None
+
     def _held_out_outputs(
         self, parameters: FlatParameters, step: int, on_rows: Callable[[int], None]
     ) -> Iterator[Output]:

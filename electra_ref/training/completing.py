@@ -1,0 +1,29 @@
+"""The part of a command that trains: up to the last step, a limit of steps or time, or a signal."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from electra_ref.training.loop import Trainer
+from electra_ref.training.stop_signals import StopSignals
+
+
+class Limits(NamedTuple):
+    """When training stops before its last step."""
+
+    max_steps: int | None
+    max_minutes: float | None
+    started: float  # of ``time.monotonic``: the minutes count from there
+
+
+def train_to_end(trainer: Trainer, stop: StopSignals, limits: Limits) -> int:
+    """Train to the end, or until a limit or a signal; return the step it began at."""
+    last_step = min(trainer.config.steps, limits.max_steps or trainer.config.steps)
+    first_step = trainer.state.step
+    if first_step >= last_step:
+        trainer.progress.say(f"nothing is left to train: the run is at step {first_step:,}")
+    else:
+        minutes = math.inf if limits.max_minutes is None else limits.max_minutes
+        trainer.train(stop, last_step, limits.started + 60 * minutes)
+    return first_step

@@ -1,0 +1,90 @@
+"""From features to predictions: what the head says of each, and what a task makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from electra_ref.backends import Backend
+from electra_ref.errors import UserError
+from electra_ref.model.labelled import Answers, FineTuned
+from electra_ref.model.objectives import fine_tuning
+from electra_ref.model.parameters import FlatParameters
+from electra_ref.model.passes import ForwardPass
+from electra_ref.training.finetuning.data import (
+    BATCH_TOKENS,
+    LabelledData,
+    labelled_batch,
+    reading_batches,
+)
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Settings, Task
+
+
+class Reader(NamedTuple):
+    """A fine-tuned model with its task, ready to read."""
+
+    task: Task
+    settings: Settings
+    labels: Labels
+    model: FineTuned
+    backend: Backend
+    pad: int  # id of [PAD]
+
+
+def predictions(
+    reader: Reader,
+    parameters: FlatParameters,
+    data: LabelledData,
+    check: Callable[[], None] = lambda: None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[Answered]:
+    """Return each record of ``data`` with its prediction, in their order.
+
+    ``check`` is called before each batch; it may raise to stop.
+    """
+    answers: list[Any] = [None] * len(data.features)
+    longest = reader.settings.max_position_embeddings
+    for numbers in reading_batches(data.features, longest, batch_tokens):
+        check()
+        chosen = [data.features[number] for number in numbers]
+        for number, said in zip(numbers, _answers(reader, parameters, chosen), strict=True):
+            answers[number] = said
+    own: list[list[int]] = [[] for _ in data.records]
+    for number, feature in enumerate(data.features):
+        own[feature.record].append(number)
+    return [
+        Answered(
+            record,
+            reader.task.predict(
+                record,
+                [data.features[i] for i in numbers],
+                [answers[i] for i in numbers],
+                reader.settings,
+                reader.labels,
+            ),
+        )
+        for record, numbers in zip(data.records, own, strict=True)
+    ]
+
+
+def _answers(
+    reader: Reader, parameters: FlatParameters, features: Sequence[Feature]
+) -> Sequence[Any]:
+    longest = reader.settings.max_position_embeddings
+    batch = labelled_batch(reader.task, features, reader.pad, longest)
+    run = ForwardPass(reader.backend, parameters, None)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+        said = _on_host(reader.backend, fine_tuning.answer(run, reader.model, batch))
+    return reader.task.answers(said, features)
+
+
+def _on_host(backend: Backend, answers: Answers) -> Answers:
+    """Return an array, or a NamedTuple of them, on the host. Raises UserError for NaN."""
+    if isinstance(answers, tuple):
+        return type(answers)(*(_on_host(backend, part) for part in answers))
+    host = backend.to_host(answers)
+    if np.isnan(host).any():
+        raise UserError("the model answers NaN: its training has diverged, or its file is damaged")
+    return host

@@ -1,0 +1,112 @@
+"""Labelled files as features in memory, and the batches that are made of them.
+
+Training reads all features once an epoch, in an order that seed and epoch decide. An epoch is cut
+into batches of ``batch_size`` features, of which some have one less, so that none is small. Several
+batches in a row are sorted by length together before they are cut, and then all batches of the
+epoch are put into another random order. So rows of about equal length meet, and little is padded.
+
+In evaluation and prediction, a batch has rows of one padded length. That length follows from the
+feature alone: see ``prediction.batches``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from electra_ref.batch import Batch
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.model.labelled import LabelledBatch
+from electra_ref.rng import shuffled
+from electra_ref.training.finetuning.task import Feature, Record, Task
+
+ROUND = 8  # tokens: rows are padded to a multiple of it
+BATCH_TOKENS = 4096  # of a batch of evaluation, padding included
+_ORDER_OF_BATCHES = 1 << 30  # beyond all epochs
+
+
+class LabelledData(NamedTuple):
+    """What one file says."""
+
+    records: Sequence[Record]
+    features: Sequence[Feature]
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Return the tokens of the longest row of each feature."""
+        sizes = (max(row.ids.size for row in feature.rows) for feature in self.features)
+        return np.fromiter(sizes, np.int64, len(self.features))
+
+    def digest(self) -> str:
+        """Return a hash of all tokens and targets: two equal ones are of the same data."""
+        digest = hashlib.sha256()
+        for feature in self.features:
+            for row in feature.rows:
+                digest.update(row.ids.tobytes() + row.segments.tobytes() + b"|")
+            digest.update(repr(feature.detail).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:40]
+
+
+def batches_an_epoch(count: int, batch_size: int) -> int:
+    """Return how many batches ``count`` features make."""
+    return -(-count // batch_size)
+
+
+def training_features(
+    step: int, lengths: npt.NDArray[np.int64], config: FinetuningConfig
+) -> npt.NDArray[np.int64]:
+    """Return the numbers of the features that the step number ``step``, from 0, learns from."""
+    batches = batches_an_epoch(lengths.size, config.batch_size)
+    epoch, position = divmod(step, batches)
+    number = int(shuffled(position, batches, config.seed, _ORDER_OF_BATCHES + epoch))
+    ends = np.arange(batches + 1) * lengths.size // batches
+    first = number - number % config.bucket_batches
+    last = min(first + config.bucket_batches, batches)
+    bucket = shuffled(np.arange(ends[first], ends[last]), lengths.size, config.seed, epoch)
+    bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+    return bucket[ends[number] - ends[first] : ends[number + 1] - ends[first]]
+
+
+def labelled_batch(
+    task: Task, features: Sequence[Feature], pad: int, longest: int
+) -> LabelledBatch:
+    """Return ``features`` as rows, padded to a multiple of ROUND, at most to ``longest``."""
+    rows = [row for feature in features for row in feature.rows]
+    length = padded_length(max(row.ids.size for row in rows), longest)
+    ids = np.full((len(rows), length), pad, np.int32)
+    segments = np.zeros((len(rows), length), np.int32)
+    mask = np.zeros((len(rows), length), bool)
+    for line, row in enumerate(rows):
+        size = row.ids.size
+        ids[line, :size], segments[line, :size], mask[line, :size] = row.ids, row.segments, True
+    return LabelledBatch(Batch(ids, segments, mask), task.targets(features, length))
+
+
+def padded_length(length: int, longest: int) -> int:
+    """Return ``length`` with its padding; ``longest`` is what the model has positions for."""
+    return min(-(-length // ROUND) * ROUND, longest)
+
+
+def reading_batches(
+    features: Sequence[Feature], longest: int, batch_tokens: int = BATCH_TOKENS
+) -> Iterator[list[int]]:
+    """Yield the numbers of ``features`` in batches of one padded length, the longest first."""
+    lengths = [
+        padded_length(max(row.ids.size for row in feature.rows), longest) for feature in features
+    ]
+    order = sorted(range(len(features)), key=lambda number: -lengths[number])
+    for length, equal in itertools.groupby(order, key=lengths.__getitem__):
+        batch: list[int] = []
+        rows = 0
+        for number in equal:
+            own = len(features[number].rows)
+            if batch and (rows + own) * length > batch_tokens:
+                yield batch
+                batch, rows = [], 0
+            batch.append(number)
+            rows += own
+        yield batch

@@ -1,0 +1,176 @@
+"""A small task without data of one's own: which package does a piece of documentation come from?
+
+The texts are docstrings of the standard library and of the installed numeric packages, the same
+documentation that ``train`` reads by default. Sentences that name a package are left out. A source
+file is either learned from or asked about, never both.
+
+The pre-trained model is shown beside the same model that begins with random numbers, the most
+frequent answer, and logistic regression on the words of a text (counts weighted by rarity, tf-idf).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from electra_ref.errors import UserError
+from electra_ref.files import disk_errors, write_text_atomically
+from electra_ref.text.embedded_corpus import files_by_package, read_documentation
+from electra_ref.training.completing import Limits
+from electra_ref.training.finetuning.encoder_source import EncoderSource
+from electra_ref.training.finetuning.run import Files
+from electra_ref.training.finetuning.session import RUNS, Ended, new_settings, train_new
+from electra_ref.training.progress import Progress
+from electra_ref.training.run_directory import new_run_path
+from electra_ref.training.stop_signals import StopSignals
+
+NAME = "which-package"
+WORDS = 30  # of a text at least, so that there is something to go by
+TRAIN, DEV = 600, 150  # texts of each package
+DEV_SHARE = 5  # one file in so many is asked about
+NAMES = ("python", "numpy", "scipy", "sklearn", "scikit", "numba", "cpython")
+
+QUESTION = "which package does a text of the documentation come from?"
+
+
+class Text(NamedTuple):
+    """A piece of documentation."""
+
+    text: str
+    label: str  # the package
+
+
+def embedded_task() -> tuple[list[Text], list[Text]]:
+    """Return the texts to learn from and those that are asked about, alike for each package."""
+    train: list[Text] = []
+    dev: list[Text] = []
+    seen: set[str] = set()
+    for package, files in files_by_package().items():
+        own: tuple[list[Text], list[Text]] = [], []
+        for path in files:
+            is_dev = hashlib.sha256(path.name.encode()).digest()[0] % DEV_SHARE == 0
+            for document in read_documentation([path]):
+                own[is_dev].extend(Text(text, package) for text in _texts_of(document, seen))
+        train += _spread(own[0], TRAIN)
+        dev += _spread(own[1], DEV)
+    return train, dev
+
+
+def compare(
+    encoder: EncoderSource,
+    config: Path | None,
+    given: Sequence[str],
+    output_dir: Path | None,
+    seeds: int | None,
+    limits: Limits,
+    progress: Progress,
+    stop: StopSignals,
+) -> list[str]:
+    """Fine-tune with the encoder and without it; return a table for people, [] after a signal.
+
+    Raises UserError.
+    """
+    if "from_scratch=true" in given:
+        raise UserError("--from-scratch: without --task both are shown; leave it out")
+    settings = new_settings("classification", encoder, config, given)
+    path = _new_folder(output_dir)
+    train, dev = embedded_task()
+    files = Files(str(encoder.path), *(str(path / name) for name in ("train.jsonl", "dev.jsonl")))
+    for name, texts in ((files.train, train), (files.dev, dev)):
+        write_text_atomically(Path(name), "".join(_line(text) for text in texts))
+    progress.say(f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about")
+    ended: dict[str, Ended] = {}
+    for name, scratch in (("pre-trained", "false"), ("from-scratch", "true")):
+        progress.say(f"{name}:")
+        own = new_settings("classification", encoder, config, [*given, f"from_scratch={scratch}"])
+        one = train_new(path / name, own, files, encoder, seeds, limits, progress, stop)
+        progress.close()
+        if one is None:
+            return []
+        ended[name] = one
+    accuracies = {
+        "the most frequent answer": [_majority(train, dev)],
+        "words, logistic regression": [_logistic_regression(train, dev)],
+        f"from scratch, {settings.epochs:g} epochs": _accuracies(ended["from-scratch"]),
+        f"pre-trained, {settings.epochs:g} epochs": _accuracies(ended["pre-trained"]),
+    }
+    return [f"{QUESTION} Accuracy on {len(dev):,} texts:", *_table(accuracies), *_last(path)]
+
+
+def _texts_of(sentences: Sequence[str], seen: set[str]) -> Iterator[str]:
+    """Yield texts of WORDS words or more, of several sentences that are not yet ``seen``."""
+    words: list[str] = []
+    for sentence in sentences:
+        if sentence in seen or any(name in sentence.lower() for name in NAMES):
+            continue
+        seen.add(sentence)
+        words += sentence.split()
+        if len(words) >= WORDS:
+            yield " ".join(words)
+            words = []
+
+
+def _spread(texts: list[Text], count: int) -> list[Text]:
+    """Return ``count`` of ``texts`` at even distances, or all."""
+    if len(texts) <= count:
+        return texts
+    return [texts[number * len(texts) // count] for number in range(count)]
+
+
+def _new_folder(output_dir: Path | None) -> Path:
+    if output_dir is None:
+        return new_run_path(RUNS, NAME)
+    with disk_errors(f"create {output_dir}"):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if names := sorted(path.name for path in output_dir.iterdir()):
+            raise UserError(
+                f"{output_dir} holds something else ({names[0]}), which is never overwritten; "
+                "choose another --output-dir"
+            )
+    return output_dir
+
+
+def _line(text: Text) -> str:
+    return json.dumps(text._asdict(), ensure_ascii=False) + "\n"
+
+
+def _majority(train: Sequence[Text], dev: Sequence[Text]) -> float:
+    labels = [text.label for text in train]
+    most = max(sorted(set(labels)), key=labels.count)
+    return sum(text.label == most for text in dev) / len(dev)
+
+
+def _logistic_regression(train: Sequence[Text], dev: Sequence[Text]) -> float:
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415  (slow to load)
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+    words = TfidfVectorizer()
+    model = LogisticRegression(max_iter=1000)
+    model.fit(words.fit_transform([t.text for t in train]), [t.label for t in train])
+    accuracy = model.score(words.transform([t.text for t in dev]), [t.label for t in dev])
+    return float(accuracy)
+
+
+def _accuracies(ended: Ended) -> list[float]:
+    return [scores["accuracy"] for scores in ended.scores.values()]
+
+
+def _table(accuracies: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    width = max(map(len, accuracies))
+    for name, values in accuracies.items():
+        line = f"  {name:{width}}  {statistics.mean(values):.3f}"
+        if len(values) > 1:
+            line += f" +- {statistics.stdev(values):.3f} ({len(values)} seeds)"
+        yield line
+
+
+def _last(path: Path) -> list[str]:
+    return [
+        f"texts and models are in {path}; to ask the pre-trained one:",
+        f"python -m electra_ref.predict --model {path / 'pre-trained'} --input "
+        f"{path / 'dev.jsonl'}",
+    ]

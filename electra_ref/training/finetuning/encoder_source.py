@@ -1,0 +1,91 @@
+"""The encoder that fine-tuning begins with: that of a pre-trained or a fine-tuned model.
+
+Of a model with two networks it is the discriminator; the generator is dropped. Of one that guesses
+words alone (objective mlm and its kin) it is the full-size encoder. The head of a model that was
+fine-tuned before is dropped, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from electra_ref.backends import Backend
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.model import EncoderConfig
+from electra_ref.config.normalization import NormalizationConfig
+from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.config.settings import Value, part_of
+from electra_ref.errors import UserError
+from electra_ref.model.embeddings import read_only_specs
+from electra_ref.model.encoder import encoder_specs
+from electra_ref.model.networks import Network
+from electra_ref.model.parameters import FlatParameters, ParameterSpec, parameter_table
+from electra_ref.text.wordpiece import WordPiece
+from electra_ref.training.finetuning.saved import find_fine_tuned, holds_fine_tuned
+from electra_ref.training.finetuning.stored import StoredTask
+from electra_ref.training.huggingface.names import encoder_tensors
+from electra_ref.training.saved_model import StoredModel, find_model, read_parameters
+
+TRAININGS = ("hidden_dropout", "attention_dropout")  # belong to how a model is trained
+
+
+class EncoderSource(NamedTuple):
+    """An encoder that is there, before its parameters are read."""
+
+    path: Path
+    config: PretrainingConfig | FinetuningConfig  # of the model it belongs to
+    tokenizer: WordPiece
+    network: Network
+    stored: StoredModel | StoredTask
+    notes: Sequence[str]  # what the user should know
+
+    def settings(self) -> dict[str, Value]:
+        """Return the settings that the model decides about: its sizes, how text is normalized."""
+        config = self.config
+        tables = part_of(EncoderConfig, config), part_of(NormalizationConfig, config)
+        settings = {key: value for t in tables for key, value in dataclasses.asdict(t).items()}
+        for key in TRAININGS:
+            del settings[key]
+        return settings
+
+
+def find_encoder(path: Path) -> EncoderSource:
+    """Return the encoder of the model at ``path``. Raises UserError if there is none."""
+    if holds_fine_tuned(path):
+        task = find_fine_tuned(path)
+        network = task.model.encoder
+        notes = [*task.notes, f"{path} was fine-tuned before: its encoder is taken, not its head"]
+        return EncoderSource(path, task.settings, task.tokenizer, network, task, notes)
+    stored = find_model(path)
+    found = stored.networks.discriminator or stored.networks.generator
+    if found is None:
+        raise UserError(f"the model in {path} has no encoder to fine-tune")
+    return EncoderSource(path, stored.config, stored.tokenizer, found, stored, stored.notes)
+
+
+def copy_encoder(
+    source: EncoderSource, parameters: FlatParameters, encoder: Network, backend: Backend
+) -> int:
+    """Put the parameters of ``source`` in the place of those of ``encoder``; return its step.
+
+    Raises UserError if they cannot be read.
+    """
+    specs = parameter_table(_specs(source.network))
+    dtype = str(np.dtype(parameters.vector.dtype))
+    values, step = read_parameters(source.stored, specs, dtype, source.path)
+    own = FlatParameters(parameters.specs, backend.to_host(parameters.vector).copy())
+    theirs = {tensor.name: tensor for tensor in encoder_tensors(source.network)}
+    for tensor in encoder_tensors(encoder):
+        tensor.view(own)[...] = theirs[tensor.name].value(values)
+    parameters.vector[...] = backend.to_device(own.vector)
+    return step
+
+
+def _specs(network: Network) -> Iterator[Iterator[ParameterSpec]]:
+    yield encoder_specs(network)
+    yield read_only_specs(network)

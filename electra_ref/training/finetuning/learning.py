@@ -1,0 +1,123 @@
+"""Fine-tuning as a task of the loop: the batches of each step, the evaluation on dev data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.model.labelled import FineTuned, Head, LabelledBatch
+from electra_ref.model.networks import full_size_encoder
+from electra_ref.model.objectives import fine_tuning
+from electra_ref.model.parameters import FlatParameters
+from electra_ref.training.finetuning.answering import Reader, predictions
+from electra_ref.training.finetuning.data import LabelledData, labelled_batch, training_features
+from electra_ref.training.finetuning.task import Labels, Task
+from electra_ref.training.loop import Evaluation
+
+SAMPLES = 5  # dev records that an evaluation shows with their predictions
+
+
+def model_of(task: Task, settings: FinetuningConfig, labels: Labels) -> FineTuned:
+    """Return the model that ``settings`` describe.
+
+    Its loss is a sum over the batch, as the original's: the mean times ``batch_size``.
+    """
+    head = Head(
+        settings.task,
+        settings.head,
+        task.outputs(settings, labels),
+        settings.head_dropout,
+        float(settings.batch_size),
+    )
+    return FineTuned(full_size_encoder(settings), head)
+
+
+class Learning:
+    """A task on labelled data: see ``loop.Task``."""
+
+    objective = fine_tuning
+
+    def __init__(
+        self,
+        reader: Reader,
+        train: LabelledData,
+        dev: LabelledData,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``check`` is called before each batch of an evaluation; it may raise to stop."""
+        self.model, self.reader = reader.model, reader
+        self._train, self._dev, self._check = train, dev, check
+        self._lengths = train.lengths()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the hashes of the data."""
+        return {"train": self._train.digest(), "dev": self._dev.digest()}
+
+    def batches(self, step: int) -> Sequence[LabelledBatch]:
+        """Return the features of a step in ``accumulate`` micro-batches, or in one for each."""
+        reader, config = self.reader, self.reader.settings
+        numbers = training_features(step, self._lengths, config)
+        parts = np.array_split(numbers, min(config.accumulate, numbers.size))
+        return [
+            labelled_batch(
+                reader.task,
+                [self._train.features[number] for number in part],
+                reader.pad,
+                config.max_position_embeddings,
+            )
+            for part in parts
+        ]
+
+    def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
+        """Return the scores on the dev data, and some of them with their predictions."""
+        del step
+        reader = self.reader
+        answered = predictions(reader, parameters, self._dev, self._check)
+        scores = reader.task.scores(answered, reader.settings, reader.labels)
+        samples = [
+            reader.task.result(one.record, one.prediction, reader.settings, reader.labels)
+            for one in answered[:SAMPLES]
+        ]
+        return Evaluation(dict(scores), samples, summary(scores))
+
+    def warnings(self, records: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+        """Return nothing: the scores say how it goes."""
+        del records
+        return []
+
+    def is_best(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the newest score is the best so far, if the best one is kept."""
+        if not self.reader.settings.patience:
+            return False
+        scores = main_scores(records)
+        return scores[-1] > max(scores[:-1], default=-np.inf)
+
+    def why_stop(self, records: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return why training ends early: the score has not risen for ``patience`` evaluations."""
+        patience, scores = self.reader.settings.patience, main_scores(records)
+        if not patience or not scores:
+            return None
+        best = int(np.argmax(scores))
+        if len(scores) - 1 - best < patience:
+            return None
+        return (
+            f"no better score in {patience} evaluation{'s' * (patience > 1)}: training ends; the "
+            f"model of step {records[best]['step']} is kept"
+        )
+
+
+def main_scores(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the score of each evaluation that seeds and steps are compared by: the first one."""
+    scores = []
+    for record in records:
+        first = next(key for key in record if key not in ("step", "split"))
+        scores.append(float(record[first]))
+    return scores
+
+
+def summary(scores: Mapping[str, float]) -> str:
+    """Return the scores as one line for people."""
+    return "dev " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

@@ -1,0 +1,199 @@
+"""Answers files by a fine-tuned model, in order, in memory that does not grow with their number.
+
+Records are gathered into groups. The rows of a group are sorted by length and computed in batches;
+then the predictions are written in the order of the records. The first group is one batch, so that
+the first answers come soon. No prediction depends on the group it was in: see ``data``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from electra_ref.backends import open_backend
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.settings import chosen_values
+from electra_ref.errors import UserError
+from electra_ref.model.objectives import fine_tuning
+from electra_ref.model.parameters import FlatParameters
+from electra_ref.text.wordpiece import WordPiece
+from electra_ref.training.finetuning.answering import Reader, predictions
+from electra_ref.training.finetuning.data import LabelledData
+from electra_ref.training.finetuning.input_file import input_of
+from electra_ref.training.finetuning.saved import find_fine_tuned
+from electra_ref.training.finetuning.table import task_of
+from electra_ref.training.finetuning.tally import Tally
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Record, Settings
+from electra_ref.training.prediction.counts import Counts
+from electra_ref.training.prediction.destination import Destination
+from electra_ref.training.prediction.run import StoppedError
+from electra_ref.training.prediction.source import Reader as SourceReader
+from electra_ref.training.prediction.source import Source
+from electra_ref.training.progress import Progress
+from electra_ref.training.saved_model import read_parameters
+from electra_ref.training.stop_signals import StopSignals
+
+JSON = "json"
+LARGEST_GROUP = 64  # batches
+
+
+class Opened(NamedTuple):
+    """A fine-tuned model, ready to answer."""
+
+    reader: Reader
+    parameters: FlatParameters
+    tokenizer: WordPiece
+    description: str  # one line for people
+
+
+class Counted(NamedTuple):
+    """What was read."""
+
+    records: int
+    tokens: int
+    lines: list[str]  # what was skipped, cut or replaced
+
+    def summary(self, seconds: float) -> str:
+        """Return one line with the counts and the rate."""
+        rate = self.tokens / max(seconds, 1e-9)
+        return (
+            f"{self.records:,} answered, {self.tokens:,} tokens in {seconds:.1f} s "
+            f"({rate:,.0f} tokens/s)"
+        )
+
+
+def open_fine_tuned(
+    path: Path,
+    kind: str | None,
+    device: str,
+    precision: str,
+    given: Sequence[str],
+    say: Callable[[str], object],
+) -> Opened:
+    """Open the fine-tuned model at ``path``; ``given`` are settings of how files are read.
+
+    Raises UserError if there is none, if its task is another one than ``kind``, and for a setting
+    that is not the task's own.
+    """
+    stored = find_fine_tuned(path)
+    for note in stored.notes:
+        say(note)
+    if kind not in (None, stored.settings.task):
+        raise UserError(
+            f"the model in {path} was fine-tuned for --task {stored.settings.task}, not for {kind}"
+        )
+    task = task_of(stored.settings.task)
+    settings = _with_own(stored.settings, given)
+    opened = open_backend(device, precision)
+    specs = fine_tuning.parameter_specs(stored.model)
+    values, step = read_parameters(stored, specs, opened.dtype, path)
+    parameters = FlatParameters(specs, opened.backend.to_device(values.vector))
+    pad = stored.tokenizer.special_tokens.pad
+    reader = Reader(task, settings, stored.labels, stored.model, opened.backend, pad)
+    return Opened(
+        reader,
+        parameters,
+        stored.tokenizer,
+        f"{settings.task} by {path}, step {step:,}; {opened.reason}",
+    )
+
+
+def predict(
+    opened: Opened,
+    source: Source,
+    destination: Destination,
+    form: str,
+    batch_tokens: int,
+    stop: StopSignals,
+    progress: Progress,
+) -> Counted:
+    """Write the predictions for the records of ``source``; return the counts.
+
+    ``form`` is JSON or a name of the task's OUTPUTS. Raises UserError, StoppedError after a signal,
+    ReaderGoneError.
+    """
+
+    def check() -> None:
+        if stop.requested is not None:
+            raise StoppedError
+
+    def tell(done: int) -> None:
+        progress.stage("bytes read", done, source.file.size)
+
+    reader, tally, counts = opened.reader, Tally(), Counts()
+    file = input_of(source, SourceReader(lambda: None, tell, check), counts)
+    records = reader.task.records(file, reader.settings, "predict", reader.labels, tally)
+    total = [0, 0]
+    answered = _answered(opened, records, tally, batch_tokens, check, total)
+    write = _json_lines(opened) if form == JSON else reader.task.OUTPUTS[form]
+    for line in write(answered, reader.settings, reader.labels):
+        destination.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+    lines = list(tally.lines())
+    if counts.invalid_bytes:
+        lines.append(f"{counts.invalid_bytes:,} invalid bytes left out")
+    return Counted(total[0], total[1], lines)
+
+
+def check_form(opened: Opened, form: str) -> None:
+    """Raise UserError if predictions of the task cannot be written in ``form``."""
+    forms = [JSON, *opened.reader.task.OUTPUTS]
+    if form not in forms:
+        raise UserError(
+            f"--format {form}: predictions of {opened.reader.settings.task} are written as "
+            f"{', '.join(forms)}"
+        )
+
+
+def _with_own(settings: FinetuningConfig, given: Sequence[str]) -> FinetuningConfig:
+    """Return ``settings`` with ``key=value`` of keys that only this kind of task has."""
+    chosen = chosen_values(type(settings), None, given)
+    common = {field.name for field in dataclasses.fields(FinetuningConfig)} - {"max_length"}
+    for key in chosen:
+        if key in common:
+            own = [f.name for f in dataclasses.fields(settings) if f.name not in common]
+            raise UserError(
+                f"--set {key}: a trained model has it already; these can be set: {', '.join(own)}"
+            )
+    return dataclasses.replace(settings, **chosen)  # type: ignore[arg-type]
+
+
+def _answered(
+    opened: Opened,
+    records: Iterator[Record],
+    tally: Tally,
+    batch_tokens: int,
+    check: Callable[[], None],
+    total: list[int],
+) -> Iterator[Answered]:
+    """Yield each record with its prediction; add to ``total`` records and tokens."""
+    reader = opened.reader
+    group: list[Record] = []
+    features: list[Feature] = []
+    size, largest = 0, batch_tokens
+    for record in records:
+        own = reader.task.features(
+            len(group), record, opened.tokenizer, reader.settings, reader.labels, tally
+        )
+        group.append(record)
+        features += own
+        tokens = sum(row.ids.size for feature in own for row in feature.rows)
+        size, total[0], total[1] = size + tokens, total[0] + 1, total[1] + tokens
+        if size >= largest or len(group) >= largest:
+            data = LabelledData(group, features)
+            yield from predictions(reader, opened.parameters, data, check, batch_tokens)
+            group, features, size = [], [], 0
+            largest = min(2 * largest, LARGEST_GROUP * batch_tokens)
+    data = LabelledData(group, features)
+    yield from predictions(reader, opened.parameters, data, check, batch_tokens)
+
+
+def _json_lines(opened: Opened) -> Callable[[Iterator[Answered], Settings, Labels], Iterator[str]]:
+    def lines(answered: Iterator[Answered], settings: Settings, labels: Labels) -> Iterator[str]:
+        for one in answered:
+            result = opened.reader.task.result(one.record, one.prediction, settings, labels)
+            yield json.dumps(result, ensure_ascii=False, allow_nan=False)
+
+    return lines

@@ -1,0 +1,201 @@
+"""A fine-tuning run from start to end: settings, data, folder, model, training, last scores."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from electra_ref.backends import OpenedBackend, open_backend
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.settings import to_toml
+from electra_ref.model.objectives import fine_tuning
+from electra_ref.model.parameters import initial_values
+from electra_ref.text.wordpiece import WordPiece, tokenizer_of
+from electra_ref.training.checkpoint import checkpoint_path, list_checkpoints
+from electra_ref.training.completing import Limits, train_to_end
+from electra_ref.training.continuation import changed_configuration
+from electra_ref.training.environment import describe_environment, fingerprint_changes
+from electra_ref.training.finetuning.answering import Reader
+from electra_ref.training.finetuning.configuring import with_steps
+from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_encoder
+from electra_ref.training.finetuning.layerwise import with_rates
+from electra_ref.training.finetuning.learning import Learning, model_of
+from electra_ref.training.finetuning.reading import ReadFile, read_labelled, read_training
+from electra_ref.training.finetuning.saved import LABELS, labels_of, settings_of
+from electra_ref.training.finetuning.table import task_of
+from electra_ref.training.finetuning.task import Labels
+from electra_ref.training.loop import Trainer
+from electra_ref.training.optimizer import TrainingState
+from electra_ref.training.progress import Progress
+from electra_ref.training.run_data import read_vocabulary, record_data
+from electra_ref.training.run_directory import FINETUNING, KIND, RunDirectory
+from electra_ref.training.stop_signals import StopSignals
+
+COMMAND = "python -m electra_ref.finetune"
+
+
+class StoppedError(Exception):
+    """A signal asked to stop before the first step."""
+
+
+class Files(NamedTuple):
+    """Where a run finds what it reads, by absolute paths."""
+
+    model: str
+    train: str
+    dev: str
+
+
+class Prepared(NamedTuple):
+    """What a run learns from and is judged by."""
+
+    train: ReadFile
+    dev: ReadFile
+    labels: Labels
+
+
+def prepare(
+    settings: FinetuningConfig,
+    files: Files,
+    tokenizer: WordPiece,
+    progress: Progress,
+    stop: StopSignals,
+) -> Prepared:
+    """Read both files. Raises UserError, and StoppedError after a signal."""
+
+    def check() -> None:
+        if stop.requested is not None:
+            raise StoppedError
+
+    task = task_of(settings.task)
+    train, labels = read_training(task, files.train, tokenizer, settings, check)
+    dev = read_labelled(task, files.dev, tokenizer, settings, labels, check)
+    for line in (*train.lines, *dev.lines):
+        progress.say(line)
+    return Prepared(train, dev, labels)
+
+
+def begin(
+    path: Path,
+    settings: FinetuningConfig,
+    files: Files,
+    encoder: EncoderSource,
+    prepared: Prepared,
+    progress: Progress,
+) -> Trainer:
+    """Create the run's folder ``path``, return the trainer at step 0, with a checkpoint of it.
+
+    Raises UserError if the folder or the model cannot be used; then nothing is left behind.
+    """
+    settings = with_steps(settings, len(prepared.train.data.features))
+    opened = open_backend(settings.device, settings.precision)
+    progress.say(opened.reason)
+    environment = describe_environment(
+        device=opened.device, precision=opened.dtype, backend=opened.name
+    )
+    facts = {KIND: FINETUNING, "task": settings.task, "files": files._asdict()}
+    is_ours = not os.path.lexists(path)
+    run = RunDirectory.create(path, to_toml(settings), {**environment, **facts})
+    try:
+        data = {"train": prepared.train.facts, "dev": prepared.dev.facts}
+        record_data(run, encoder.tokenizer.vocab, {**data, LABELS: list(prepared.labels)})
+        tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
+        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress)
+        if not settings.from_scratch:
+            state = trainer.state
+            step = copy_encoder(
+                encoder, state.parameters, trainer.task.model.encoder, opened.backend
+            )
+            progress.say(f"begins with the encoder of {encoder.path}, step {step:,}")
+        trainer.save()  # the model it begins with may be gone or be another when it is resumed
+        return trainer
+    except BaseException:
+        run.discard(folder=is_ours)
+        raise
+
+
+def resume(path: Path, given: Sequence[str], progress: Progress, stop: StopSignals) -> Trainer:
+    """Continue the run at ``path`` from its newest checkpoint.
+
+    ``given`` are ``key=value`` of settings that are free. Raises UserError for a setting that
+    cannot change, for other data, and for a run that cannot be continued.
+    """
+    run = RunDirectory.resume(path)
+    try:
+        then = run.environment()
+        before = settings_of(run)
+        settings = changed_configuration(run, before, lambda new: settings_of(run, new), given)
+        opened = open_backend(settings.device, settings.precision)
+        progress.say(opened.reason)
+        now = describe_environment(
+            device=opened.device, precision=opened.dtype, backend=opened.name
+        )
+        for change in fingerprint_changes(then, now):
+            progress.say(f"not the machine this run began on, its bits may differ: {change}")
+        tokenizer = tokenizer_of(read_vocabulary(run), settings)
+        prepared = prepare(settings, Files(**then["files"]), tokenizer, progress, stop)
+        prepared = prepared._replace(labels=labels_of(run))
+        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress)
+        trainer.restore(before)
+        if settings != before:
+            run.rewrite(to_toml(settings), then)
+        progress.say(f"resumed at step {trainer.state.step:,} of {settings.steps:,}")
+        return trainer
+    except BaseException:
+        run.close()
+        raise
+
+
+def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> dict[str, float] | None:
+    """Train to the end, or until a limit or a signal; return the scores of the model that is kept.
+
+    None after a signal: then the command that goes on was said.
+    """
+    train_to_end(trainer, stop, limits)
+    if stop.requested is not None:
+        trainer.progress.say(f"saved at step {trainer.state.step:,}; to go on:")
+        trainer.progress.say(resume_command(trainer.run.path), whole=True)
+        return None
+    trainer.closing_evaluation()
+    records = trainer.held_out_records()
+    best = list_checkpoints(trainer.run.best)
+    kept = [one for one in records if best and checkpoint_path(best[0].parent, one["step"]) in best]
+    scores = (kept or records)[-1]
+    return {key: value for key, value in scores.items() if key not in ("step", "split")}
+
+
+def resume_command(path: Path) -> str:
+    """Return the whole command that continues the run at ``path``."""
+    return f"{COMMAND} --resume --output-dir {shlex.quote(str(path))}"
+
+
+def _trainer(
+    run: RunDirectory,
+    settings: FinetuningConfig,
+    opened: OpenedBackend,
+    prepared: Prepared,
+    tokenizer: WordPiece,
+    progress: Progress,
+) -> Trainer:
+    """Return the trainer at step 0, its parameters drawn by the seed."""
+    task = task_of(settings.task)
+    model = model_of(task, settings, prepared.labels)
+    pad = tokenizer.special_tokens.pad
+    reader = Reader(task, settings, prepared.labels, model, opened.backend, pad)
+    learning = Learning(reader, prepared.train.data, prepared.dev.data)
+    specs = with_rates(
+        fine_tuning.parameter_specs(model),
+        model.encoder,
+        settings.layerwise_decay,
+        gap=settings.layerwise_gap,
+    )
+    values = initial_values(
+        specs, settings.seed, settings.initializer_range, np.dtype(opened.dtype)
+    )
+    state = TrainingState(opened.backend, specs, values)
+    return Trainer(settings, opened.backend, state, learning, run, progress)

@@ -1,0 +1,105 @@
+"""Trains with several seeds: a run for each, mean and spread of their scores, the best one kept.
+
+Every seed draws its own head, dropout and order of the data. When all are done, the checkpoints of
+the others are deleted; their figures stay.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.settings import resolve, to_toml
+from electra_ref.errors import UserError
+from electra_ref.files import disk_errors, write_text_atomically
+from electra_ref.training.finetuning.run import Files
+from electra_ref.training.finetuning.seeds_file import Seeds, read_seeds, run_of, write_seeds
+from electra_ref.training.finetuning.table import task_of
+from electra_ref.training.loop import Trainer
+from electra_ref.training.run_directory import is_run
+
+Scores = Mapping[str, float]
+
+_CONFIG = "config.toml"
+
+
+def begin_seeds(folder: Path, settings: FinetuningConfig, files: Files, count: int) -> None:
+    """Make ``folder`` that of ``count`` runs, the first with the seed of ``settings``.
+
+    Raises UserError if it holds something else.
+    """
+    with disk_errors(f"create {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(path.name for path in folder.iterdir())
+    if names:
+        raise UserError(
+            f"{folder} holds something else ({names[0]}), which is never overwritten; choose "
+            "another --output-dir, or go on with --resume"
+        )
+    write_text_atomically(folder / _CONFIG, to_toml(settings))
+    first = settings.seed
+    seeds = list(range(first, first + count))
+    write_seeds(folder, Seeds(seeds, {}, None, settings.task, files._asdict()))
+
+
+def what_is_trained(folder: Path) -> tuple[FinetuningConfig, Files]:
+    """Return the settings of all seeds of ``folder``, and their files. Raises UserError."""
+    seeds = read_seeds(folder)
+    if seeds is None:
+        raise UserError(f"{folder} has no runs of several seeds")
+    table = task_of(seeds.task).TABLE
+    return resolve(table, {}, path=folder / _CONFIG), Files(**seeds.files)
+
+
+def train_seeds(
+    folder: Path,
+    begin: Callable[[Path, int], Trainer],
+    resume: Callable[[Path], Trainer],
+    train: Callable[[Trainer], Scores | None],
+    say: Callable[[str], object],
+) -> Mapping[str, Scores] | None:
+    """Train the seeds of ``folder`` that are not done; return the scores of all by their seed.
+
+    None after a signal.
+    """
+    seeds = read_seeds(folder)
+    assert seeds is not None
+    for seed in seeds.seeds:
+        if str(seed) in seeds.scores:
+            continue
+        path = run_of(folder, seed)
+        say(f"seed {seed}, {len(seeds.scores) + 1} of {len(seeds.seeds)}")
+        trainer = resume(path) if is_run(path) else begin(path, seed)
+        with trainer.run:
+            scores = train(trainer)
+        if scores is None:
+            return None
+        seeds = seeds._replace(scores={**seeds.scores, str(seed): scores})
+        write_seeds(folder, seeds)
+    _keep_best(folder, seeds)
+    return seeds.scores
+
+
+def spread_lines(scores: Mapping[str, Scores]) -> Iterator[str]:
+    """Yield, for each score, its mean, median, standard deviation and values by seed."""
+    for name in next(iter(scores.values())):
+        values = [each[name] for each in scores.values()]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        yield (
+            f"{name}: mean {statistics.mean(values):.4g}, median {statistics.median(values):.4g}, "
+            f"standard deviation {deviation:.3g} ({', '.join(f'{v:.4g}' for v in values)})"
+        )
+
+
+def _keep_best(folder: Path, seeds: Seeds) -> None:
+    """Name the seed with the best first score; delete the checkpoints of the others."""
+    first = [next(iter(seeds.scores[str(seed)].values())) for seed in seeds.seeds]
+    best = seeds.seeds[first.index(max(first))]
+    write_seeds(folder, seeds._replace(best=best))
+    for seed in seeds.seeds:
+        if seed != best:
+            for name in ("checkpoints", "best"):
+                shutil.rmtree(run_of(folder, seed) / name, ignore_errors=True)

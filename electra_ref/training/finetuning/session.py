@@ -1,0 +1,168 @@
+"""What the command does: finds the encoder, trains one seed or several, says what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.text.wordpiece import tokenizer_of
+from electra_ref.training.completing import Limits
+from electra_ref.training.finetuning import run
+from electra_ref.training.finetuning.configuring import new_settings
+from electra_ref.training.finetuning.encoder_source import EncoderSource, find_encoder
+from electra_ref.training.finetuning.learning import summary
+from electra_ref.training.finetuning.run import Files, Prepared, StoppedError
+from electra_ref.training.finetuning.seeds import (
+    begin_seeds,
+    spread_lines,
+    train_seeds,
+    what_is_trained,
+)
+from electra_ref.training.finetuning.seeds_file import is_of_seeds
+from electra_ref.training.loop import Trainer
+from electra_ref.training.progress import Progress, format_duration
+from electra_ref.training.run_directory import FINETUNING, PRETRAINING, new_run_path, newest_run
+from electra_ref.training.stop_signals import StopSignals
+
+__all__ = ["Ended", "Limits", "encoder_at", "new_settings", "train_new", "train_on"]
+
+RUNS = Path("runs")  # of the runs without --output-dir
+
+
+class Ended(NamedTuple):
+    """A model that was trained, or several."""
+
+    path: Path
+    scores: Mapping[str, Mapping[str, float]]  # by the seed
+    lines: list[str]  # for people
+
+
+def encoder_at(path: Path | None, progress: Progress) -> EncoderSource:
+    """Return the encoder of the model at ``path``, by default of the newest run.
+
+    Raises UserError.
+    """
+    if path is None:
+        path = newest_run(RUNS, PRETRAINING, "fine-tune")
+        progress.say(f"--model: the newest run, {path}")
+    encoder = find_encoder(Path(path).absolute())
+    for note in encoder.notes:
+        progress.say(note)
+    return encoder
+
+
+def train_new(
+    path: Path | None,
+    settings: FinetuningConfig,
+    files: Files,
+    encoder: EncoderSource,
+    count: int | None,
+    limits: Limits,
+    progress: Progress,
+    stop: StopSignals,
+) -> Ended | None:
+    """Train a new run in ``path``, or ``count`` runs; return None after a signal.
+
+    Raises UserError; then nothing is left behind that was not there.
+    """
+    prepared = _prepared(settings, files, encoder, progress, stop)
+    if prepared is None:
+        return None
+    path = path or new_run_path(RUNS, settings.task)
+    if count is not None:
+        begin_seeds(path, settings, files, count)
+        return _train_seeds(path, (encoder, prepared), (), limits, progress, stop)
+    trainer = run.begin(path, settings, files, encoder, prepared, progress)
+    with trainer.run:
+        return _ended(trainer, limits, stop)
+
+
+def train_on(
+    path: Path | None, given: Sequence[str], limits: Limits, progress: Progress, stop: StopSignals
+) -> Ended | None:
+    """Continue the run, or the runs, in ``path``, by default the newest one in runs/.
+
+    ``given`` are ``key=value`` of settings that are free. Return None after a signal. Raises
+    UserError.
+    """
+    path = path or newest_run(RUNS, FINETUNING)
+    if is_of_seeds(path):
+        return _train_seeds(path, None, given, limits, progress, stop)
+    try:
+        trainer = run.resume(path, given, progress, stop)
+    except StoppedError:
+        return None
+    with trainer.run:
+        return _ended(trainer, limits, stop)
+
+
+def _prepared(
+    settings: FinetuningConfig,
+    files: Files,
+    encoder: EncoderSource,
+    progress: Progress,
+    stop: StopSignals,
+) -> Prepared | None:
+    """Return the data, None after a signal. Raises UserError."""
+    tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
+    try:
+        return run.prepare(settings, files, tokenizer, progress, stop)
+    except StoppedError:
+        progress.say("stopped before training; nothing was written")
+        return None
+
+
+def _ended(trainer: Trainer, limits: Limits, stop: StopSignals) -> Ended | None:
+    """Train; return the scores and what is said of them, None after a signal."""
+    scores = run.complete(trainer, stop, limits)
+    if scores is None:
+        return None
+    path, seed = trainer.run.path, str(trainer.config.seed)
+    lines = [f"step {trainer.state.step}: {summary(scores)}", *_how_to_use(path, limits)]
+    return Ended(path, {seed: scores}, lines)
+
+
+def _train_seeds(
+    path: Path,
+    known: tuple[EncoderSource, Prepared] | None,
+    given: Sequence[str],
+    limits: Limits,
+    progress: Progress,
+    stop: StopSignals,
+) -> Ended | None:
+    """Train the seeds that are not done. ``known`` spares reading model and data once more."""
+    settings, files = what_is_trained(path)
+    if known is None:
+        encoder = find_encoder(Path(files.model))
+        prepared = _prepared(settings, files, encoder, progress, stop)
+        if prepared is None:
+            return None
+        known = encoder, prepared
+
+    def begin(folder: Path, seed: int) -> Trainer:
+        own = dataclasses.replace(settings, seed=seed)
+        return run.begin(folder, own, files, *known, progress)
+
+    scores = train_seeds(
+        path,
+        begin,
+        lambda folder: run.resume(folder, given, progress, stop),
+        lambda trainer: run.complete(trainer, stop, limits),
+        progress.say,
+    )
+    if scores is None:
+        return None
+    return Ended(path, scores, [*spread_lines(scores), *_how_to_use(path, limits)])
+
+
+def _how_to_use(path: Path, limits: Limits) -> list[str]:
+    took = format_duration(time.monotonic() - limits.started)
+    return [
+        f"{took}; the model is in {path}; to use it:",
+        f"python -m electra_ref.predict --model {shlex.quote(str(path))} --input FILE",
+    ]
