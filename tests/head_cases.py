@@ -15,11 +15,10 @@ from electra_ref.batch import Batch
 from electra_ref.model.heads.choice import ChoiceTargets
 from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
 from electra_ref.model.heads.regression import ScoreTargets
-from electra_ref.model.labelled import Form
 from tests.task_heads import DrawTargets, make_head_problem
 from tests.variants import VariantProblem
 
-FORMS: tuple[Form, ...] = ("original", "huggingface")
+FORMS: tuple[str, ...] = ("original", "huggingface")
 LABELS = 3
 CHOICE_LENGTHS = (9, 6, 3, 7, 8, 5, 4)  # of the rows of a question with four choices, and of three
 
@@ -31,7 +30,7 @@ class HeadCase(NamedTuple):
     outputs: int
     draw: DrawTargets
     settings: Mapping[str, Any] = {}  # of ``make_head_problem``
-    forms: tuple[Form, ...] = FORMS
+    forms: tuple[str, ...] = FORMS
 
 
 def draw_labels(random: np.random.Generator, tokens: Batch) -> LabelTargets:
@@ -74,7 +73,7 @@ HEAD_CASES = {
 CASES_AND_FORMS = [(name, form) for name, case in HEAD_CASES.items() for form in case.forms]
 
 
-def problem_of(name: str, form: Form, **changes: Any) -> VariantProblem:
+def problem_of(name: str, form: str, **changes: Any) -> VariantProblem:
     """Return the problem of a case, with other settings of ``make_head_problem``."""
     case = HEAD_CASES[name]
     return make_head_problem(
