@@ -124,7 +124,11 @@ def test_a_table(tmp_path: Path) -> None:
 
 def test_settings_choose_columns_and_quoting(tmp_path: Path) -> None:
     text = 'text\tmy label\tother\n"a\tb\tc"\n'
-    settings = {"text_column": "other", "label_column": "my label", "quoting": "none"}
+    settings: dict[str, Any] = {
+        "text_column": "other",
+        "label_column": "my label",
+        "quoting": "none",
+    }
     found, _ = records(tmp_path, "a.tsv", text, **settings)
     assert short(found) == [('c"', None, "b", None)]
 
