@@ -12,7 +12,6 @@ from electra_ref.backends import reference
 from electra_ref.batch import Batch
 from electra_ref.model.encoder import hidden_states
 from electra_ref.model.heads.tagging import TagTargets
-from electra_ref.model.labelled import Form
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.model.passes import ForwardPass
@@ -26,7 +25,7 @@ from tests.task_heads import (
 )
 from tests.variants import VariantProblem, gradients_of_variant, output_of
 
-FORMS: tuple[Form, ...] = ("original", "huggingface")
+FORMS = ("original", "huggingface")
 TAGS = 4
 POSITIONS = np.array([[1, 3, 4, 7], [2, 4, 0, 0], [0, 0, 0, 0], [1, 2, 5, 0]], np.int32)
 IS_WORD = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]], bool)
@@ -42,34 +41,34 @@ def draw_tags(random: np.random.Generator, tokens: Batch) -> TagTargets:
     return TagTargets(POSITIONS, labels, weights)
 
 
-def problem_of(form: Form, **changes: Any) -> VariantProblem:
+def problem_of(form: str, **changes: Any) -> VariantProblem:
     return make_head_problem("tagging", form, TAGS, draw_tags, **changes)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("scale", "seed"), [(0.02, 2), (0.5, 3)])
-def test_gradient_of_every_tensor(form: Form, scale: float, seed: int) -> None:
+def test_gradient_of_every_tensor(form: str, scale: float, seed: int) -> None:
     check_complex_step(problem_of(form, scale=scale, seed=seed, num_hidden_layers=2), seed)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradient_without_dropout(form: Form) -> None:
+def test_gradient_without_dropout(form: str) -> None:
     calm = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
     check_complex_step(problem_of(form, **calm))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradient_against_finite_differences(form: Form) -> None:
+def test_gradient_against_finite_differences(form: str) -> None:
     check_finite_differences(problem_of(form))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_cpu_computes_the_same(form: Form) -> None:
+def test_cpu_computes_the_same(form: str) -> None:
     check_cpu(problem_of(form))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_micro_batches_add_up(form: Form) -> None:
+def test_micro_batches_add_up(form: str) -> None:
     """The second half needs fewer slots than the first."""
     whole = problem_of(form)
     positions, labels, weights = whole.batch.targets
@@ -95,7 +94,7 @@ def test_a_batch_without_a_tag_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_logits_and_loss_in_plain_numpy(form: Form) -> None:
+def test_logits_and_loss_in_plain_numpy(form: str) -> None:
     """A word at a time; without dropout the forms are the same map of the first piece."""
     problem = problem_of(form)._replace(stream=None)
     parameters = FlatParameters(problem.specs, problem.vector)
