@@ -7,7 +7,6 @@ nothing written.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from electra_ref.training.progress import Progress, show
 from electra_ref.training.stop_signals import StopSignals, exit_code
 
 PROGRAM = "python -m electra_ref.convert"
-HUGGINGFACE, OURS = "huggingface", "electra-ref"
+FORMATS = ("huggingface", "electra-ref")
 PARTS = ("discriminator", "generator")
 
 
@@ -51,8 +50,8 @@ def build_parser(program: str = PROGRAM) -> Parser:
     """Return the parser; its help is what a newcomer reads first."""
     parser = Parser(
         program,
-        "Write the networks of a run as directories that Hugging Face's transformers loads, or "
-        "such a directory as a run.",
+        "Write the networks of a run, or a fine-tuned model, as directories that Hugging Face's "
+        "transformers loads, or such a directory as a run.",
     )
     add = parser.add_argument
     add(
@@ -60,8 +59,8 @@ def build_parser(program: str = PROGRAM) -> Parser:
         required=True,
         metavar="DIR",
         dest="source",
-        help="a run, a checkpoint of it, or a directory with config.json and model.safetensors; "
-        "also one with such directories called discriminator and generator",
+        help="a run of train or finetune, a checkpoint of it, or a directory with config.json and "
+        "model.safetensors; also one with such directories called discriminator and generator",
     )
     add(
         "--to",
@@ -72,7 +71,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     )
     add(
         "--format",
-        choices=(HUGGINGFACE, OURS),
+        choices=FORMATS,
         help="what to write; default: huggingface from a run, electra-ref from a directory in the "
         "Hugging Face format",
     )
@@ -88,41 +87,14 @@ def build_parser(program: str = PROGRAM) -> Parser:
 def _convert(options: argparse.Namespace, progress: Progress, stop: StopSignals) -> list[str]:
     """Write what is asked for; return the lines to print."""
     # --help need not wait for NumPy and SciPy
-    from electra_ref.training.huggingface.exporting import export_model  # noqa: PLC0415
-    from electra_ref.training.huggingface.importing import import_model  # noqa: PLC0415
-    from electra_ref.training.huggingface.model_card import loading_lines  # noqa: PLC0415
-    from electra_ref.training.huggingface.opening import is_huggingface  # noqa: PLC0415
+    from electra_ref.training.huggingface.conversion import convert_model  # noqa: PLC0415
 
     def check() -> None:
         if stop.requested is not None:
             raise StoppedError
 
-    source, target, part = Path(options.source), Path(options.target), options.part
-    theirs = is_huggingface(source)
-    wanted = options.format or (OURS if theirs else HUGGINGFACE)
-    if wanted == OURS:
-        if not theirs:
-            raise UserError(
-                f"{source} holds no model in the Hugging Face format (config.json); a run of "
-                "electra_ref needs no conversion to be read"
-            )
-        done = import_model(source, target, part, check)
-        for note in done.notes:
-            progress.say(note)
-        name = shlex.quote(str(done.path))
-        task = "rtd" if "discriminator" in done.parts else "mlm"
-        return [
-            f"{done.path}: a run at step 0 with {' and '.join(done.parts)}, {done.parameters:,} "
-            "parameters; to train on, or to use it:",
-            f"python -m electra_ref.train --init-from {name} --corpus FILE",
-            f"python -m electra_ref.predict --model {name} --task {task}",
-        ]
-    written = export_model(source, target, part, check)
-    lines = [
-        f"{each.path}: {each.part}, {each.parameters:,} parameters, step {each.step:,}"
-        for each in written
-    ]
-    return [*lines, "to load it in Python:", *loading_lines(str(written[0].path), written[0].part)]
+    source, target = Path(options.source), Path(options.target)
+    return convert_model(source, target, options.format, options.part, progress.say, check)
 
 
 if __name__ == "__main__":

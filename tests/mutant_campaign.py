@@ -78,8 +78,14 @@ AREAS = {
                 f"training.huggingface.{module}"
                 for module in (
                     "configuration",
+                    "conversion",
                     "exporting",
+                    "exporting_fine_tuned",
+                    "fine_tuned",
+                    "fine_tuned_card",
+                    "head_configuration",
                     "importing",
+                    "importing_fine_tuned",
                     "model_card",
                     "names",
                     "opening",
@@ -88,7 +94,8 @@ AREAS = {
                 )
             ),
         ),
-        "convert huggingface_names huggingface_opening huggingface_tokenizer_files new_folder",
+        "convert huggingface_names huggingface_opening huggingface_tasks "
+        "huggingface_tokenizer_files new_folder",
     ),
     "training": Area(
         ("config", "training"),

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from electra_ref.backends import Backend, cpu, reference
 from electra_ref.batch import Batch
 from electra_ref.config.finetuning import FinetuningConfig
-from electra_ref.model.labelled import HEAD, FineTuned, Form, Head, LabelledBatch, Targets
+from electra_ref.model.labelled import HEAD, FineTuned, Head, LabelledBatch, Targets
 from electra_ref.model.losses import add_counts, add_terms, total_loss
 from electra_ref.model.networks import full_size_encoder
 from electra_ref.model.objectives import fine_tuning
@@ -60,7 +60,7 @@ def tiny_settings(**changes: Any) -> FinetuningConfig:
 
 def make_head_problem(
     kind: str,
-    form: Form,
+    form: str,
     outputs: int,
     draw_targets: DrawTargets,
     *,

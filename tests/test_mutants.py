@@ -29,8 +29,10 @@ from electra_ref.model.parameters import FlatParameters, Gradients
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from tests import mutants
 from tests.gradient_checks import complex_step
+from tests.head_cases import CASES_AND_FORMS, problem_of
 from tests.mutants import Instrument, Mutant, instrumented
 from tests.operation_cases import CASES, ELECTRA_EPS, STRAIGHT_THROUGH, Sizes
+from tests.span_problems import span_problem
 from tests.tiny_electra import (
     Comparison,
     Problem,
@@ -39,7 +41,7 @@ from tests.tiny_electra import (
     make_problem,
     remembering_backend,
 )
-from tests.variants import complex_step_gradient_of_variant, variant_problem
+from tests.variants import VariantProblem, complex_step_gradient_of_variant, variant_problem
 
 LOG_LIKELIHOOD = "electra_ref.backends.reference.vocabulary_log_likelihood"
 OF_NO_STEP = (
@@ -56,7 +58,10 @@ LAYER_NORM_BACKWARD = "reference.layer_norm.layer_norm_backward"
 ATTENTION_BACKWARD = "reference.attention.attention_backward"
 RELAX_BACKWARD = "reference.relax_embeddings.relax_embeddings_backward"
 LOG_LIKELIHOOD_BACKWARD = "reference.vocabulary_log_likelihood.vocabulary_log_likelihood_backward"
+CHOICE_BACKWARD = "heads.choice.backward"
 HEAD_BACKWARD = "heads.detection.detection_head_backward"
+POOLING_BACKWARD = "heads.pooling.softmax_pooling_backward"
+JOINT_SPAN = "heads.joint_span"
 NEW_ZEROS = {
     "reference.embedding.embed_backward": "get_xp(dx).zeros((dposition.array.shape[0], "
     "width), dx.dtype)",
@@ -81,6 +86,19 @@ EQUIVALENT = {
     f"{ATTENTION_BACKWARD}: dscores [roll]": "a sum over the axis that is rolled has no order",
     f"{ATTENTION_BACKWARD}: dscores.sum(axis=-1, keepdims=True) [roll]": "axis of length 1",
     f"{HEAD_BACKWARD}: dlogits[:, None] [roll]": "the last axis has length 1",
+    f"{POOLING_BACKWARD}: hidden * dpooled[:, None, :] [roll]": "a sum has no order",
+    f"{POOLING_BACKWARD}: pooled * dpooled [roll]": "a sum has no order",
+    f"{POOLING_BACKWARD}: (pooled * dpooled).sum(axis=1, keepdims=True) [roll]": "axis of length 1",
+    f"{POOLING_BACKWARD}: mean [roll]": "the last axis has length 1",
+    f"{POOLING_BACKWARD}: probabilities[:, :, None] [roll]": "the last axis has length 1",
+    f"{JOINT_SPAN}._impossible_backward: dlogits.reshape(-1, 1) [roll]": "axis of length 1",
+    f"{JOINT_SPAN}._end_backward: dlogits.reshape(-1, 1) [roll]": "the last axis has length 1",
+    f"{JOINT_SPAN}.joint_logits_backward: dstarts.reshape(-1, 1) [roll]": "axis of length 1",
+    f"{CHOICE_BACKWARD}: run.backend.gather_positions_backward(dchoices.reshape(-1, 1), "
+    "cache.gather) [roll]": "the last axis has length 1",
+    f"{CHOICE_BACKWARD}: dchoices.reshape(-1, 1) [roll]": "as above",
+    f"{CHOICE_BACKWARD}: dlogits [roll]": "as above",
+    "heads.regression.backward: dpredicted[:, None] [roll]": "as above",
     "reinforce.reinforce_backward: dx[:, None] [roll]": "the last axis has length 1",
     "relaxation.relax_backward: cache.weights [roll]": "the last axis has length 1",
     f"{RELAX_BACKWARD}: probabilities * dlogits [roll]": (
@@ -132,10 +150,10 @@ class Judge:
 
 
 class VariantJudge:
-    """The same for a variant: its own objective runs backward."""
+    """The same for a variant, or for a task head: its own objective runs backward."""
 
-    def __init__(self, variant: str, scale: float, seed: int, **changes: Any) -> None:
-        self._problem = problem = variant_problem(variant, scale, seed, **changes)
+    def __init__(self, problem: VariantProblem) -> None:
+        self._problem = problem
         self._backend = remembering_backend()
         run = ForwardPass(
             self._backend, FlatParameters(problem.specs, problem.vector), problem.stream
@@ -145,7 +163,7 @@ class VariantJudge:
         )
         make_read_only(self._cache)
         exact = complex_step_gradient_of_variant(problem, self._backend)
-        self._comparison = Comparison(problem.specs, exact)
+        self._comparison = Comparison(problem.specs, exact, problem.shifts)
 
     def worst_error(self) -> float:
         """Return the largest relative error of a tensor; infinite where one is not finite."""
@@ -239,31 +257,51 @@ def campaign(share: int) -> Campaign:
         "num_hidden_layers": 1,
         "lengths": (9, 9, 9),
     }
-    judges = [
+    judges: list[AnyJudge] = [
         Judge(make_problem(0.5, seed=1, num_hidden_layers=1)),
         Judge(make_problem(0.02, seed=2, **changes)),
     ]
     functions = backward_functions(electra_ref.backends.reference, electra_ref.model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module(LOG_LIKELIHOOD), "ROWS_AT_A_TIME", 3)
-        return run(functions, [*judges, *variant_judges(), *operation_judges()], share)
+        return run(
+            functions, [*judges, *variant_judges(), *head_judges(), *operation_judges()], share
+        )
 
 
 def variant_judges() -> list[VariantJudge]:
     """Return judges of few variants that together reach all that ELECTRA itself does not."""
-    small = {"embedding_size": 4, "hidden_size": 6, "num_attention_heads": 2,
-             "intermediate_size": 5, "generator_hidden_size": 0.5, "max_length": 9,
-             "max_position_embeddings": 10}  # fmt: skip
-    full = {"num_attention_heads": 1, "intermediate_size": 24, "generator_hidden_size": 1.0}
-    return [
-        VariantJudge(  # where most tokens are masked, the largest gradient is at one of them
+    small: dict[str, Any] = {
+        "embedding_size": 4, "hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 5,
+        "generator_hidden_size": 0.5, "max_length": 9, "max_position_embeddings": 10,
+    }  # fmt: skip
+    full: dict[str, Any] = {"num_attention_heads": 1, "intermediate_size": 24,
+                            "generator_hidden_size": 1.0}  # fmt: skip
+    problems = [
+        variant_problem(  # where most tokens are masked, the largest gradient is at one of them
             "gumbel-softmax, soft, another temperature", 0.5, 1, **small, mask_probability=0.9
         ),
-        VariantJudge("gumbel-softmax, straight-through, gdes", 0.5, 2, **small),
-        VariantJudge("reinforce", 0.5, 3, **small),
-        VariantJudge("all-tokens-mlm, sharing-none", 0.5, 4, **small),
-        VariantJudge("replace-mlm, sharing-all", 0.5, 5, **{**small, **full}),
-        VariantJudge("mlm", 0.5, 6, **small),
+        variant_problem("gumbel-softmax, straight-through, gdes", 0.5, 2, **small),
+        variant_problem("reinforce", 0.5, 3, **small),
+        variant_problem("all-tokens-mlm, sharing-none", 0.5, 4, **small),
+        variant_problem("replace-mlm, sharing-all", 0.5, 5, **{**small, **full}),
+        variant_problem("mlm", 0.5, 6, **small),
+    ]
+    return list(map(VariantJudge, problems))
+
+
+def head_judges() -> list[VariantJudge]:
+    """Return judges of all task heads, each in all its forms."""
+    small: dict[str, Any] = {"embedding_size": 4, "hidden_size": 4, "num_attention_heads": 2,
+                             "intermediate_size": 3}  # fmt: skip
+    return [
+        *(
+            VariantJudge(problem_of(name, form, seed=seed, **small))
+            for seed, (name, form) in enumerate(CASES_AND_FORMS, start=1)
+        ),
+        VariantJudge(span_problem("original", 0.5, 7)),
+        VariantJudge(span_problem("original", 0.5, 9, all_places=True)),
+        VariantJudge(span_problem("huggingface", 0.5, 8)),
     ]
 
 

@@ -1,8 +1,7 @@
-"""The heads that read [CLS]: losses in plain NumPy, gradients by the complex step, two backends."""
+"""Every task head: its gradient, on two backends. Of those that read [CLS], the loss as well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy.typing as npt
 import pytest
 
 from electra_ref.backends import reference
-from electra_ref.batch import Batch
 from electra_ref.model.encoder import hidden_states
 from electra_ref.model.heads.choice import ChoiceTargets
 from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
@@ -19,79 +17,32 @@ from electra_ref.model.labelled import Form
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.model.passes import ForwardPass
+from tests.head_cases import CASES_AND_FORMS, FORMS, problem_of
 from tests.task_heads import (
     check_complex_step,
     check_cpu,
     check_finite_differences,
     check_micro_batches,
-    make_head_problem,
     part_of_batch,
 )
 from tests.variants import VariantProblem, gradients_of_variant, output_of
 
-FORMS: tuple[Form, ...] = ("original", "huggingface")
-LABELS = 3
-CHOICE_LENGTHS = (9, 6, 3, 7, 8, 5, 4)  # of the rows of a question with four choices, and of three
+OF_CLS = ("labels", "label sets", "scores", "choices")
+OF_CLS_AND_FORMS = [(name, form) for name in OF_CLS for form in FORMS]
 
 
-def draw_labels(random: np.random.Generator, tokens: Batch) -> LabelTargets:
-    rows = len(tokens.input_ids)
-    weights = np.arange(rows) != 1
-    return LabelTargets(random.integers(0, LABELS, rows).astype(np.int32), weights)
-
-
-def draw_label_sets(random: np.random.Generator, tokens: Batch) -> LabelSetTargets:
-    rows = len(tokens.input_ids)
-    has_label = random.integers(0, 2, (rows, LABELS)).astype(np.float32)
-    return LabelSetTargets(has_label, np.arange(rows) != 1)
-
-
-def draw_scores(random: np.random.Generator, tokens: Batch) -> ScoreTargets:
-    rows = len(tokens.input_ids)
-    return ScoreTargets(random.random(rows).astype(np.float32), np.arange(rows) != 1)
-
-
-def draw_choices(random: np.random.Generator, tokens: Batch) -> ChoiceTargets:
-    """Return questions of four and three choices; all rows are needed."""
-    del random
-    assert len(tokens.input_ids) == 7
-    rows = np.array([[0, 1, 2, 3], [4, 5, 6, 0]], np.int32)
-    is_choice = np.array([[True] * 4, [True] * 3 + [False]])
-    return ChoiceTargets(rows, is_choice, np.array([1, 2], np.int32), np.ones(2, bool))
-
-
-CHOICE: dict[str, Any] = {
-    "lengths": CHOICE_LENGTHS,
-    "shifts": {"task.output.bias": "task.output.weight"},
-}
-HEADS: dict[str, tuple[str, int, Callable[..., Any], dict[str, Any]]] = {
-    "labels": ("classification", LABELS, draw_labels, {}),
-    "label sets": ("classification", LABELS, draw_label_sets, {}),
-    "scores": ("regression", 1, draw_scores, {}),
-    "choices": ("multiple-choice", 1, draw_choices, CHOICE),
-}
-
-
-def problem_of(name: str, form: Form, **changes: Any) -> VariantProblem:
-    kind, outputs, draw, settings = HEADS[name]
-    return make_head_problem(kind, form, outputs, draw, **{**settings, **changes})
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
 @pytest.mark.parametrize(("scale", "seed"), [(0.02, 2), (0.5, 3)])
 def test_gradient_of_every_tensor(name: str, form: Form, scale: float, seed: int) -> None:
     check_complex_step(problem_of(name, form, scale=scale, seed=seed, num_hidden_layers=2), seed)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
 def test_gradient_against_finite_differences(name: str, form: Form) -> None:
     check_finite_differences(problem_of(name, form))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
 def test_cpu_computes_the_same(name: str, form: Form) -> None:
     check_cpu(problem_of(name, form))
 
@@ -152,8 +103,7 @@ def expected_loss(targets: Any, answers: npt.NDArray[np.float64]) -> float:
     return float(total)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("name", "form"), OF_CLS_AND_FORMS)
 def test_loss_in_plain_numpy(name: str, form: Form) -> None:
     """Answers of a pass without a stream are those of training: there is no dropout then."""
     problem = problem_of(name, form)._replace(stream=None)
@@ -166,7 +116,7 @@ def test_loss_in_plain_numpy(name: str, form: Form) -> None:
     np.testing.assert_allclose(term.sum, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", OF_CLS)
 def test_logits_in_plain_numpy(name: str) -> None:
     """The original form is one affine map of [CLS]; what the others say does not count."""
     problem = problem_of(name, "original")
@@ -179,8 +129,7 @@ def test_logits_in_plain_numpy(name: str) -> None:
     np.testing.assert_allclose(answers, logits.reshape(answers.shape), rtol=1e-13)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("name", "form"), OF_CLS_AND_FORMS)
 def test_dropout_of_the_head_is_its_own(name: str, form: Form) -> None:
     """With no other dropout, it changes the loss; at a rate of 0 it does not."""
     calm = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -199,7 +148,7 @@ def test_transformers_drops_nothing_before_the_summary_of_a_choice() -> None:
     assert cache.head.logits.dense_dropout.keep is not None
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", OF_CLS)
 def test_rows_without_a_target_teach_nothing(name: str) -> None:
     problem = problem_of(name, "original")
     targets = problem.batch.targets

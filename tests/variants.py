@@ -20,7 +20,13 @@ from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import Purpose, RandomStream
-from tests.tiny_electra import COMPLEX_STEP, SPECIAL_TOKENS, VOCAB_SIZE, parts_of, tiny_config
+from tests.tiny_electra import (
+    COMPLEX_STEP,
+    SPECIAL_TOKENS,
+    VOCAB_SIZE,
+    parts_of,
+    tiny_config,
+)
 
 FULL_SIZE = {"generator_hidden_size": 1.0, "generator_layers": 1.0, "num_attention_heads": 1,
              "intermediate_size": 32}  # fmt: skip

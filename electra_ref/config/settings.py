@@ -158,8 +158,8 @@ def chosen_values(
 
     Raises UserError as ``resolve`` does.
     """
-    chosen = {} if path is None else _checked(table, _read_toml(path), where=str(path))
-    chosen.update(_checked(table, dict(map(_parse_setting, settings)), where="--set"))
+    chosen = {} if path is None else checked_values(table, _read_toml(path), where=str(path))
+    chosen.update(checked_values(table, dict(map(_parse_setting, settings)), where="--set"))
     return chosen
 
 
@@ -230,8 +230,13 @@ def _defaults(table: type[Settings]) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(table)}
 
 
-def _checked(table: type[Settings], chosen: Mapping[str, Any], where: str) -> dict[str, Value]:
-    """Return ``chosen`` with values of the types that ``table`` wants."""
+def checked_values(
+    table: type[Settings], chosen: Mapping[str, Any], where: str
+) -> dict[str, Value]:
+    """Return ``chosen``, which stands in ``where``, with values of the types of ``table``.
+
+    Raises UserError for an unknown key and for a value of another type.
+    """
     defaults = _defaults(table)
     checked: dict[str, Value] = {}
     for key, value in chosen.items():

@@ -52,6 +52,7 @@ class Head(NamedTuple):
     outputs: int  # how many logits it gives: labels, tags; 1 for a score
     dropout: float  # of what the head reads
     loss_weight: float = 1.0  # of the mean loss; the original sums over the batch
+    options: Any = None  # a NamedTuple of the head's own module; None for its defaults
 
 
 class FineTuned(NamedTuple):

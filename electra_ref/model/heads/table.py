@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from electra_ref.model.heads import choice, classification, regression, tagging
+from electra_ref.model.heads import choice, classification, regression, span, tagging
 from electra_ref.model.labelled import HeadModule
 
 HEADS: Mapping[str, HeadModule] = {
@@ -12,4 +12,5 @@ HEADS: Mapping[str, HeadModule] = {
     "regression": regression,
     "tagging": tagging,
     "multiple-choice": choice,
+    "span-extraction": span,
 }

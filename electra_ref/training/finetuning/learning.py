@@ -17,6 +17,7 @@ from electra_ref.training.finetuning.data import LabelledData, labelled_batch, t
 from electra_ref.training.finetuning.task import Labels, Task
 from electra_ref.training.loop import Evaluation
 
+SHOWN = 4  # scores that the line for people has
 SAMPLES = 5  # dev records that an evaluation shows with their predictions
 
 
@@ -119,5 +120,6 @@ def main_scores(records: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def summary(scores: Mapping[str, float]) -> str:
-    """Return the scores as one line for people."""
-    return "dev " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    """Return the first scores as one line for people."""
+    first = list(scores.items())[:SHOWN]
+    return "dev " + ", ".join(f"{name} {value:.4g}" for name, value in first)

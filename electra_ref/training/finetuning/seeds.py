@@ -15,6 +15,7 @@ from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.config.settings import resolve, to_toml
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_text_atomically
+from electra_ref.training.finetuning.learning import SHOWN
 from electra_ref.training.finetuning.run import Files
 from electra_ref.training.finetuning.seeds_file import Seeds, read_seeds, run_of, write_seeds
 from electra_ref.training.finetuning.table import task_of
@@ -84,8 +85,8 @@ def train_seeds(
 
 
 def spread_lines(scores: Mapping[str, Scores]) -> Iterator[str]:
-    """Yield, for each score, its mean, median, standard deviation and values by seed."""
-    for name in next(iter(scores.values())):
+    """Yield the first scores: mean, median, standard deviation, and their values by seed."""
+    for name in list(next(iter(scores.values())))[:SHOWN]:
         values = [each[name] for each in scores.values()]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         yield (

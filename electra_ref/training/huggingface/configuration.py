@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from electra_ref.config.model import EncoderSize, ModelConfig
+from electra_ref.config.model import EncoderConfig, EncoderSize, ModelConfig
 from electra_ref.config.pretraining import CUSTOM, PretrainingConfig
 from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
@@ -64,6 +64,23 @@ def read_configuration(path: Path) -> dict[str, Value]:
     They are those of a full-size network, whichever it is. Raises UserError for a file that cannot
     be read, another kind of model, and for what is not computed here, by name.
     """
+    file, found = path / CONFIG, load_configuration(path)
+    for key, only in _ONLY.items():
+        require_only(file, found, key, only)
+    settings: dict[str, Value] = {"vocab_size": _VOCABULARY_SIZE}
+    for field in dataclasses.fields(ModelConfig):
+        theirs = _KEYS.get(field.name)
+        if theirs in found:
+            settings[field.name] = typed(file, str(theirs), found[theirs], type(field.default))
+    _check(file, settings)
+    return settings
+
+
+def load_configuration(path: Path) -> dict[str, Any]:
+    """Return what the ``config.json`` in the folder ``path`` holds.
+
+    Raises UserError for a file that cannot be read, and for another kind of model.
+    """
     file = path / CONFIG
     try:
         found = json.loads(file.read_bytes())
@@ -75,16 +92,13 @@ def read_configuration(path: Path) -> dict[str, Value]:
         raise UserError(f"{file} holds no object of JSON")
     if (kind := found.get("model_type")) != "electra":
         raise UserError(f"{file} describes a model of type {kind!r}; only 'electra' is read")
-    for key, only in _ONLY.items():
-        if (value := found.get(key, only)) != only:
-            raise UserError(f"{file} has {key} = {value!r}, and only {only!r} is computed here")
-    settings: dict[str, Value] = {"vocab_size": _VOCABULARY_SIZE}
-    for field in dataclasses.fields(ModelConfig):
-        theirs = _KEYS.get(field.name)
-        if theirs in found:
-            settings[field.name] = _typed(file, str(theirs), found[theirs], type(field.default))
-    _check(file, settings)
-    return settings
+    return found
+
+
+def require_only(file: Path, found: Mapping[str, Any], key: str, only: Any) -> None:
+    """Raise UserError if ``found``, the contents of ``file``, has another value than ``only``."""
+    if (value := found.get(key, only)) != only:
+        raise UserError(f"{file} has {key} = {value!r}, and only {only!r} is computed here")
 
 
 def settings_of_one(
@@ -143,9 +157,12 @@ def settings_of_both(
     )
 
 
-def configuration_of(config: ModelConfig, size: EncoderSize, part: str, pad: int) -> dict[str, Any]:
+def configuration_of(
+    config: EncoderConfig, size: EncoderSize, part: str, pad: int
+) -> dict[str, Any]:
     """Return what ``config.json`` says of a network of ``size``; ``pad`` is the id of [PAD]."""
-    values = {**dataclasses.asdict(config), **dataclasses.asdict(size)}
+    tied = {"tie_word_embeddings": True}  # where no network guesses words
+    values = {**tied, **dataclasses.asdict(config), **dataclasses.asdict(size)}
     return {
         "architectures": [CLASSES[part]],
         "model_type": "electra",
@@ -181,7 +198,11 @@ def _check(file: Path, settings: Mapping[str, Value]) -> None:
         raise UserError(f"{file}: {error}") from error
 
 
-def _typed(file: Path, key: str, value: Any, wanted: Any) -> Value:
+def typed(file: Path, key: str, value: Any, wanted: Any) -> Value:
+    """Return ``value``, which ``file`` has under ``key``; 0 and 1 may be floats without a point.
+
+    Raises UserError if its type is not ``wanted``.
+    """
     if wanted is float and type(value) is int and value in (0, 1):
         return float(value)
     if type(value) is not wanted:

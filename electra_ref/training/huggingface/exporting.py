@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from electra_ref.arrays import Array
 from electra_ref.files import disk_errors, write_new_file
 from electra_ref.model.networks import Network
+from electra_ref.model.parameters import FlatParameters
 from electra_ref.tensor_file import write_tensor_file
 from electra_ref.training.huggingface.configuration import CONFIG, configuration_of
 from electra_ref.training.huggingface.model_card import (
@@ -61,9 +62,8 @@ def export_model(
             with disk_errors(f"write {target}"):
                 inner.mkdir(exist_ok=True)
                 _write(inner, name, tensors, model, figures, check)
-            count = sum(math.prod(tensor.shape) for tensor in tensors)
             path = target if part is not None else target / name
-            written.append(Written(path, name, count, model.step))
+            written.append(Written(path, name, numbers_in(tensors), model.step))
     return written
 
 
@@ -77,26 +77,39 @@ def _write(
 ) -> None:
     """Write the files of one network. Raises OSError."""
     config, network = model.config, _network(model, part)
-    count = sum(math.prod(tensor.shape) for tensor in tensors)
     pad = model.tokenizer.special_tokens.pad
-    their_config = configuration_of(config, network.size, part, pad)
-    texts = {
-        CONFIG: json.dumps(their_config, indent=2) + "\n",
-        CARD: model_card(part, config, network.size, count, model.step, figures),
-        **tokenizer_files(
-            model.tokenizer.vocab,
-            lowercase=config.lowercase,
-            strip_accents=config.strips_accents,
-            longest_row=config.max_length,
-        ),
-    }
-    for name, text in texts.items():
+    card = model_card(part, config, network.size, numbers_in(tensors), model.step, figures)
+    keys = configuration_of(config, network.size, part, pad)
+    words = tokenizer_files(
+        model.tokenizer.vocab,
+        lowercase=config.lowercase,
+        strip_accents=config.strips_accents,
+        longest_row=config.max_length,
+    )
+    write_files(folder, keys, {CARD: card, **words}, tensors, model.parameters, check)
+
+
+def numbers_in(tensors: Iterable[Tensor]) -> int:
+    """Return how many parameters ``tensors`` have."""
+    return sum(math.prod(tensor.shape) for tensor in tensors)
+
+
+def write_files(
+    folder: Path,
+    configuration: Mapping[str, Any],
+    texts: Mapping[str, str],
+    tensors: list[Tensor],
+    parameters: FlatParameters,
+    check: Callable[[], None],
+) -> None:
+    """Write ``config.json``, the ``texts`` by their names, and the weights. Raises OSError."""
+    for name, text in {CONFIG: json.dumps(configuration, indent=2) + "\n", **texts}.items():
         write_new_file(folder / name, text.encode())
     by_name = {tensor.name: tensor for tensor in sorted(tensors, key=lambda tensor: tensor.name)}
 
     def tensor_of(name: str) -> Array:
         check()
-        return by_name[name].value(model.parameters)
+        return by_name[name].value(parameters)
 
     shapes = {name: tensor.shape for name, tensor in by_name.items()}
     write_tensor_file(folder / WEIGHTS, shapes, tensor_of, METADATA)

@@ -14,14 +14,15 @@ from contextlib import suppress
 from typing import Any
 
 from electra_ref import __version__
-from electra_ref.config.model import EncoderSize
+from electra_ref.config.model import EncoderConfig, EncoderSize
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
+from electra_ref.training.huggingface.configuration import CLASSES
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import IMPORTED, RunDirectory
 
 CARD = "README.md"
-_AUTO = {"discriminator": "AutoModelForPreTraining", "generator": "AutoModelForMaskedLM"}
+OTHER_ORIGIN = f"Written by electra_ref {__version__} from a model of other origin."
 _TASKS = {
     "discriminator": "It tells, for each token of a text, whether it was replaced by another one: "
     "a positive logit says so. Fine-tuning begins with this network.",
@@ -65,9 +66,9 @@ def figures_of(run: RunDirectory, step: int) -> Figures | None:
     )
 
 
-def loading_lines(folder: str, part: str) -> list[str]:
-    """Return two lines of Python that load a network and its tokenizer from ``folder``."""
-    kinds = f"{_AUTO[part]}, AutoTokenizer"
+def loading_lines(folder: str, architecture: str) -> list[str]:
+    """Return two lines of Python that load a network of a class, and its tokenizer."""
+    kinds = f"{architecture.replace('Electra', 'AutoModel', 1)}, AutoTokenizer"
     return [
         f"from transformers import {kinds}",
         f"model, tokenizer = (kind.from_pretrained({folder!r}) for kind in ({kinds}))",
@@ -101,7 +102,25 @@ def _lines(
     if part == "generator":
         yield "pipeline_tag: fill-mask"
     yield from ("tags:", "- electra", "---", "", f"# ELECTRA {part}", "", _TASKS[part], "")
-    yield from ("```python", *loading_lines("path/of/this/folder", part), "```", "")
+    yield from ("```python", *loading_lines("path/of/this/folder", CLASSES[part]), "```", "")
+    yield from size_lines(config, size, parameters)
+    if figures is None:
+        yield OTHER_ORIGIN
+        return
+    yield from ("## Training", "")
+    yield f"Pre-trained by electra_ref {__version__} up to step {step:,}."
+    yield ""
+    yield from table_lines(("setting", "value"), {key: getattr(config, key) for key in _SETTINGS})
+    if figures.data:
+        yield from ("## Data", "")
+        yield from table_lines(("read", "count"), figures.data)
+    if figures.evaluation:
+        yield from ("## Held-out figures", "")
+        yield from table_lines(("figure", "value"), figures.evaluation)
+
+
+def size_lines(config: EncoderConfig, size: EncoderSize, parameters: int) -> Iterator[str]:
+    """Yield the section of a card with the sizes of a network."""
     yield from ("## Sizes", "")
     sizes = {
         "parameters": parameters,
@@ -111,23 +130,11 @@ def _lines(
         "max_position_embeddings": config.max_position_embeddings,
         "type_vocab_size": config.type_vocab_size,
     }
-    yield from _table(("size", "value"), sizes)
-    if figures is None:
-        yield f"Written by electra_ref {__version__} from a model of other origin."
-        return
-    yield from ("## Training", "")
-    yield f"Pre-trained by electra_ref {__version__} up to step {step:,}."
-    yield ""
-    yield from _table(("setting", "value"), {key: getattr(config, key) for key in _SETTINGS})
-    if figures.data:
-        yield from ("## Data", "")
-        yield from _table(("read", "count"), figures.data)
-    if figures.evaluation:
-        yield from ("## Held-out figures", "")
-        yield from _table(("figure", "value"), figures.evaluation)
+    yield from table_lines(("size", "value"), sizes)
 
 
-def _table(heads: Sequence[str], rows: Mapping[str, Any]) -> Iterator[str]:
+def table_lines(heads: Sequence[str], rows: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of two columns with these ``heads``."""
     yield f"| {' | '.join(heads)} |"
     yield "|---|---|"
     for key, value in rows.items():

@@ -7,6 +7,7 @@
     <layers>.layer.0.attention.query_key_value     ...attention.self.query, .key, .value
     <name>.head.* of the generator          generator_predictions.*, generator_lm_head.*
     <name>.head.* of the discriminator      discriminator_predictions.*
+    task.* of a fine-tuned model            what TASK_CLASSES says for the kind of its head
 
 The prefixes in <> are those of ``model.networks``. Matrices of linear layers are (inputs, outputs)
 here and (outputs, inputs) there; tables are the same. A discriminator that reads the sum of two
@@ -24,7 +25,9 @@ from electra_ref.arrays import Array
 from electra_ref.model.embeddings import TABLES
 from electra_ref.model.encoder import encoder_specs
 from electra_ref.model.heads.detection import detection_head_specs
+from electra_ref.model.heads.table import HEADS
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
+from electra_ref.model.labelled import HEAD, FineTuned
 from electra_ref.model.networks import Network, Networks
 from electra_ref.model.parameters import FlatParameters, ParameterSpec
 
@@ -56,6 +59,31 @@ _IN_ONE = ("query", "key", "value")  # side by side in one matrix here
 _TABLES = (*TABLES, "output_embeddings")  # not transposed
 
 
+class TaskClass(NamedTuple):
+    """The class for a kind of task head, and how it calls the tensors of the head."""
+
+    name: str
+    tensors: Mapping[str, str]  # by our names behind ``task.``
+    forms: tuple[str, ...] = ("huggingface",)  # of our head that this class computes
+
+
+_SEQUENCE = TaskClass(
+    "ElectraForSequenceClassification",
+    {"dense": "classifier.dense", "output": "classifier.out_proj"},
+)
+TASK_CLASSES: Mapping[str, TaskClass] = {  # by the kind of the head
+    "classification": _SEQUENCE,
+    "regression": _SEQUENCE,
+    "tagging": TaskClass(
+        "ElectraForTokenClassification", {"output": "classifier"}, ("original", "huggingface")
+    ),
+    "span-extraction": TaskClass("ElectraForQuestionAnswering", {"output": "qa_outputs"}),
+    "multiple-choice": TaskClass(
+        "ElectraForMultipleChoice", {"dense": "sequence_summary.summary", "output": "classifier"}
+    ),
+}
+
+
 class Tensor(NamedTuple):
     """One tensor of theirs, and where its numbers are in our parameters."""
 
@@ -84,7 +112,7 @@ def discriminator_tensors(network: Network) -> list[Tensor]:
     """Return the tensors of ElectraForPreTraining, which tells what was replaced."""
     return [
         *encoder_tensors(network),
-        *_head(network, detection_head_specs(network), _DETECTION_HEAD),
+        *_head(f"{network.name}.head", detection_head_specs(network), _DETECTION_HEAD),
     ]
 
 
@@ -92,8 +120,17 @@ def generator_tensors(network: Network) -> list[Tensor]:
     """Return the tensors of ElectraForMaskedLM, which guesses words."""
     return [
         *encoder_tensors(network),
-        *_head(network, vocabulary_head_specs(network), _VOCABULARY_HEAD),
+        *_head(f"{network.name}.head", vocabulary_head_specs(network), _VOCABULARY_HEAD),
     ]
+
+
+def fine_tuned_tensors(model: FineTuned) -> list[Tensor]:
+    """Return the tensors of the class for the head of ``model``.
+
+    Raises KeyError if the head is in a form that the class does not compute.
+    """
+    names, specs = TASK_CLASSES[model.head.kind].tensors, HEADS[model.head.kind].head_specs(model)
+    return [*encoder_tensors(model.encoder), *_head(HEAD, specs, names)]
 
 
 def tensors_of(networks: Networks) -> Mapping[str, list[Tensor]]:
@@ -123,10 +160,10 @@ def encoder_tensors(network: Network) -> Iterator[Tensor]:
 
 
 def _head(
-    network: Network, specs: Iterable[ParameterSpec], names: Mapping[str, str]
+    prefix: str, specs: Iterable[ParameterSpec], names: Mapping[str, str]
 ) -> Iterator[Tensor]:
     for spec in specs:
-        stem = spec.name.removeprefix(f"{network.name}.head.").rpartition(".")[0]
+        stem = spec.name.removeprefix(f"{prefix}.").rpartition(".")[0]
         yield from _tensors(spec, names[stem])
 
 

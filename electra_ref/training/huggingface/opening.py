@@ -29,6 +29,7 @@ from electra_ref.training.huggingface.configuration import (
     settings_of_both,
     settings_of_one,
 )
+from electra_ref.training.huggingface.head_configuration import class_of
 from electra_ref.training.huggingface.names import BUFFERS, Tensor, tensors_of
 from electra_ref.training.huggingface.tensors import (
     Weights,
@@ -122,6 +123,12 @@ def _part_of(folder: str, weights: Weights) -> str:
         for part, prefix in _PREFIXES.items()
         if any(name.startswith(prefix) for name in weights.files)
     ]
+    task = class_of({}, weights.files)
+    if not found and task is not None:
+        raise UserError(
+            f"the model in {weights.path} is fine-tuned, for {task.name}: it neither detects nor "
+            "guesses words; to use it: python -m electra_ref.predict --task, with its task"
+        )
     if not found:
         needed = " or ".join(f"{prefix}* ({_HEADS[part]})" for part, prefix in _PREFIXES.items())
         raise UserError(

@@ -30,6 +30,7 @@ from electra_ref.training.huggingface.names import (
     BUFFERS,
     OUTPUT_BIAS,
     OUTPUT_EMBEDDINGS,
+    TASK_CLASSES,
     WORD_EMBEDDINGS,
     Tensor,
 )
@@ -184,8 +185,8 @@ def _rewriting_command(path: Path) -> str:
         architectures = json.loads((path / "config.json").read_bytes()).get("architectures") or [""]
     except (OSError, ValueError, AttributeError, RecursionError):
         architectures = [""]
-    known = "ElectraForMaskedLM"
-    model = known if architectures[0] == known else "ElectraForPreTraining"
+    known = ("ElectraForMaskedLM", *(each.name for each in TASK_CLASSES.values()))
+    model = architectures[0] if architectures[0] in known else "ElectraForPreTraining"
     code = (
         "import sys; from transformers import AutoTokenizer, "
         f"{model} as Model; [kind.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) "

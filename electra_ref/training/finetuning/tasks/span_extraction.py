@@ -1,0 +1,235 @@
+"""Answers to questions as pieces of a context: SQuAD 1.1 and 2.0, and sets in their format.
+
+    formats.squad -> span_windows -> heads.span -> span_decoding -> scores.squad
+
+Whether a question may have no answer is found in the training data. If some have none, the answer
+is "" where the null odds are above ``null_threshold``; otherwise it never is.
+Source of the settings: google-research/electra configure_finetuning.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.settings import count, setting
+from electra_ref.model.heads.span import SpanOptions, SpanTargets
+from electra_ref.text.wordpiece import WordPiece
+from electra_ref.training.finetuning.formats.squad import Question, read_squad
+from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.scores.squad import Answer, squad_scores
+from electra_ref.training.finetuning.span_decoding import (
+    Candidate,
+    DecodingLimits,
+    Said,
+    SpanPrediction,
+    decode,
+)
+from electra_ref.training.finetuning.span_windows import Limits, windows_of
+from electra_ref.training.finetuning.tally import Tally
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+
+ANSWER, NO_ANSWER = "answer", "no answer"  # the labels
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanConfig(FinetuningConfig):
+    """A run that learns to find answers."""
+
+    doc_stride: int = count(128, "tokens from one window of a context to the next")
+    max_query_length: int = count(64, "tokens of a question at most")
+    n_best: int = count(20, "answers that are kept for a question", resumed="free")
+    max_answer_length: int = count(30, "tokens of an answer at most", resumed="free")
+    beam_size: int = count(
+        20, "starts of an answer that are followed, and ends of each; of the original's head"
+    )
+    answerable_weight: float = setting(
+        0.5,
+        "weight of the loss of whether there is an answer; of the original's head",
+        at_least=0.0,
+    )
+    null_threshold: float = setting(
+        -2.75, "null odds above which there is no answer, where some have none", resumed="free"
+    )
+
+
+TABLE = SpanConfig
+
+
+def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the original's settings; the threshold of the form huggingface is that of run_qa."""
+    published = {"epochs": 2.0, "max_length": 512}
+    if settings.get("head") == "huggingface":
+        return {**published, "null_threshold": 0.0}
+    return published
+
+
+def records(
+    file: InputFile, settings: SpanConfig, use: Use, labels: Labels | None, tally: Tally
+) -> Iterator[Question]:
+    """Yield the questions of ``file``."""
+    del settings, labels
+    return read_squad(file, use, tally)
+
+
+def labels_of(records: Sequence[Question], settings: SpanConfig) -> Labels:
+    """Return what may be said of a question: that it has no answer only if some have none."""
+    del settings
+    return (ANSWER, NO_ANSWER) if any(record.impossible for record in records) else (ANSWER,)
+
+
+def augmented(records: list[Question], settings: SpanConfig) -> list[Question]:
+    """Return the questions themselves."""
+    del settings
+    return records
+
+
+def outputs(settings: SpanConfig, labels: Labels) -> int:
+    """Return 2, for start and end."""
+    del settings, labels
+    return 2
+
+
+def options(settings: SpanConfig) -> SpanOptions:
+    """Return what shapes the head."""
+    return SpanOptions(settings.answerable_weight, settings.beam_size)
+
+
+def features(
+    number: int,
+    record: Question,
+    tokenizer: WordPiece,
+    settings: SpanConfig,
+    labels: Labels,
+    tally: Tally,
+) -> list[Feature]:
+    """Return the windows of the question ``number``."""
+    del labels
+    limits = Limits(settings.max_length, settings.max_query_length, settings.doc_stride)
+    return windows_of(number, record, tokenizer, limits, tally)
+
+
+def targets(features: Sequence[Feature], length: int) -> SpanTargets:
+    """Return where the answers are."""
+    del length
+    windows = [feature.detail for feature in features]
+    return SpanTargets(
+        starts=np.array([window.answer[0] for window in windows], np.int32),
+        ends=np.array([window.answer[1] for window in windows], np.int32),
+        impossible=np.array([window.impossible for window in windows], np.int32),
+        weights=np.array([window.is_labelled for window in windows], np.int32),
+    )
+
+
+def answers(answers: Said, features: Sequence[Feature]) -> list[Said]:
+    """Return what the head said of each window."""
+    make: Callable[..., Said] = type(answers)
+    return [make(*(array[row] for array in answers)) for row in range(len(features))]
+
+
+def predict(
+    record: Question,
+    features: Sequence[Feature],
+    answers: Sequence[Said],
+    settings: SpanConfig,
+    labels: Labels,
+) -> SpanPrediction:
+    """Return the best answers."""
+    del labels
+    limits = DecodingLimits(settings.n_best, settings.max_answer_length)
+    return decode(record.context, [feature.detail for feature in features], answers, limits)
+
+
+def scores(answered: Sequence[Answered], settings: SpanConfig, labels: Labels) -> dict[str, float]:
+    """Return the scores of SQuAD, exact match first."""
+    return squad_scores(
+        (
+            Answer(
+                _best(one.prediction).text,
+                one.prediction.null_odds if NO_ANSWER in labels else None,
+                one.record.answers,
+            )
+            for one in answered
+        ),
+        settings.null_threshold,
+    )
+
+
+def result(
+    record: Question, prediction: SpanPrediction, settings: SpanConfig, labels: Labels
+) -> dict[str, Any]:
+    """Return the answer, its place in the context, its score, and the best spans.
+
+    Without an answer, the text is "", and place and score are null.
+    """
+    given = _given(prediction, settings, labels)
+    is_there = given.text != ""
+    return {
+        "id": record.id,
+        "answer": given.text,
+        "start": given.start if is_there else None,
+        "end": given.end if is_there else None,
+        "score": given.score if is_there else None,
+        "null_odds": prediction.null_odds,
+        "best": _objects(prediction),
+    }
+
+
+def squad_lines(
+    answered: Iterator[Answered], settings: SpanConfig, labels: Labels
+) -> Iterator[str]:
+    """Yield the predictions of SQuAD: an answer for each id, "" where there is none."""
+    return _object_lines(
+        (one.record.id, _given(one.prediction, settings, labels).text) for one in answered
+    )
+
+
+def null_odds_lines(
+    answered: Iterator[Answered], settings: SpanConfig, labels: Labels
+) -> Iterator[str]:
+    """Yield the null odds for each id, as the official script reads them."""
+    del settings, labels
+    return _object_lines((one.record.id, one.prediction.null_odds) for one in answered)
+
+
+def best_lines(answered: Iterator[Answered], settings: SpanConfig, labels: Labels) -> Iterator[str]:
+    """Yield the best spans for each id."""
+    del settings, labels
+    return _object_lines((one.record.id, _objects(one.prediction)) for one in answered)
+
+
+OUTPUTS: Mapping[str, Lines] = {
+    "squad": squad_lines,
+    "squad-null-odds": null_odds_lines,
+    "squad-nbest": best_lines,
+}
+
+_NOTHING = Candidate("", 0, 0, 0.0, 0.0)
+
+
+def _best(prediction: SpanPrediction) -> Candidate:
+    return prediction.candidates[0] if prediction.candidates else _NOTHING
+
+
+def _given(prediction: SpanPrediction, settings: SpanConfig, labels: Labels) -> Candidate:
+    """Return the answer that is given: the best one, or nothing."""
+    is_nothing = NO_ANSWER in labels and prediction.null_odds > settings.null_threshold
+    return _NOTHING if is_nothing else _best(prediction)
+
+
+def _objects(prediction: SpanPrediction) -> list[dict[str, Any]]:
+    return [candidate._asdict() for candidate in prediction.candidates]
+
+
+def _object_lines(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
+    """Yield one JSON object over many lines, a pair a line."""
+    before = "{"
+    for key, value in pairs:
+        yield f"{before}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        before = ","
+    yield "}" if before == "," else "{}"

@@ -1,0 +1,82 @@
+"""Every task head as a problem: what it is asked, and the targets it learns from.
+
+A new head adds its cases here. ``test_task_heads`` proves the gradient of each, on two backends,
+and ``test_mutants`` breaks its backward functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from electra_ref.batch import Batch
+from electra_ref.model.heads.choice import ChoiceTargets
+from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
+from electra_ref.model.heads.regression import ScoreTargets
+from electra_ref.model.labelled import Form
+from tests.task_heads import DrawTargets, make_head_problem
+from tests.variants import VariantProblem
+
+FORMS: tuple[Form, ...] = ("original", "huggingface")
+LABELS = 3
+CHOICE_LENGTHS = (9, 6, 3, 7, 8, 5, 4)  # of the rows of a question with four choices, and of three
+
+
+class HeadCase(NamedTuple):
+    """A head and its targets."""
+
+    kind: str
+    outputs: int
+    draw: DrawTargets
+    settings: Mapping[str, Any] = {}  # of ``make_head_problem``
+    forms: tuple[Form, ...] = FORMS
+
+
+def draw_labels(random: np.random.Generator, tokens: Batch) -> LabelTargets:
+    rows = len(tokens.input_ids)
+    weights = np.arange(rows) != 1
+    return LabelTargets(random.integers(0, LABELS, rows).astype(np.int32), weights)
+
+
+def draw_label_sets(random: np.random.Generator, tokens: Batch) -> LabelSetTargets:
+    rows = len(tokens.input_ids)
+    has_label = random.integers(0, 2, (rows, LABELS)).astype(np.float32)
+    return LabelSetTargets(has_label, np.arange(rows) != 1)
+
+
+def draw_scores(random: np.random.Generator, tokens: Batch) -> ScoreTargets:
+    rows = len(tokens.input_ids)
+    return ScoreTargets(random.random(rows).astype(np.float32), np.arange(rows) != 1)
+
+
+def draw_choices(random: np.random.Generator, tokens: Batch) -> ChoiceTargets:
+    """Return questions of four and three choices; all rows are needed."""
+    del random
+    assert len(tokens.input_ids) == 7
+    rows = np.array([[0, 1, 2, 3], [4, 5, 6, 0]], np.int32)
+    is_choice = np.array([[True] * 4, [True] * 3 + [False]])
+    return ChoiceTargets(rows, is_choice, np.array([1, 2], np.int32), np.ones(2, bool))
+
+
+HEAD_CASES = {
+    "labels": HeadCase("classification", LABELS, draw_labels),
+    "label sets": HeadCase("classification", LABELS, draw_label_sets),
+    "scores": HeadCase("regression", 1, draw_scores),
+    "choices": HeadCase(
+        "multiple-choice",
+        1,
+        draw_choices,
+        {"lengths": CHOICE_LENGTHS, "shifts": {"task.output.bias": "task.output.weight"}},
+    ),
+}
+CASES_AND_FORMS = [(name, form) for name, case in HEAD_CASES.items() for form in case.forms]
+
+
+def problem_of(name: str, form: Form, **changes: Any) -> VariantProblem:
+    """Return the problem of a case, with other settings of ``make_head_problem``."""
+    case = HEAD_CASES[name]
+    return make_head_problem(
+        case.kind, form, case.outputs, case.draw, **{**case.settings, **changes}
+    )
