@@ -8,8 +8,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from electra_ref.model.heads.span import SpanTargets
-from electra_ref.model.heads.tagging import TagTargets
 
 from electra_ref.arrays import Array
 from electra_ref.backends import reference
@@ -19,6 +17,8 @@ from electra_ref.config.settings import to_toml
 from electra_ref.model.heads.choice import ChoiceTargets
 from electra_ref.model.heads.classification import LabelTargets
 from electra_ref.model.heads.regression import ScoreTargets
+from electra_ref.model.heads.span import SpanTargets
+from electra_ref.model.heads.tagging import TagTargets
 from electra_ref.model.labelled import LabelledBatch, Targets
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters, ParameterSpec

@@ -105,6 +105,23 @@ AREAS = {
         "report_drawing resumed_run run_data run_directory samples saved_model schedule step "
         "step_wiring stop_signals summation train_arguments train_command",
     ),
+    "spans": Area(
+        (
+            *(f"model.heads.{module}" for module in ("joint_span", "pooling", "span")),
+            *(
+                f"training.finetuning.{module}"
+                for module in (
+                    "formats.json_values",
+                    "formats.squad",
+                    "scores.squad",
+                    "span_decoding",
+                    "span_windows",
+                    "tasks.span_extraction",
+                )
+            ),
+        ),
+        "span_decoding span_extraction span_head span_windows squad_format squad_scores",
+    ),
     "prediction": Area(
         ("predict", "training.prediction"),
         "predict_batches predict_command predict_models predict_reading predict_view "

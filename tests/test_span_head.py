@@ -181,7 +181,7 @@ def test_micro_batches_add_up(form: str) -> None:
     terms = []
     for part in parts:
         run = ForwardPass(reference, FlatParameters(part.specs, part.vector), None)
-        output, cache = fine_tuning.forward(run, part.model, part.batch, None)
+        output, cache = fine_tuning.forward(run, part.model, part.batch, problem.stream)
         fine_tuning.backward(BackwardPass(reference, gradients), part.model, counts, cache)
         terms.append(output.terms)
     scale = np.abs(expected).max()
