@@ -132,6 +132,23 @@ AREAS = {
         ),
         "choice_files delimited finetuning_rows glue_files text_files text_tasks",
     ),
+    "spans": Area(
+        (
+            *(f"model.heads.{module}" for module in ("joint_span", "pooling", "span")),
+            *(
+                f"training.finetuning.{module}"
+                for module in (
+                    "formats.json_values",
+                    "formats.squad",
+                    "scores.squad",
+                    "span_decoding",
+                    "span_windows",
+                    "tasks.span_extraction",
+                )
+            ),
+        ),
+        "span_decoding span_extraction span_head span_windows squad_format squad_scores",
+    ),
     "prediction": Area(
         ("predict", "training.prediction"),
         "predict_batches predict_command predict_models predict_reading predict_view "
