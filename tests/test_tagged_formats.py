@@ -60,6 +60,7 @@ def test_conll_words_alone() -> None:
     ("text", "columns", "message"),
     [
         ("a X\nb Y Z\n", GUESSED, "f.conll, line 2: 3 columns, but the lines before have 2"),
+        ("a X\n# b Y\n", GUESSED, "f.conll, line 2: 3 columns, but the lines before have 2"),
         ("a X\n\nb\n", GUESSED, "f.conll, line 3: 1 columns, but the lines before have 2"),
         ("\na\n", GUESSED, "f.conll, line 2: word and tag are the same column of 1"),
         ("a X", Columns(1, 3, "", ""), "line 1: tag_column = 3, but the line has 2 columns"),
