@@ -15,13 +15,17 @@ from electra_ref.batch import Batch
 from electra_ref.model.heads.choice import ChoiceTargets
 from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
 from electra_ref.model.heads.regression import ScoreTargets
-from electra_ref.model.labelled import Form
+from electra_ref.model.heads.tagging import TagTargets
 from tests.task_heads import DrawTargets, make_head_problem
 from tests.variants import VariantProblem
 
-FORMS: tuple[Form, ...] = ("original", "huggingface")
+FORMS: tuple[str, ...] = ("original", "huggingface")
 LABELS = 3
 CHOICE_LENGTHS = (9, 6, 3, 7, 8, 5, 4)  # of the rows of a question with four choices, and of three
+
+TAG_POSITIONS = np.array([[1, 3, 4, 7], [2, 4, 0, 0], [0, 0, 0, 0], [1, 2, 5, 0]], np.int32)
+IS_WORD = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]], bool)
+WITHOUT_TAG = (0, 2)  # a word whose tag is not known
 
 
 class HeadCase(NamedTuple):
@@ -31,7 +35,7 @@ class HeadCase(NamedTuple):
     outputs: int
     draw: DrawTargets
     settings: Mapping[str, Any] = {}  # of ``make_head_problem``
-    forms: tuple[Form, ...] = FORMS
+    forms: tuple[str, ...] = FORMS
 
 
 def draw_labels(random: np.random.Generator, tokens: Batch) -> LabelTargets:
@@ -60,6 +64,15 @@ def draw_choices(random: np.random.Generator, tokens: Batch) -> ChoiceTargets:
     return ChoiceTargets(rows, is_choice, np.array([1, 2], np.int32), np.ones(2, bool))
 
 
+def draw_tags(random: np.random.Generator, tokens: Batch) -> TagTargets:
+    """Return tags for words of four rows; one row has no word, one word has no tag."""
+    assert (TAG_POSITIONS.max(axis=1) < tokens.attention_mask.sum(axis=1)).all()
+    weights = IS_WORD.copy()
+    weights[WITHOUT_TAG] = False
+    labels = np.where(weights, random.integers(0, LABELS, weights.shape), 0).astype(np.int32)
+    return TagTargets(TAG_POSITIONS, labels, weights)
+
+
 HEAD_CASES = {
     "labels": HeadCase("classification", LABELS, draw_labels),
     "label sets": HeadCase("classification", LABELS, draw_label_sets),
@@ -70,11 +83,12 @@ HEAD_CASES = {
         draw_choices,
         {"lengths": CHOICE_LENGTHS, "shifts": {"task.output.bias": "task.output.weight"}},
     ),
+    "tags": HeadCase("tagging", LABELS, draw_tags),
 }
 CASES_AND_FORMS = [(name, form) for name, case in HEAD_CASES.items() for form in case.forms]
 
 
-def problem_of(name: str, form: Form, **changes: Any) -> VariantProblem:
+def problem_of(name: str, form: str, **changes: Any) -> VariantProblem:
     """Return the problem of a case, with other settings of ``make_head_problem``."""
     case = HEAD_CASES[name]
     return make_head_problem(

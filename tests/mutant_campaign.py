@@ -69,7 +69,7 @@ AREAS = {
         ("model",),
         "discriminator_input electra_gradients fixtures generation inference metamorphic "
         "objective_gradients objective_runs objective_values objectives parameters step "
-        "step_wiring",
+        "step_wiring task_heads",
     ),
     "huggingface": Area(
         (
@@ -104,6 +104,73 @@ AREAS = {
         "pretraining_run pretraining_task products progress records report report_command "
         "report_drawing resumed_run run_data run_directory samples saved_model schedule step "
         "step_wiring stop_signals summation train_arguments train_command",
+    ),
+    "text_tasks": Area(
+        (
+            "training.finetuning.rows",
+            "training.finetuning.tally",
+            *(
+                f"training.finetuning.{module}"
+                for module in (
+                    "formats.choice_record",
+                    "formats.choices",
+                    "formats.columns",
+                    "formats.delimited",
+                    "formats.glue",
+                    "formats.json_lines",
+                    "formats.race",
+                    "formats.swag",
+                    "formats.text_record",
+                    "formats.texts",
+                    "scores.labels",
+                    "scores.numbers",
+                    "tasks.classification",
+                    "tasks.multiple_choice",
+                    "tasks.regression",
+                )
+            ),
+        ),
+        "choice_files delimited finetuning_rows glue_files text_files text_tasks",
+    ),
+    "spans": Area(
+        (
+            *(f"model.heads.{module}" for module in ("joint_span", "pooling", "span")),
+            *(
+                f"training.finetuning.{module}"
+                for module in (
+                    "formats.json_values",
+                    "formats.squad",
+                    "scores.squad",
+                    "span_decoding",
+                    "span_windows",
+                    "tasks.span_extraction",
+                )
+            ),
+        ),
+        "span_decoding span_extraction span_head span_windows squad_format squad_scores",
+    ),
+    "tagging": Area(
+        (
+            "model.heads.tagging",
+            *(
+                f"training.finetuning.{module}"
+                for module in (
+                    "formats.conll",
+                    "formats.conllu",
+                    "formats.propbank",
+                    "formats.schemes",
+                    "formats.sentences",
+                    "formats.tagged_files",
+                    "formats.token_lines",
+                    "scores.entity_f1",
+                    "scores.role_f1",
+                    "tag_labels",
+                    "tasks.tagging",
+                    "word_rows",
+                )
+            ),
+        ),
+        "tag_schemes tagged_formats tagging_head tagging_scores tagging_task task_heads word_rows",
     ),
     "prediction": Area(
         ("predict", "training.prediction"),

@@ -13,7 +13,6 @@ from electra_ref.model.encoder import hidden_states
 from electra_ref.model.heads.choice import ChoiceTargets
 from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
 from electra_ref.model.heads.regression import ScoreTargets
-from electra_ref.model.labelled import Form
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.model.passes import ForwardPass
@@ -33,23 +32,23 @@ OF_CLS_AND_FORMS = [(name, form) for name in OF_CLS for form in FORMS]
 
 @pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
 @pytest.mark.parametrize(("scale", "seed"), [(0.02, 2), (0.5, 3)])
-def test_gradient_of_every_tensor(name: str, form: Form, scale: float, seed: int) -> None:
+def test_gradient_of_every_tensor(name: str, form: str, scale: float, seed: int) -> None:
     check_complex_step(problem_of(name, form, scale=scale, seed=seed, num_hidden_layers=2), seed)
 
 
 @pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
-def test_gradient_against_finite_differences(name: str, form: Form) -> None:
+def test_gradient_against_finite_differences(name: str, form: str) -> None:
     check_finite_differences(problem_of(name, form))
 
 
 @pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
-def test_cpu_computes_the_same(name: str, form: Form) -> None:
+def test_cpu_computes_the_same(name: str, form: str) -> None:
     check_cpu(problem_of(name, form))
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["labels", "label sets", "scores"])
-def test_micro_batches_add_up(name: str, form: Form) -> None:
+def test_micro_batches_add_up(name: str, form: str) -> None:
     whole = problem_of(name, form)
     targets = whole.batch.targets
     halves = [slice(0, 2), slice(2, 4)]  # the first one has a row that does not count
@@ -104,7 +103,7 @@ def expected_loss(targets: Any, answers: npt.NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize(("name", "form"), OF_CLS_AND_FORMS)
-def test_loss_in_plain_numpy(name: str, form: Form) -> None:
+def test_loss_in_plain_numpy(name: str, form: str) -> None:
     """Answers of a pass without a stream are those of training: there is no dropout then."""
     problem = problem_of(name, form)._replace(stream=None)
     output = output_of(problem, problem.vector)
@@ -130,7 +129,7 @@ def test_logits_in_plain_numpy(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "form"), OF_CLS_AND_FORMS)
-def test_dropout_of_the_head_is_its_own(name: str, form: Form) -> None:
+def test_dropout_of_the_head_is_its_own(name: str, form: str) -> None:
     """With no other dropout, it changes the loss; at a rate of 0 it does not."""
     calm = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
     dropped = problem_of(name, form, **calm, head_dropout=0.5)

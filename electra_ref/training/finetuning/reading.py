@@ -97,7 +97,7 @@ def _read(
         "notes": tally.counts(),
     }
     lines = [f"{path}: {len(records):,} examples, {len(features):,} rows, {tokens:,} tokens"]
-    lines += [f"{path}: {line}" for line in tally.lines()]
+    lines += list(tally.lines())
     if counts.invalid_bytes:
-        lines.append(f"{path}: {counts.invalid_bytes:,} invalid bytes left out")
+        lines.append(f"{counts.invalid_bytes:,} invalid bytes left out")
     return ReadFile(data, lines, facts)

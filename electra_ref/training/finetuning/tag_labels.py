@@ -1,6 +1,6 @@
 """Labels of a model that tags words, and the tags of sentences in its terms and back.
 
-Labels that spell spans are those of LEARNED_SCHEME, or of what scheme a model from elsewhere has.
+Labels that spell spans are those of iobes; a model from elsewhere may have those of another scheme.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from electra_ref.training.finetuning.formats.schemes import (
     MixedTagsError,
     detect,
     is_in_scheme,
-    labels_of_types,
     scheme_of_labels,
     spans_of,
     tags_of,
@@ -24,21 +23,20 @@ from electra_ref.training.finetuning.formats.sentences import UNTAGGED, Sentence
 from electra_ref.training.finetuning.tally import Tally
 
 AUTO = "auto"
-LEARNED_SCHEME = "iobes"
 WRITTEN_SCHEME = "iob2"  # where nothing says which scheme the training data had
 
 
 def find_labels(sentences: Iterable[Sequence[str]], scheme: str) -> tuple[str, ...]:
     """Return the labels of sentences of tags in ``scheme``, in alphabetical order.
 
-    Those of spans are all that LEARNED_SCHEME has for the types that occur. Raises UserError if
-    there are fewer than two.
+    Those of spans are all that iobes has for the types that occur. Raises UserError if there are
+    fewer than two.
     """
     if scheme == NONE:
         labels = sorted({tag for tags in sentences for tag in tags} - {UNTAGGED})
     else:
-        spans = (span for tags in sentences for span in spans_of(tags))
-        labels = labels_of_types({span.type for span in spans}, LEARNED_SCHEME)
+        types = {span.type for tags in sentences for span in spans_of(tags)}
+        labels = sorted([OUTSIDE, *(f"{letter}-{kind}" for letter in "BIES" for kind in types)])
     if len(labels) < 2:
         raise UserError(
             f"all words of the training data have the tag {''.join(labels)!r}: there is nothing to "

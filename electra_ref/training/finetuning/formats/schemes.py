@@ -136,9 +136,3 @@ def scheme_of_labels(labels: Iterable[str]) -> str:
     if letters & set("ES"):
         return "iobes"
     return "iob2" if "B" in letters else "iob1"
-
-
-def labels_of_types(types: Iterable[str], scheme: str) -> list[str]:
-    """Return the tags of spans of ``types`` in ``scheme``, and OUTSIDE, in alphabetical order."""
-    letters = {*_LETTERS[scheme], *("B" if scheme == "iob1" else "")}
-    return sorted([OUTSIDE, *(f"{letter}-{kind}" for letter in letters for kind in types)])

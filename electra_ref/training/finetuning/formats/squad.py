@@ -121,7 +121,8 @@ def _entries(file: InputFile) -> Iterator[tuple[dict[str, Any], str]]:
         yield from _lines(file, head)
         return
     text = head + "".join(file.blocks)
-    value = value if text.strip() == first.strip() else _parse(text, file)
+    if value is None or text.strip() != first.strip():
+        value = _parse(text, file)
     if isinstance(value, dict):
         value = list_of(value, "data", file.name)
     if not isinstance(value, list):

@@ -25,6 +25,8 @@ def accuracy(right: Numbers, predicted: Numbers) -> float:
 
 def matthews_correlation(right: Numbers, predicted: Numbers) -> float:
     """Return the correlation of ``predicted`` (N,) and ``right`` (N,) labels."""
+    if len(np.union1d(right, predicted)) < 2:
+        return 0.0
     from sklearn.metrics import matthews_corrcoef  # noqa: PLC0415  (slow to import)
 
     return float(matthews_corrcoef(right, predicted))

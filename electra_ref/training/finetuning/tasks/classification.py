@@ -62,7 +62,7 @@ class ClassificationConfig(FinetuningConfig, TextFilesConfig):
     label_separator: str = setting(",", "what stands between labels, with multi_label")
 
 
-TABLE = ClassificationConfig
+TABLE: type[FinetuningConfig] = ClassificationConfig
 
 
 class Prediction(NamedTuple):

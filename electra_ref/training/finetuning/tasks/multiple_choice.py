@@ -55,7 +55,7 @@ class MultipleChoiceConfig(FinetuningConfig):
     )
 
 
-TABLE = MultipleChoiceConfig
+TABLE: type[FinetuningConfig] = MultipleChoiceConfig
 
 
 class Prediction(NamedTuple):

@@ -61,7 +61,7 @@ class RegressionConfig(FinetuningConfig, TextFilesConfig):
             )
 
 
-TABLE = RegressionConfig
+TABLE: type[FinetuningConfig] = RegressionConfig
 
 
 def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:

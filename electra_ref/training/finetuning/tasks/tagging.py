@@ -1,7 +1,8 @@
 """A tag for each word: named entities, parts of speech, chunks, slots, semantic roles.
 
 Tags that spell spans (``formats.schemes``) are read in any scheme, learned as IOBES, as in the
-original, and written in the scheme of the training data. The tag of a word is the most probable
+original, and written in the scheme that the settings name; ``settled`` names that of the training
+data, and otherwise it is iob2. The tag of a word is the most probable
 one, whatever its neighbours have. The tags of a sentence are then read by the rule of
 ``formats.schemes``, by which all sequences have spans, and written anew, so they are well formed.
 
