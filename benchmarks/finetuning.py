@@ -53,7 +53,8 @@ def row_lengths(workload: str, rows: int, longest: int) -> list[int]:
     """Return the tokens of ``rows`` rows of a ``workload``, at most ``longest``."""
     mean, deviation = WORKLOADS[workload]
     pieces = np.random.default_rng(SEED).lognormal(mean, deviation, rows)
-    return np.clip(np.rint(pieces) + 2, SHORTEST, min(LONGEST, longest)).astype(int).tolist()
+    lengths = np.clip(np.rint(pieces) + 2, SHORTEST, min(LONGEST, longest))
+    return [int(length) for length in lengths]
 
 
 def batches_of(reading: Reading, vocab_size: int) -> Iterator[LabelledBatch]:
