@@ -31,9 +31,10 @@ BATCH_TOKENS = 4096
 TOP_K = 5
 
 DESCRIPTION = """\
-Say which tokens of each line were probably replaced (rtd), or what fills each [MASK] (mlm).
+Say which tokens of each line were probably replaced (rtd), or what fills each [MASK] (mlm), or do
+the task that a model was fine-tuned for.
 
-Every line of the input has one line of JSON in the output, in the same order:
+Of rtd and mlm, every line of the input has one line of JSON in the output, in the same order:
   rtd  {"tokens": [...], "ids": [...], "offsets": [[start, end], ...], "logits": [...]}
        a token each, [CLS] and [SEP] included (offset null); a positive logit means replaced
   mlm  {"masks": [{"offset": [start, end], "fillings": [{"token", "id", "probability"}, ...]},
@@ -45,6 +46,9 @@ the most context.
 Lines are text, or JSON objects: {"text": ..., "text_pair": ..., "id": ...}. Of a pair, "texts"
 (rtd) or "text" (mlm) tells which text an offset is of. An id is repeated in the answer; other keys
 are passed over. A model that was trained on token ids reads {"ids": [...]}; a mask is "[MASK]".
+
+A fine-tuned model reads files as those it learned from, with labels or without, and writes a line
+of JSON for each record: label and probabilities, a number, tags and spans, an answer, a choice.
 """
 
 

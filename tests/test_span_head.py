@@ -32,7 +32,7 @@ from tests.span_problems import (
     span_problem,
 )
 from tests.test_electra_gradients import assert_small
-from tests.tiny_electra import STREAM, remembering_backend
+from tests.tiny_electra import remembering_backend
 from tests.variants import (
     VariantProblem,
     derivative_along,
@@ -181,7 +181,7 @@ def test_micro_batches_add_up(form: str) -> None:
     terms = []
     for part in parts:
         run = ForwardPass(reference, FlatParameters(part.specs, part.vector), None)
-        output, cache = fine_tuning.forward(run, part.model, part.batch, STREAM)
+        output, cache = fine_tuning.forward(run, part.model, part.batch, problem.stream)
         fine_tuning.backward(BackwardPass(reference, gradients), part.model, counts, cache)
         terms.append(output.terms)
     scale = np.abs(expected).max()

@@ -87,10 +87,13 @@ def begin(
     encoder: EncoderSource,
     prepared: Prepared,
     progress: Progress,
+    *,
+    is_ours: bool = False,
 ) -> Trainer:
     """Create the run's folder ``path``, return the trainer at step 0, with a checkpoint of it.
 
-    Raises UserError if the folder or the model cannot be used; then nothing is left behind.
+    Raises UserError if the folder or the model cannot be used; then nothing is left behind. An
+    empty folder that was there before is deleted only if it ``is_ours``.
     """
     settings = with_steps(settings, len(prepared.train.data.features))
     opened = open_backend(settings.device, settings.precision)
@@ -99,7 +102,7 @@ def begin(
         device=opened.device, precision=opened.dtype, backend=opened.name
     )
     facts = {KIND: FINETUNING, "task": settings.task, "files": files._asdict()}
-    is_ours = not os.path.lexists(path)
+    is_ours = is_ours or not os.path.lexists(path)
     run = RunDirectory.create(path, to_toml(settings), {**environment, **facts})
     try:
         data = {"train": prepared.train.facts, "dev": prepared.dev.facts}

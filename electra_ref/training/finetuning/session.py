@@ -73,11 +73,12 @@ def train_new(
     prepared = _prepared(settings, files, encoder, progress, stop)
     if prepared is None:
         return None
+    is_ours = path is None
     path = path or new_run_path(RUNS, settings.task)
     if count is not None:
         begin_seeds(path, settings, files, count)
         return _train_seeds(path, (encoder, prepared), (), limits, progress, stop)
-    trainer = run.begin(path, settings, files, encoder, prepared, progress)
+    trainer = run.begin(path, settings, files, encoder, prepared, progress, is_ours=is_ours)
     with trainer.run:
         return _ended(trainer, limits, stop)
 

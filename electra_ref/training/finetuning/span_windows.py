@@ -2,9 +2,13 @@
 
     [CLS] question [SEP] part of the context [SEP]
 
-A window begins ``doc_stride`` tokens after the one before; the last one is shorter. A token is
-answered from the window in which it has the most context: the smaller one of its distances to both
-ends, plus a hundredth of the window's length, is largest; of equal windows in the first.
+A window begins ``doc_stride`` tokens after the one before, but at most half of the tokens that a
+window shows. So an answer of at most half a window is whole in one of them; the original moves by a
+whole window where rows are short. The last window is shorter.
+
+A token is answered from the window in which it has the most context: the smaller one of its
+distances to both ends, plus a hundredth of the window's length, is largest; of equal windows in the
+first.
 
 Each token knows its characters in the context, so an answer is a piece of the context as it is
 written. The original takes whole words of the context and looks in them for the answer's pieces
@@ -28,8 +32,9 @@ import numpy.typing as npt
 
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.squad import Question
+from electra_ref.training.finetuning.rows import row_of
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Feature, Row
+from electra_ref.training.finetuning.task import Feature
 
 SPECIAL = 3  # [CLS] and twice [SEP]
 LENGTH_SHARE = 0.01  # of a window's length, which counts as context
@@ -53,45 +58,48 @@ class Window(NamedTuple):
     impossible: bool  # the question has no answer
     is_labelled: bool  # something is known of the answer
 
+    def __repr__(self) -> str:
+        """Return what is learned from the window: a hash of the data is made of it."""
+        return f"Window{self.answer, self.impossible, self.is_labelled}"
+
 
 def windows_of(
     number: int, record: Question, tokenizer: WordPiece, limits: Limits, tally: Tally
 ) -> list[Feature]:
     """Return the windows of the question ``number``, one at least."""
-    cls, sep = tokenizer.special_tokens.cls, tokenizer.special_tokens.sep
     question = tokenizer.encode(record.question)
     most = min(limits.question, (limits.longest - SPECIAL) // 2)
     if len(question) > most:
         tally.add(f"questions cut to {most} tokens", f"id {record.id}")
-    question = [cls, *question[:most], sep]
+    question = question[:most]
     context = tokenizer.encode_with_offsets(record.context)
     offsets = np.array(context.offsets, np.int32).reshape(-1, 2)
     answer = _tokens_of(record, offsets, tally)
-    room = limits.longest - len(question) - 1
+    room = limits.longest - SPECIAL - len(question)
+    first = len(question) + 2
     parts = parts_of(len(offsets), room, limits.stride)
     if len(parts) > 1:
         tally.add(f"contexts in several windows of {limits.longest} tokens", f"id {record.id}")
     features = []
     for (start, end), owned in zip(parts, owned_of(parts), strict=True):
-        ids = np.array([*question, *context.ids[start:end], sep], np.int32)
-        segments = (np.arange(ids.size) >= len(question)).astype(np.int32)
+        row = row_of(tokenizer.special_tokens, question, context.ids[start:end])
         window = Window(
-            first=len(question),
+            first=first,
             offsets=offsets[start:end],
             owned=(owned[0] - start, owned[1] - start),
-            answer=_columns(answer, start, end, len(question)),
+            answer=_columns(answer, start, end, first),
             impossible=record.impossible,
             is_labelled=record.impossible or record.span is not None,
         )
         if record.span is not None and window.answer == (0, 0):
             tally.add("windows that do not show the whole answer", f"id {record.id}")
-        features.append(Feature(number, (Row(ids, segments),), window))
+        features.append(Feature(number, (row,), window))
     return features
 
 
 def parts_of(length: int, room: int, stride: int) -> list[tuple[int, int]]:
     """Return [start, end) of the windows of ``room`` tokens over ``length``, one at least."""
-    step = min(stride, room)
+    step = max(1, min(stride, room // 2))
     starts = range(0, max(length - room, 0) + step, step)
     return [(start, min(start + room, length)) for start in starts]
 

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 from electra_ref.errors import UserError
 from electra_ref.text.decoding import replace_surrogates
 from electra_ref.text.lines import End, read_lines
+from electra_ref.training.finetuning.formats.json_lines import kind_of
 from electra_ref.training.finetuning.formats.json_values import (
     keys_of,
-    kind_of,
     list_of,
     object_of,
     text_of,
@@ -121,7 +121,8 @@ def _entries(file: InputFile) -> Iterator[tuple[dict[str, Any], str]]:
         yield from _lines(file, head)
         return
     text = head + "".join(file.blocks)
-    value = value if text.strip() == first.strip() else _parse(text, file)
+    if value is None or text.strip() != first.strip():
+        value = _parse(text, file)
     if isinstance(value, dict):
         value = list_of(value, "data", file.name)
     if not isinstance(value, list):

@@ -230,6 +230,7 @@ def _object_lines(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
     """Yield one JSON object over many lines, a pair a line."""
     before = "{"
     for key, value in pairs:
-        yield f"{before}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        pair = json.dumps({key: value}, ensure_ascii=False)
+        yield before + pair[1:-1]
         before = ","
     yield "}" if before == "," else "{}"
