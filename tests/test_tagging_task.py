@@ -142,6 +142,15 @@ def test_too_many_unknown_labels_are_an_error() -> None:
     assert len(records(text, "dev", ENTITY_LABELS, unseen_share=0.12)) == 9
 
 
+def test_a_word_without_a_tag_is_no_unknown_label() -> None:
+    tally = Tally()
+    text = '{"tokens": ["a", "d"], "tags": ["", "B-X"]}'
+    read = records(text, "dev", ENTITY_LABELS, "f.jsonl", tally)
+    assert tally.counts() == {}
+    (feature,) = features_of(read, TaggingConfig(), ENTITY_LABELS)
+    assert feature.detail.labels.tolist() == [-1, ENTITY_LABELS.index("S-X")]
+
+
 def test_dev_may_spell_spans_in_another_scheme() -> None:
     _, settings, labels = trained(IOB1)
     (one,) = records("a B-X\nd I-X\ne I-X\n", "dev", labels)
