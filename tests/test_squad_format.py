@@ -116,6 +116,7 @@ def test_an_answer_that_is_not_there_is_skipped_in_training_and_kept_to_score() 
         ("london", 26, (26, 32)),  # case
         ("Ada Lovelace", 0, (0, 13)),  # white space inside
         (" London ", 25, (26, 32)),  # and around
+        (" in ", 22, (23, 25)),
         ("London", 27, (26, 32)),  # in the word that the place touches
         ("ondon", 26, (27, 32)),
         ("London", 0, None),  # in the context, but elsewhere
@@ -173,6 +174,7 @@ def test_single_surrogates_are_replaced() -> None:
         ('{"data": [\n{"a": 1},\n{"b" 2}]}', "f.json, line 3: .* no JSON .*column 6"),
         (line_of(BORN) + "\n{'id': 1}", "f.json, line 2: .* no JSON"),
         (line_of(BORN) + "\n[1]", "f.json, line 2: expected a JSON object, not an array"),
+        ('{"data": []}\n{"data": []}', "f.json, line 2: .* no JSON .*Extra data"),
         ("12", "f.json: expected SQuAD JSON .*not a number"),
         ('{"data": 1}', "f.json: 'data' should be an array, not a number"),
         ('{"data": [1]}', "f.json, entry 1 of the data: expected a JSON object, not a number"),
