@@ -67,6 +67,13 @@ def test_one_question_a_line(end: str) -> None:
     assert read(first + end + second + end) == EXPECTED
 
 
+def test_only_ends_of_lines_end_a_line() -> None:
+    entry = {"context": CONTEXT, **BORN, "question": "a\u2028b\x85c_d"}
+    text = json.dumps(entry, ensure_ascii=False)
+    (question, _) = read(text + "\n" + line_of(NONE))
+    assert question.question == entry["question"]
+
+
 def test_one_line_alone() -> None:
     assert read(line_of(BORN)) == EXPECTED[:1]
 
