@@ -182,6 +182,7 @@ def test_single_surrogates_are_replaced() -> None:
         (line_of(BORN) + "\n{'id': 1}", "f.json, line 2: .* no JSON"),
         (line_of(BORN) + "\n[1]", "f.json, line 2: expected a JSON object, not an array"),
         ('{"data": []}\n{"data": []}', "f.json, line 2: .* no JSON .*Extra data"),
+        ("x" * 500, "f.json, line 1: .* no JSON"),
         ("12", "f.json: expected SQuAD JSON .*not a number"),
         ('{"data": 1}', "f.json: 'data' should be an array, not a number"),
         ('{"data": [1]}', "f.json, entry 1 of the data: expected a JSON object, not a number"),
@@ -202,6 +203,7 @@ def test_what_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read(text)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 def test_lines_are_read_as_they_come() -> None:
