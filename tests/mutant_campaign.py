@@ -149,6 +149,30 @@ AREAS = {
         ),
         "span_decoding span_extraction span_head span_windows squad_format squad_scores",
     ),
+    "tagging": Area(
+        (
+            "model.heads.tagging",
+            *(
+                f"training.finetuning.{module}"
+                for module in (
+                    "formats.conll",
+                    "formats.conllu",
+                    "formats.propbank",
+                    "formats.schemes",
+                    "formats.sentences",
+                    "formats.tagged_files",
+                    "formats.token_lines",
+                    "scores.entity_f1",
+                    "scores.role_f1",
+                    "tag_labels",
+                    "tag_results",
+                    "tasks.tagging",
+                    "word_rows",
+                )
+            ),
+        ),
+        "tag_schemes tagged_formats tagging_head tagging_scores tagging_task task_heads word_rows",
+    ),
     "prediction": Area(
         ("predict", "training.prediction"),
         "predict_batches predict_command predict_models predict_reading predict_view "

@@ -307,6 +307,18 @@ def test_the_card_has_the_scores_of_the_step(tmp_path: Path) -> None:
         assert absent not in card
 
 
+def test_the_card_says_what_an_output_means(exported: Path, tmp_path: Path) -> None:
+    assert (
+        "each label whose output is above 0"
+        in (exported / "several labels a text" / "README.md").read_text()
+    )
+    assert "The score is" not in (exported / "a number" / "README.md").read_text()
+    stored = draw_stored("a number", lowest_score=1.0, highest_score=5.0)
+    folder = export(stored, tmp_path / "hf")
+    assert "The score is 1 + 4 x the output of the model." in (folder / "README.md").read_text()
+    assert open_fine_tuned(folder).settings == stored.settings
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_model_of_other_origin_has_no_training_on_its_card(name: str, exported: Path) -> None:
     card = (exported / name / "README.md").read_text()

@@ -116,6 +116,7 @@ def test_some_tags_with_letters_and_some_without_are_refused() -> None:
 
 def test_labels_tell_their_scheme() -> None:
     assert scheme_of_labels(["B-X", "E-X", "I-X", "O", "S-X"]) == "iobes"
+    assert scheme_of_labels(["O", "S-X"]) == "iobes"
     assert scheme_of_labels(["B-X", "I-X", "L-X", "O", "U-X"]) == "bilou"
     assert scheme_of_labels(["B-X", "I-X", "O"]) == "iob2"
     assert scheme_of_labels(["O", "I-LOC", "I-PER"]) == "iob1"

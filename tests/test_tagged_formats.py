@@ -60,6 +60,7 @@ def test_conll_words_alone() -> None:
     ("text", "columns", "message"),
     [
         ("a X\nb Y Z\n", GUESSED, "f.conll, line 2: 3 columns, but the lines before have 2"),
+        ("a X\n# b Y\n", GUESSED, "f.conll, line 2: 3 columns, but the lines before have 2"),
         ("a X\n\nb\n", GUESSED, "f.conll, line 3: 1 columns, but the lines before have 2"),
         ("\na\n", GUESSED, "f.conll, line 2: word and tag are the same column of 1"),
         ("a X", Columns(1, 3, "", ""), "line 1: tag_column = 3, but the line has 2 columns"),
@@ -224,7 +225,8 @@ def test_a_json_file_names_the_line_where_an_object_begins() -> None:
         ({"tokens": ["a"], "tags": ["O", "O"]}, "1 words, but 2 tags"),
         ({"text": "a"}, "of the columns or keys 'text', none of them is known: set word_key"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": 1}, "predicate = 1 is no number of a word"),
-        ({"tokens": ["a"], "tags": ["O"], "predicate": True}, "predicate = True is no number"),
+        ({"tokens": ["a", "b"], "tags": ["O", "O"], "predicate": True}, "predicate = True is no"),
+        ({"tokens": ["a"], "tags": ["O"], "predicate": "0"}, "predicate = '0' is no number"),
         (["a"], "expected a JSON object with words"),
     ],
 )

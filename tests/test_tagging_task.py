@@ -274,7 +274,7 @@ def test_semantic_roles_from_end_to_end() -> None:
     missed = [answer(read[0], "S-V", "S-A", "S-C-A")]  # two parts are no one part
     assert tagging.scores(missed, settings, labels)["f1"] == 0.0
     assert tagging.result(read[0], answered[0].prediction, settings, labels)["predicate"] == 0
-    assert list(tagging.conll_lines(iter(answered), settings, labels)) == [
+    assert list(tagging.in_columns(iter(answered), settings, labels)) == [
         "a V B-V", "d - B-A", "e - I-A", "",
     ]  # fmt: skip
 
@@ -292,7 +292,7 @@ def test_lines_of_conll_can_be_read_again() -> None:
     _, settings, labels = trained(IOB1)
     one = sentence_of("here", ["New York", "\u00a0", "d"], None)
     lines = list(
-        tagging.conll_lines(
+        tagging.in_columns(
             iter([answer(one, "S-X", "O", "S-X"), answer(one, "O", "O", "O")]), settings, labels
         )
     )

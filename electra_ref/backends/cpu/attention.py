@@ -34,10 +34,9 @@ from electra_ref.backends.cpu.matrix_product import (
     empty_panels,
     multiply_columns,
     multiply_rows,
-    pack_columns,
-    pack_rows,
 )
-from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel
+from electra_ref.backends.cpu.panels import copy_columns, transpose_panel
+from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS
 from electra_ref.backends.reference.attention import PADDING_SCORE
 from electra_ref.compilation import jit
 
@@ -168,16 +167,16 @@ def _attend(
     factor = np.float32(1.0 / math.sqrt(head_width))
     keys, values = _pack_transpose(key), _pack(value)
     scores = np.empty((min(QUERIES, length), padding.size), np.float32)
-    zeros = np.zeros((QUERIES, max(padding.size, head_width)), np.float32)
+    zeros = _zeros(max(padding.size, head_width))
     for first in range(0, length, QUERIES):
         count = min(QUERIES, length - first)
         rows = slice(first, first + count)
-        multiply_rows(query[rows], keys, zeros, scores[:count])
+        multiply_rows(query[rows], keys, zeros[:count], scores[:count])
         for i in range(count):
             _softmax_row(scores[i], factor, padding)
             if keeps:
                 _drop_row(scores[i], bits[first + i], threshold, scale, probabilities[first + i])
-        multiply_rows(scores[:count, :length], values, zeros, context[rows])
+        multiply_rows(scores[:count, :length], values, zeros[:count], context[rows])
 
 
 @jit(fastmath=SUM)
@@ -255,35 +254,35 @@ def _attend_backward(
     length, head_width = query.shape
     factor = np.float32(1.0 / math.sqrt(head_width))
     keys, values = _pack(key), _pack_transpose(value)
-    zeros = _zeros(max(length, head_width))
+    zeros = _zeros(max(values.shape[0] * COLUMNS, head_width))
     dropped = np.empty((length, length), np.float32)
-    dscores = np.empty((length, length), np.float32)
-    for first in range(0, length, ROWS):
-        last = min(first + ROWS, length)
-        multiply_rows(dcontext[first:last], values, zeros, dscores[first:last, :length])
-        for t in range(first, last):
+    dscores = np.empty((length, values.shape[0] * COLUMNS), np.float32)
+    for first in range(0, length, QUERIES):
+        rows = slice(first, min(first + QUERIES, length))
+        multiply_rows(dcontext[rows], values, zeros[: rows.stop - first], dscores[rows])
+        for t in range(first, rows.stop):
             _softmax_row_backward(probabilities[t], scale, factor, dscores[t], dropped[t])
-        multiply_rows(dscores[first:last, :length], keys, zeros, dquery[first:last])
+        multiply_rows(dscores[rows, :length], keys, zeros[: rows.stop - first], dquery[rows])
     queries, dcontexts = _pack(query), _pack(dcontext)
-    for first in range(0, length, ROWS):
-        rows = slice(first, first + ROWS)
-        multiply_columns(dropped[:, rows], dcontexts, zeros, dvalue[rows])
-        multiply_columns(dscores[:, rows], queries, zeros, dkey[rows])
+    for first in range(0, length, QUERIES):
+        rows = slice(first, min(first + QUERIES, length))
+        multiply_columns(dropped[:, rows], dcontexts, zeros[: rows.stop - first], dvalue[rows])
+        multiply_columns(dscores[:, rows], queries, zeros[: rows.stop - first], dkey[rows])
 
 
 @jit(fastmath=SUM)
 def _softmax_row_backward(
     probabilities: Float32, scale: np.float32, factor: np.float32, ds: Float32, dropped: Float32
 ) -> None:
-    """Turn dA into dS in ``ds`` (T,), and write A to ``dropped`` (T,)."""
+    """Turn dA into dS in the first T of ``ds``, and write A to ``dropped`` (T,)."""
     total = np.float32(0.0)
-    for i in range(ds.size):
+    for i in range(dropped.size):
         kept = scale if probabilities[i] >= 0.0 else np.float32(0.0)
         p = abs(probabilities[i])
         dropped[i] = p * kept
         ds[i] = p * (ds[i] * kept)
         total += ds[i]
-    for i in range(ds.size):
+    for i in range(dropped.size):
         ds[i] = (ds[i] - abs(probabilities[i]) * total) * factor
 
 
@@ -291,13 +290,8 @@ def _softmax_row_backward(
 def _pack(matrix: Float32) -> Float32:
     """Return ``matrix`` (K, N) in panels."""
     panels = empty_panels(matrix.shape[0], matrix.shape[1])
-    sums = np.zeros((1, COLUMNS), np.float32)
     for j in range(panels.shape[0]):
-        columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
-        if columns.stop <= matrix.shape[1]:
-            copy_panel(matrix[:, columns], panels[j], sums)
-        else:
-            pack_columns(matrix[:, columns], panels[j])
+        copy_columns(matrix[:, j * COLUMNS : (j + 1) * COLUMNS], panels[j])
     return panels
 
 
@@ -306,11 +300,11 @@ def _pack_transpose(matrix: Float32) -> Float32:
     """Return the transpose of ``matrix`` (N, K) in panels."""
     panels = empty_panels(matrix.shape[1], matrix.shape[0])
     for j in range(panels.shape[0]):
-        pack_rows(matrix[j * COLUMNS : (j + 1) * COLUMNS], panels[j])
+        transpose_panel(matrix[j * COLUMNS : (j + 1) * COLUMNS], panels[j])
     return panels
 
 
 @jit()
 def _zeros(width: int) -> Float32:
-    """Return (ROWS, width) zeros: where sums start."""
-    return np.zeros((ROWS, width), np.float32)
+    """Return (QUERIES, width) zeros: where sums start."""
+    return np.zeros((QUERIES, width), np.float32)

@@ -92,7 +92,8 @@ def begin(
 ) -> Trainer:
     """Create the run's folder ``path``, return the trainer at step 0, with a checkpoint of it.
 
-    An empty folder that is there already is only deleted again if it ``is_ours``. Raises UserError if the folder or the model cannot be used; then nothing is left behind.
+    Raises UserError if the folder or the model cannot be used; then nothing is left behind. An
+    empty folder that was there before is deleted only if it ``is_ours``.
     """
     settings = with_steps(settings, len(prepared.train.data.features))
     opened = open_backend(settings.device, settings.precision)

@@ -11,15 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.training.finetuning.stored import StoredTask
+from electra_ref.training.finetuning.tasks.classification import ClassificationConfig
 from electra_ref.training.huggingface.configuration import configuration_of
 from electra_ref.training.huggingface.exporting import numbers_in, write_files
 from electra_ref.training.huggingface.fine_tuned import OWN, own_settings
 from electra_ref.training.huggingface.fine_tuned_card import fine_tuned_card
-from electra_ref.training.huggingface.head_configuration import has_label_sets, head_keys
+from electra_ref.training.huggingface.head_configuration import head_keys
 from electra_ref.training.huggingface.model_card import CARD, figures_of
 from electra_ref.training.huggingface.names import TASK_CLASSES, fine_tuned_tensors
 from electra_ref.training.huggingface.tokenizer_files import tokenizer_files
@@ -59,7 +61,7 @@ def export_fine_tuned(
     tensors = fine_tuned_tensors(model)
     keys = {
         **configuration_of(settings, model.encoder.size, "discriminator", special.pad),
-        **head_keys(model.head, stored.labels, label_sets=has_label_sets(settings)),
+        **head_keys(model.head, stored.labels, label_sets=_has_label_sets(settings)),
         OWN: own_settings(settings),
     }
     words = tokenizer_files(
@@ -73,3 +75,8 @@ def export_fine_tuned(
     with new_folder(target) as folder, disk_errors(f"write {target}"):
         write_files(folder, keys, {CARD: card, **words}, tensors, parameters, check)
     return WrittenTask(target, task_class.name, count, step)
+
+
+def _has_label_sets(settings: FinetuningConfig) -> bool:
+    """Return whether a text may have several labels, or none."""
+    return isinstance(settings, ClassificationConfig) and settings.multi_label

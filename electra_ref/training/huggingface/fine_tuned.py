@@ -25,12 +25,7 @@ from electra_ref.training.huggingface.configuration import (
     load_configuration,
     read_configuration,
 )
-from electra_ref.training.huggingface.head_configuration import (
-    MULTI_LABEL,
-    TaskHead,
-    class_of,
-    read_head,
-)
+from electra_ref.training.huggingface.head_configuration import TaskHead, class_of, read_head
 from electra_ref.training.huggingface.names import Tensor, fine_tuned_tensors
 from electra_ref.training.huggingface.tensors import (
     check_size,
@@ -114,7 +109,7 @@ def _settings(path: Path, head: TaskHead, values: Mapping[str, Value]) -> Finetu
         "task": head.kind,
         "head": "huggingface",
         "head_dropout": head.dropout,
-        **({MULTI_LABEL: head.has_label_sets} if head.kind == "classification" else {}),
+        **({"multi_label": head.has_label_sets} if head.kind == "classification" else {}),
         "max_length": min(int(values.get("max_length", positions)), positions),
     }
     try:

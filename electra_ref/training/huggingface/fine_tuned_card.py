@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from electra_ref import __version__
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.model.labelled import FineTuned
+from electra_ref.training.finetuning.tasks.classification import ClassificationConfig
+from electra_ref.training.finetuning.tasks.regression import RegressionConfig
 from electra_ref.training.huggingface.model_card import (
     OTHER_ORIGIN,
     Figures,
@@ -44,13 +46,12 @@ def fine_tuned_card(
     parameters: int,
     step: int,
     figures: Figures | None,
-    note: str = "",
 ) -> str:
     """Return the card of ``model`` with so many ``parameters``, as it was at ``step``.
 
-    ``figures`` is None where it comes from no run of ours. ``note`` says more about its answers.
+    ``figures`` is None where it comes from no run of ours.
     """
-    return "\n".join(_lines(model, settings, parameters, step, figures, note)) + "\n"
+    return "\n".join(_lines(model, settings, parameters, step, figures)) + "\n"
 
 
 def _lines(
@@ -59,14 +60,12 @@ def _lines(
     parameters: int,
     step: int,
     figures: Figures | None,
-    note: str,
 ) -> Iterator[str]:
     kind, size = model.head.kind, model.encoder.size
     pipeline, answer = _ANSWERS[kind]
     yield from ("---", "library_name: transformers", f"pipeline_tag: {pipeline}")
     yield from ("tags:", "- electra", "---", "", f"# ELECTRA for {kind}", "", answer, "")
-    if note:
-        yield from (note, "")
+    yield from _notes(settings)
     loading = loading_lines("path/of/this/folder", TASK_CLASSES[kind].name)
     yield from ("```python", *loading, "```", "")
     yield from size_lines(settings, size, parameters)
@@ -79,3 +78,13 @@ def _lines(
     if figures.evaluation:
         yield from ("## Scores on the development data", "")
         yield from table_lines(("score", "value"), figures.evaluation)
+
+
+def _notes(settings: FinetuningConfig) -> Iterator[str]:
+    """Yield what to know of the outputs."""
+    if isinstance(settings, ClassificationConfig) and settings.multi_label:
+        yield from ("It has each label whose output is above 0: any number of them.", "")
+    if isinstance(settings, RegressionConfig):
+        low, width = settings.lowest_score, settings.highest_score - settings.lowest_score
+        if (low, width) != (0.0, 1.0):
+            yield from (f"The score is {low:g} + {width:g} x the output of the model.", "")

@@ -20,7 +20,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
 from electra_ref.model.labelled import Head
 from electra_ref.training.huggingface.configuration import require_only, typed
@@ -30,7 +29,6 @@ NAMED = ("classification", "tagging")  # the heads whose outputs have names
 _ONE_LABEL, _LABEL_SET = "single_label_classification", "multi_label_classification"
 _NUMBER = "regression"
 _PROBLEMS = (_ONE_LABEL, _LABEL_SET, _NUMBER)
-MULTI_LABEL = "multi_label"  # a setting of classification: any number of labels a row
 _SEQUENCE = TASK_CLASSES["classification"].name
 _NO_NAME = "LABEL_{}"  # what transformers calls outputs without names
 _OUTPUTS = 2  # theirs, where config.json does not say
@@ -87,11 +85,6 @@ def read_head(file: Path, found: Mapping[str, Any], names: Collection[str]) -> T
     if kind not in NAMED:
         labels, notes = (), []
     return TaskHead(kind, labels, outputs, dropout, problem == _LABEL_SET, notes)
-
-
-def has_label_sets(settings: FinetuningConfig) -> bool:
-    """Return whether a row may have several labels, or none."""
-    return bool(getattr(settings, MULTI_LABEL, False))
 
 
 def head_keys(head: Head, labels: Sequence[str], *, label_sets: bool) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Padding takes no part in training: no products, and no bit of a gradient depends on it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from electra_ref import rng
+from electra_ref.arrays import Array
+from electra_ref.backends import Backend, cpu, reference
+from electra_ref.batch import Batch
+from electra_ref.model.encoder import encode, encode_backward, encoder_specs
+from electra_ref.model.networks import discriminator_of
+from electra_ref.model.parameters import FlatParameters, Gradients, initial_values
+from electra_ref.model.passes import BackwardPass, ForwardPass
+from electra_ref.rng import Purpose, RandomStream
+from tests.tiny_electra import tiny_config
+
+BACKENDS: list[tuple[Backend, str]] = [(cast("Backend", cpu), "float32"), (reference, "float64")]
+CONFIG = tiny_config(hidden_dropout=0.3, attention_dropout=0.0, max_position_embeddings=40)
+NETWORK = discriminator_of(CONFIG)
+LENGTHS = 7, 3, 5
+STREAM = RandomStream(5, Purpose.MASK, 2)
+
+
+def rows_padded_to(length: int) -> Batch:
+    """Return the same rows of tokens, with other ids in the padding for each length."""
+    tokens = np.arange(length) < np.array(LENGTHS)[:, None]
+    ids = np.random.default_rng(length).integers(0, CONFIG.vocab_size, tokens.shape)
+    ids[tokens] = np.random.default_rng(0).integers(5, CONFIG.vocab_size, sum(LENGTHS))
+    return Batch(ids.astype(np.int32), np.zeros(ids.shape, np.int32), tokens)
+
+
+def hidden_and_gradient(backend: Backend, dtype: str, length: int) -> tuple[Array, Array]:
+    """Return the hidden states of the tokens, and the gradient for drawn dhidden."""
+    specs, batch = list(encoder_specs(NETWORK)), rows_padded_to(length)
+    parameters = FlatParameters(specs, initial_values(specs, 0, 0.5, dtype))
+    gradients = Gradients(specs, np.full_like(parameters.vector, np.nan))
+    hidden, cache = encode(ForwardPass(backend, parameters, STREAM), NETWORK, batch)
+    tokens = batch.attention_mask.ravel()
+    assert not hidden[~tokens].any()
+    dhidden = np.random.default_rng(1).standard_normal(hidden.shape).astype(dtype)
+    dhidden[tokens] = np.random.default_rng(2).standard_normal(hidden[tokens].shape)
+    encode_backward(BackwardPass(backend, gradients), NETWORK, dhidden, cache)
+    gradients.require_complete()
+    return hidden[tokens], gradients.vector
+
+
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])
+def test_no_bit_depends_on_padding(backend: Backend, dtype: str) -> None:
+    """With dropout, too: the bits of a token are those of its place in its row."""
+    hidden, gradient = hidden_and_gradient(backend, dtype, max(LENGTHS))
+    assert np.isfinite(gradient).all()
+    for length in (8, 16, 33):
+        other = hidden_and_gradient(backend, dtype, length)
+        if backend is reference:  # attention's products there are as large as the padded rows
+            for got, wanted in zip(other, (hidden, gradient), strict=True):
+                assert np.linalg.norm(got - wanted) <= 1e-12 * np.linalg.norm(wanted)
+        else:
+            np.testing.assert_array_equal(other[0], hidden)
+            np.testing.assert_array_equal(other[1], gradient)
+
+
+def test_products_and_dropout_have_a_row_for_each_token() -> None:
+    heights: dict[str, set[int]] = {}
+
+    class Watching:
+        def __getattr__(self, name: str) -> Any:
+            operation = getattr(reference, name)
+
+            def call(x: Any, *arguments: Any, **options: Any) -> Any:
+                if name in ("linear", "gelu", "dropout_add_layer_norm"):
+                    heights.setdefault(name, set()).add(x.shape[0])
+                return operation(x, *arguments, **options)
+
+            return call
+
+    hidden_and_gradient(cast("Backend", Watching()), "float64", 16)
+    places = len(LENGTHS) * 16  # of the embeddings, whose projection reads all
+    assert heights["linear"] - {places} == {sum(LENGTHS)}
+    assert heights["gelu"] == heights["dropout_add_layer_norm"] == {sum(LENGTHS)}
+
+
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])
+def test_the_bits_of_chosen_rows_are_those_of_all_rows(backend: Backend, dtype: str) -> None:
+    """Six rows of four numbers: two examples of three."""
+    stream, rows = RandomStream(9, Purpose.DROPOUT, 1), np.array([0, 2, 5])
+    bits = backend.bits_of_rows(backend.dropout_bits(stream, 2, 12), rows, 6)
+    y, cache = backend.dropout(np.ones((3, 4), dtype), bits, 0.5)
+    keep = (rng.dropout_bits(stream, 2, 12).reshape(6, 4) >= 1 << 15)[rows]
+    np.testing.assert_array_equal(y, 2.0 * keep)
+    np.testing.assert_array_equal(backend.dropout_backward(np.ones((3, 4), dtype), cache), y)
