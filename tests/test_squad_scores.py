@@ -86,6 +86,7 @@ def test_scores_with_impossible_questions() -> None:
 def test_best_thresholds() -> None:
     """Points by threshold: all "" 2; -5: 3; -4: 2; -3: 2 or 2.67; -2: 3 or 3.67; -1: one less."""
     scores = squad_scores(EXAMPLES, threshold=-2.75)
+    assert squad_scores(EXAMPLES[::-1], threshold=-2.75) == pytest.approx(scores)
     assert scores["best_exact"] == pytest.approx(60.0)
     assert scores["best_exact_thresh"] == -5.0
     assert scores["best_f1"] == pytest.approx(100 * (2 / 3 + 3) / 5)
