@@ -22,7 +22,7 @@ from electra_ref.training.continuation import changed_configuration
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.finetuning.answering import Reader
 from electra_ref.training.finetuning.configuring import with_steps
-from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_encoder
+from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_model
 from electra_ref.training.finetuning.layerwise import with_rates
 from electra_ref.training.finetuning.learning import Learning, model_of
 from electra_ref.training.finetuning.reading import ReadFile, read_labelled, read_training
@@ -110,11 +110,9 @@ def begin(
         tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
         trainer = _trainer(run, settings, opened, prepared, tokenizer, progress)
         if not settings.from_scratch:
-            state = trainer.state
-            step = copy_encoder(
-                encoder, state.parameters, trainer.task.model.encoder, opened.backend
-            )
-            progress.say(f"begins with the encoder of {encoder.path}, step {step:,}")
+            parameters, model = trainer.state.parameters, trainer.task.model
+            taken = copy_model(encoder, parameters, model, prepared.labels, opened.backend)
+            progress.say(f"begins with {taken}")
         trainer.save()  # the model it begins with may be gone or be another when it is resumed
         return trainer
     except BaseException:
