@@ -10,19 +10,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from electra_ref import finetune
-from electra_ref.training import loop, step
+from electra_ref.training import loop
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.records import read_records
 from tests.small_finetuning import (
     SMALLEST,
+    KilledError,
+    ends_at,
     held_out,
+    killed,
     run_finetune,
     tensors_of,
     write_encoder,
@@ -46,10 +48,6 @@ finetune.main(sys.argv[1:])
 """
 
 pytestmark = pytest.mark.usefixtures("quick")
-
-
-class KilledError(BaseException):
-    """Ends a run as a signal would that cannot be caught: nothing is saved."""
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +77,6 @@ def result_of(output: Path) -> tuple[Any, ...]:
     kept = tensors_of(output / "best") if list_checkpoints(output / "best") else None
     due_samples = [sample for sample in samples if sample["step"] % AN_EPOCH == 0]
     return tensors_of(output / "checkpoints"), due, due_samples, kept
-
-
-def ends_at(number: int, how: Callable[[], None]) -> Any:
-    """Return a ``train_step`` that calls ``how`` when ``number`` steps are done."""
-    original = step.train_step
-
-    def train_step(*everything: Any) -> Any:
-        if everything[4].step == number:
-            how()
-        return original(*everything)
-
-    return train_step
-
-
-def killed() -> None:
-    raise KilledError
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +248,7 @@ def test_what_is_fixed_is_refused_by_name(
 
 
 def test_a_finished_run_goes_on_with_more_steps(
-    folder: Path, tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(uninterrupted, output)
@@ -281,7 +263,7 @@ def test_a_finished_run_goes_on_with_more_steps(
 
 
 def test_a_pretraining_run_is_not_continued_here(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
         assert finetune.main(["--resume", "--output-dir", str(folder / "model")]) == 2
