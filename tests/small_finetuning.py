@@ -15,6 +15,7 @@ import numpy as np
 
 from electra_ref import finetune
 from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.training import step
 from electra_ref.training.checkpoint import load_newest_checkpoint
 from electra_ref.training.records import read_records
 from tests.huggingface_folders import write_run
@@ -150,3 +151,23 @@ def tensors_of(folder: Path) -> dict[str, bytes]:
         for group, entries in checkpoint.groups.items()
         for name, tensor in entries.items()
     }
+
+
+class KilledError(BaseException):
+    """Ends a run as a signal would that cannot be caught: nothing is saved."""
+
+
+def killed() -> None:
+    """Raise KilledError."""
+    raise KilledError
+
+
+def ends_at(number: int, how: Callable[[], None], seed: int = 0) -> Callable[..., Any]:
+    """Return a ``train_step`` that calls ``how`` first when ``number`` steps of a run are done."""
+
+    def train_step(config: Any, *others: Any) -> Any:
+        if config.seed == seed and others[3].step == number:
+            how()
+        return step.train_step(config, *others)
+
+    return train_step
