@@ -63,7 +63,27 @@ def test_no_bit_depends_on_padding(backend: Backend, dtype: str) -> None:
             np.testing.assert_array_equal(other[1], gradient)
 
 
-def test_products_and_dropout_have_a_row_for_each_token() -> None:
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_attention_without_rows_for_padding(backend: Backend, dtype: str, rate: float) -> None:
+    """Also where padding lies between tokens, and where a row has no token."""
+    tokens = np.array([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    random, is_token = np.random.default_rng(3), tokens.ravel()
+    x = random.standard_normal((20, 24)).astype(dtype)
+    bits = backend.dropout_bits(RandomStream(9, Purpose.DROPOUT, 1), 4, 2 * 5 * 5)
+    dcontext = random.standard_normal((20, 8)).astype(dtype) * is_token[:, None]
+    context, cache = backend.attention(x, tokens, 2, bits, rate)
+    dx = backend.attention_backward(dcontext.astype(dtype), cache)
+    got, cache = backend.attention(x[is_token], tokens, 2, bits, rate)
+    np.testing.assert_array_equal(got, context[is_token])
+    got = backend.attention_backward(dcontext[is_token].astype(dtype), cache)
+    error = np.linalg.norm(got - dx[is_token])  # sums that zeros take part in
+    assert error <= 4 * np.finfo(dtype).eps * np.linalg.norm(dx)
+    with pytest.raises(ValueError, match=r"12 rows are neither the 20 .* nor .* 11 tokens"):
+        backend.attention(x[:12], tokens, 2, bits, rate)
+
+
+def test_operations_of_a_layer_have_a_row_for_each_token() -> None:
     heights: dict[str, set[int]] = {}
 
     class Watching:
@@ -71,7 +91,7 @@ def test_products_and_dropout_have_a_row_for_each_token() -> None:
             operation = getattr(reference, name)
 
             def call(x: Any, *arguments: Any, **options: Any) -> Any:
-                if name in ("linear", "gelu", "dropout_add_layer_norm"):
+                if name in ("linear", "attention", "gelu", "dropout_add_layer_norm"):
                     heights.setdefault(name, set()).add(x.shape[0])
                 return operation(x, *arguments, **options)
 
@@ -80,7 +100,8 @@ def test_products_and_dropout_have_a_row_for_each_token() -> None:
     hidden_and_gradient(cast("Backend", Watching()), "float64", 16)
     places = len(LENGTHS) * 16  # of the embeddings, whose projection reads all
     assert heights["linear"] - {places} == {sum(LENGTHS)}
-    assert heights["gelu"] == heights["dropout_add_layer_norm"] == {sum(LENGTHS)}
+    for name in ("attention", "gelu", "dropout_add_layer_norm"):
+        assert heights[name] == {sum(LENGTHS)}
 
 
 @pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])
