@@ -33,8 +33,8 @@ def rows_padded_to(length: int) -> Batch:
     return Batch(ids.astype(np.int32), np.zeros(ids.shape, np.int32), tokens)
 
 
-def hidden_and_gradient(backend: Backend, dtype: str, length: int) -> tuple[Array, Array]:
-    """Return the hidden states of the tokens, and the gradient for drawn dhidden."""
+def hidden_and_gradient(backend: Backend, dtype: str, length: int) -> tuple[Array, Gradients]:
+    """Return the hidden states of the tokens, and the gradients for drawn dhidden."""
     specs, batch = list(encoder_specs(NETWORK)), rows_padded_to(length)
     parameters = FlatParameters(specs, initial_values(specs, 0, 0.5, dtype))
     gradients = Gradients(specs, np.full_like(parameters.vector, np.nan))
@@ -45,25 +45,54 @@ def hidden_and_gradient(backend: Backend, dtype: str, length: int) -> tuple[Arra
     dhidden[tokens] = np.random.default_rng(2).standard_normal(hidden[tokens].shape)
     encode_backward(BackwardPass(backend, gradients), NETWORK, dhidden, cache)
     gradients.require_complete()
-    return hidden[tokens], gradients.vector
+    return hidden[tokens], gradients
 
 
 @pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])
 def test_no_bit_depends_on_padding(backend: Backend, dtype: str) -> None:
-    """With dropout, too: the bits of a token are those of its place in its row."""
-    hidden, gradient = hidden_and_gradient(backend, dtype, max(LENGTHS))
-    assert np.isfinite(gradient).all()
+    """With dropout, too: its bits are those of the place in the row.
+
+    The embeddings have rows for padding, and their layer norm sums so many rows at a time. On the
+    reference, attention's products are as large as the padded rows.
+    """
+    hidden, gradients = hidden_and_gradient(backend, dtype, max(LENGTHS))
+    assert np.isfinite(gradients.vector).all()
     for length in (8, 16, 33):
-        other = hidden_and_gradient(backend, dtype, length)
-        if backend is reference:  # attention's products there are as large as the padded rows
-            for got, wanted in zip(other, (hidden, gradient), strict=True):
-                assert np.linalg.norm(got - wanted) <= 1e-12 * np.linalg.norm(wanted)
-        else:
-            np.testing.assert_array_equal(other[0], hidden)
-            np.testing.assert_array_equal(other[1], gradient)
+        other_hidden, other = hidden_and_gradient(backend, dtype, length)
+        pairs = [(other_hidden, hidden, False)]
+        pairs += [
+            (other[name], wanted, name.startswith("embeddings.layer_norm"))
+            for name, wanted in gradients.views.items()
+        ]
+        for got, wanted, may_round in pairs:
+            if backend is reference or may_round:
+                bound = 64 * np.finfo(dtype).eps * np.linalg.norm(wanted)
+                assert np.linalg.norm(got - wanted) <= bound
+            else:
+                np.testing.assert_array_equal(got, wanted)
 
 
-def test_products_and_dropout_have_a_row_for_each_token() -> None:
+@pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_attention_without_rows_for_padding(backend: Backend, dtype: str, rate: float) -> None:
+    """Also where padding lies between tokens, and where a row has no token."""
+    tokens = np.array([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    random, is_token = np.random.default_rng(3), tokens.ravel()
+    x = random.standard_normal((20, 24)).astype(dtype)
+    bits = backend.dropout_bits(RandomStream(9, Purpose.DROPOUT, 1), 4, 2 * 5 * 5)
+    dcontext = random.standard_normal((20, 8)).astype(dtype) * is_token[:, None]
+    context, cache = backend.attention(x, tokens, 2, bits, rate)
+    dx = backend.attention_backward(dcontext.astype(dtype), cache)
+    got, cache = backend.attention(x[is_token], tokens, 2, bits, rate)
+    np.testing.assert_array_equal(got, context[is_token])
+    got = backend.attention_backward(dcontext[is_token].astype(dtype), cache)
+    error = np.linalg.norm(got - dx[is_token])  # sums that zeros take part in
+    assert error <= 4 * np.finfo(dtype).eps * np.linalg.norm(dx)
+    with pytest.raises(ValueError, match=r"12 rows are neither the 20 .* nor .* 11 tokens"):
+        backend.attention(x[:12], tokens, 2, bits, rate)
+
+
+def test_operations_of_a_layer_have_a_row_for_each_token() -> None:
     heights: dict[str, set[int]] = {}
 
     class Watching:
@@ -71,7 +100,7 @@ def test_products_and_dropout_have_a_row_for_each_token() -> None:
             operation = getattr(reference, name)
 
             def call(x: Any, *arguments: Any, **options: Any) -> Any:
-                if name in ("linear", "gelu", "dropout_add_layer_norm"):
+                if name in ("linear", "attention", "gelu", "dropout_add_layer_norm"):
                     heights.setdefault(name, set()).add(x.shape[0])
                 return operation(x, *arguments, **options)
 
@@ -80,7 +109,8 @@ def test_products_and_dropout_have_a_row_for_each_token() -> None:
     hidden_and_gradient(cast("Backend", Watching()), "float64", 16)
     places = len(LENGTHS) * 16  # of the embeddings, whose projection reads all
     assert heights["linear"] - {places} == {sum(LENGTHS)}
-    assert heights["gelu"] == heights["dropout_add_layer_norm"] == {sum(LENGTHS)}
+    for name in ("attention", "gelu", "dropout_add_layer_norm"):
+        assert heights[name] == {sum(LENGTHS)}
 
 
 @pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu import matrix_product
+from electra_ref.backends.cpu.matrix_product import MOST_STRIPS, _number_of_tasks, _rows_of_task
 from electra_ref.backends.cpu.panels import copy_columns, transpose_panel
 from electra_ref.backends.cpu.register_tile import COLUMNS, LANES, ROWS, multiply_tiles
 from electra_ref.compilation import jit
@@ -86,11 +86,11 @@ def test_tiles_have_the_bits_of_their_rows_alone(count: int) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])
 @pytest.mark.parametrize("count", [0, 1, ROWS, ROWS + 1, 43 * ROWS - 2, 1000])
 def test_tasks_are_all_rows_in_whole_strips(count: int, threads: int) -> None:
-    tasks = matrix_product._number_of_tasks(count, threads)
-    parts = [matrix_product._rows_of_task(task, tasks, count) for task in range(tasks)]
-    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(count))
-    strips = [-(-(part.stop - part.start) // ROWS) for part in parts]
+    tasks = _number_of_tasks(count, threads)
+    parts = [_rows_of_task(task, tasks, count) for task in range(tasks)]
+    assert [row for part in parts for row in range(*part)] == list(range(count))
+    strips = [-(-(last - first) // ROWS) for first, last in parts]
     assert max(strips, default=0) - min(strips, default=0) <= 1
-    assert max(strips, default=0) <= matrix_product.MOST_STRIPS
+    assert max(strips, default=0) <= MOST_STRIPS
     assert tasks % threads == 0 or max(strips) == 1
-    assert all(part.start % ROWS == 0 for part in parts)
+    assert all(first % ROWS == 0 for first, _ in parts)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from electra_ref.arrays import Array, get_xp
+from electra_ref.arrays import Array, get_xp, spread_rows
 from electra_ref.backends import Bits, Cache
 from electra_ref.batch import Batch
 from electra_ref.model.embeddings import (
@@ -78,9 +78,7 @@ class Tokens(NamedTuple):
         """Return (N, C) with the rows of ``x`` (n, C) at the tokens and 0 elsewhere."""
         if self.rows.size == self.mask.size:
             return x
-        padded: Array = get_xp(x).zeros((self.mask.size, x.shape[1]), x.dtype)
-        padded[self.rows] = x
-        return padded
+        return spread_rows(x, self.rows, self.mask.size)
 
 
 class EncoderCache(NamedTuple):
@@ -132,7 +130,7 @@ def encode_backward(
     tokens = cache.tokens
     dx = tokens.without_padding(dx)
     for number in reversed(range(network.size.num_hidden_layers)):
-        dx = _layer_backward(run, network, number, dx, tokens, cache.layers.pop())
+        dx = _layer_backward(run, network, number, dx, cache.layers.pop())
     return embeddings_backward(run, network, tokens.with_padding(dx), cache.embeddings)
 
 
@@ -155,9 +153,9 @@ def _layer(
     bits = run.dropout_bits(network, site, examples, scores, config.attention_dropout)
     h, query_key_value = run.linear(f"{name}.attention.query_key_value", x)
     h, attention = run.backend.attention(
-        tokens.with_padding(h), tokens.mask, heads, bits, config.attention_dropout, run.with_caches
+        h, tokens.mask, heads, bits, config.attention_dropout, run.with_caches
     )
-    h, attention_output = run.linear(f"{name}.attention.output", tokens.without_padding(h))
+    h, attention_output = run.linear(f"{name}.attention.output", h)
     bits = _bits_of_tokens(run, network, site + 1, tokens)
     x, attention_layer_norm = run.dropout_add_layer_norm(
         f"{name}.attention.layer_norm", h, x, bits, rate, eps
@@ -184,7 +182,7 @@ def _bits_of_tokens(run: ForwardPass, network: Network, site: int, tokens: Token
 
 
 def _layer_backward(
-    run: BackwardPass, network: Network, number: int, dx: Array, tokens: Tokens, cache: LayerCache
+    run: BackwardPass, network: Network, number: int, dx: Array, cache: LayerCache
 ) -> Array:
     name = f"{network.layers}.layer.{number}"
     dh, dx = run.dropout_add_layer_norm(f"{name}.layer_norm", dx, cache.layer_norm)
@@ -195,6 +193,5 @@ def _layer_backward(
         f"{name}.attention.layer_norm", dx, cache.attention_layer_norm
     )
     dh = run.linear(f"{name}.attention.output", dh, cache.attention_output)
-    dh = run.backend.attention_backward(tokens.with_padding(dh), cache.attention)
-    dh = tokens.without_padding(dh)
+    dh = run.backend.attention_backward(dh, cache.attention)
     return run.linear(f"{name}.attention.query_key_value", dh, cache.query_key_value, dx)

@@ -117,7 +117,8 @@ def _multiply(
                 if sums_columns:
                     _add_rows(packed[j], column_sums[0, columns])
         for i in numba.prange(tasks):
-            rows = _rows_of_task(i, tasks, count)
+            begin_row, end_row = _rows_of_task(i, tasks, count)
+            rows = slice(begin_row, end_row)
             begin = first_sums[rows] if first == 0 else out[rows]
             if a_is_transpose:
                 multiply_columns(a[first:last, rows], packed, begin, out[rows])
@@ -153,11 +154,11 @@ def _number_of_tasks(count: int, threads: int) -> int:
 
 
 @jit()
-def _rows_of_task(task: int, tasks: int, count: int) -> slice:
-    """Return the rows of a task: whole strips, as many as any other has, or one more."""
+def _rows_of_task(task: int, tasks: int, count: int) -> tuple[int, int]:
+    """Return the borders of the rows of a task: whole strips, one more or less than any other."""
     strips = -(-count // ROWS)
     first, last = strips * task // tasks, strips * (task + 1) // tasks
-    return slice(first * ROWS, min(last * ROWS, count))
+    return first * ROWS, min(last * ROWS, count)
 
 
 @jit()
