@@ -17,8 +17,9 @@ from electra_ref.training.progress import show
 
 COMMANDS = {
     "train": "pre-train on text or token ids",
+    "finetune": "learn a task from labelled data, beginning with a trained model",
     "evaluate": "print the figures of a model on held-out rows",
-    "predict": "say which tokens were replaced, or what fills a mask",
+    "predict": "say which tokens were replaced, what fills a mask, or answer as fine-tuned",
     "convert": "write a model in the Hugging Face format, or read one",
     "report": "write a page about runs: curves, samples, figures, settings",
 }

@@ -165,6 +165,7 @@ AREAS = {
                     "scores.entity_f1",
                     "scores.role_f1",
                     "tag_labels",
+                    "tag_results",
                     "tasks.tagging",
                     "word_rows",
                 )

@@ -39,7 +39,16 @@ FLOORS = {
     2: ("backends",),
     3: ("model",),
     4: ("training",),
-    5: ("command_line", "train", "evaluate", "predict", "convert", "report", "__main__"),
+    5: (
+        "command_line",
+        "train",
+        "finetune",
+        "evaluate",
+        "predict",
+        "convert",
+        "report",
+        "__main__",
+    ),
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"), key=str)
@@ -96,7 +105,7 @@ def test_kernels_are_compiled_in_one_place(path: Path) -> None:
         "import electra_ref.__main__; electra_ref.__main__.main(['train', '--print-config'])",
         *(
             f"import electra_ref.{name}; electra_ref.{name}.main(['--help'])"
-            for name in ("evaluate", "predict", "convert", "report")
+            for name in ("finetune", "evaluate", "predict", "convert", "report")
         ),
     ],
     ids=[
@@ -104,6 +113,7 @@ def test_kernels_are_compiled_in_one_place(path: Path) -> None:
         "--print-config",
         "--help",
         "electra-ref",
+        "finetune",
         "evaluate",
         "predict",
         "convert",

@@ -172,7 +172,7 @@ def test_a_file_that_changes_the_preset_changes_the_name(tmp_path: Path) -> None
 def test_what_may_change_in_a_run_that_has_begun() -> None:
     assert keys_of(PretrainingConfig, "free") == [
         *("steps", "learning_rate", "warmup_steps", "lr_decay_power", "device", "log_every"),
-        *("evaluate_every", "evaluation_batches", "checkpoint_every", "keep_checkpoints"),
+        *("evaluate_every", "checkpoint_every", "keep_checkpoints", "evaluation_batches"),
     ]
     assert keys_of(PretrainingConfig, "unread") == ["preset", "max_vocab_size"]
     assert len(keys_of(PretrainingConfig, "fixed")) == len(KEYS) - 12

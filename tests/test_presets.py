@@ -25,6 +25,7 @@ from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.config.pretraining import (
     PRESETS,
     DataConfig,
+    EvaluationConfig,
     PretrainingConfig,
     has_default_vocabulary_size,
     resolve_config,
@@ -102,11 +103,11 @@ RUN: dict[str, Any] = {
     "precision": "auto",  # ours
     "log_every": 100,  # ours
     "evaluate_every": 10_000,  # ours
-    "evaluation_batches": 100,  # config: num_eval_steps
     "checkpoint_every": 1000,  # config: save_checkpoints_steps
     "keep_checkpoints": 3,  # ours; config: keep_checkpoint_max = 5
 }
-SMALL: dict[str, Any] = {**MODEL, **OBJECTIVE, **DATA, **OPTIMIZER, **RUN}
+EVALUATION: dict[str, Any] = {"evaluation_batches": 100}  # config: num_eval_steps
+SMALL: dict[str, Any] = {**MODEL, **OBJECTIVE, **DATA, **OPTIMIZER, **RUN, **EVALUATION}
 BASE: dict[str, Any] = {
     **SMALL,
     "embedding_size": 768,  # config (comment); paper: 768
@@ -182,6 +183,7 @@ def test_there_are_four_presets_and_tiny_is_what_a_run_takes_by_default() -> Non
         (DataConfig, DATA),
         (OptimizerConfig, OPTIMIZER),
         (RunConfig, RUN),
+        (EvaluationConfig, EVALUATION),
         (TrainingConfig, OPTIMIZER | RUN),
         (PretrainingConfig, {"preset": "tiny", **SMALL}),
     ],

@@ -66,7 +66,16 @@ class PresetName(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingConfig(TrainingConfig, DataConfig, ObjectiveConfig, ModelConfig, PresetName):
+class EvaluationConfig(Settings):
+    """How much of the held-out rows is read."""
+
+    evaluation_batches: int = count(100, "batches an evaluation reads at most", resumed="free")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig(
+    EvaluationConfig, TrainingConfig, DataConfig, ObjectiveConfig, ModelConfig, PresetName
+):
     """One run: the fields of all these tables."""
 
     @property

@@ -55,7 +55,6 @@ class RunConfig(Settings):
     evaluate_every: int = count(
         10_000, "steps between two evaluations on held-out rows", resumed="free"
     )
-    evaluation_batches: int = count(100, "batches an evaluation reads at most", resumed="free")
     checkpoint_every: int = count(1_000, "steps between two checkpoints", resumed="free")
     keep_checkpoints: int = count(3, "newest checkpoints that are kept", resumed="free")
 

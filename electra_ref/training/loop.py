@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +27,7 @@ from electra_ref.model.objectives import Model, Trainable
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.training.checkpoint import (
     Groups,
+    checkpoint_path,
     list_checkpoints,
     load_newest_checkpoint,
     save_checkpoint,
@@ -128,6 +130,7 @@ class Trainer:
             then = dataclasses.asdict(self.config)
         for path in (self.run.metrics, self.run.samples):
             truncate_records(path, self.state.step)
+        self._restore_best()
         for key, old, new in record_changes(self.run, self.state.step, then, self.config):
             self.progress.say(f"from step {self.state.step} on: {key} = {new}, before {old}")
 
@@ -156,13 +159,17 @@ class Trainer:
                     self.progress.say(f"about {format_duration(left)} of training left")
                 if self._is_due(self.config.log_every):
                     metrics.append(self._training_record(result, rate))
+                is_best = False
                 if self._is_due(self.config.evaluate_every):
                     evaluation = self._record_evaluation(metrics, samples)
+                    is_best = self._is_best()
                     is_last = self._ends_early() or is_last
                     if not is_last:  # then the caller has the last word
                         self.progress.say(f"step {self.state.step}: {evaluation.summary}")
-                if self._is_due(self.config.checkpoint_every):
+                if self._is_due(self.config.checkpoint_every) or is_best:
                     self._save(metrics, samples)
+                if is_best:
+                    self._save_best()
             if not self._is_due(self.config.checkpoint_every):
                 self._save(metrics, samples)
         self.progress.close()
@@ -178,7 +185,11 @@ class Trainer:
         if self._held_out_record(evaluation) in read_records(self.run.metrics):
             return evaluation
         with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
-            return self._record_evaluation(metrics, samples)
+            self._record_evaluation(metrics, samples)
+            if self._is_best():
+                self._save(metrics, samples)
+                self._save_best()
+        return evaluation
 
     def evaluate(self) -> Evaluation:
         """Return the evaluation at the present parameters; it is made once a step."""
@@ -242,11 +253,8 @@ class Trainer:
         metrics.append(self._held_out_record(evaluation))
         for sample in evaluation.samples:
             samples.append({"step": self.state.step, **sample})
-        held_out = self.held_out_records()
-        for warning in self.task.warnings(held_out):
+        for warning in self.task.warnings(self.held_out_records()):
             self.progress.say(warning)
-        if self.task.is_best(held_out):
-            self._save_best()
         return evaluation
 
     def held_out_records(self) -> list[dict[str, Any]]:
@@ -260,13 +268,36 @@ class Trainer:
             self.progress.say(reason)
         return reason is not None
 
+    def _is_best(self) -> bool:
+        """Return whether the present model was evaluated, and is to be kept."""
+        records = self.held_out_records()
+        is_present = bool(records) and records[-1]["step"] == self.state.step
+        return is_present and self.task.is_best(records)
+
     def _save_best(self) -> None:
-        """Keep the present model beside the checkpoints, in the place of the one kept before."""
+        """Keep the present model beside the checkpoints, in the place of the one kept before.
+
+        Its checkpoint is saved already, so a run that is killed does not resume before it.
+        """
         with disk_errors(f"save {self.run.best}"):
             self.run.best.mkdir(exist_ok=True)
         model = {name: self.backend.to_host(x) for name, x in self.state.parameters.views.items()}
         state = state_of(self.task.identity(), dataclasses.asdict(self.config))
         save_checkpoint(self.run.best, self.state.step, {"model": model}, state, keep=1)
+
+    def _restore_best(self) -> None:
+        """Make what is kept fit the records: a killed run may have just evaluated its best model.
+
+        A model of a later step is deleted: newer checkpoints were damaged, and their steps are made
+        again.
+        """
+        kept = checkpoint_path(self.run.best, self.state.step)
+        with disk_errors(f"tidy {self.run.best}"):
+            for path in list_checkpoints(self.run.best):
+                if path > kept:
+                    shutil.rmtree(path)
+        if self._is_best() and kept not in list_checkpoints(self.run.best):
+            self._save_best()
 
     def _save(self, metrics: RecordFile, samples: RecordFile) -> None:
         for records in (metrics, samples):

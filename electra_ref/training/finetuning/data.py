@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,13 +42,24 @@ class LabelledData(NamedTuple):
         return np.fromiter(sizes, np.int64, len(self.features))
 
     def digest(self) -> str:
-        """Return a hash of all tokens and targets: two equal ones are of the same data."""
+        """Return a hash of all that is said: two equal ones are of the same data."""
         digest = hashlib.sha256()
-        for feature in self.features:
-            for row in feature.rows:
-                digest.update(row.ids.tobytes() + row.segments.tobytes() + b"|")
-            digest.update(repr(feature.detail).encode("utf-8", "surrogatepass"))
+        for part in (*self.records, *self.features):
+            for piece in _pieces(part):
+                digest.update(piece)
         return digest.hexdigest()[:40]
+
+
+def _pieces(part: Any) -> Iterator[bytes]:
+    """Yield the bytes of ``part``, of which no two different ones have the same."""
+    if isinstance(part, np.ndarray):
+        yield f"{part.dtype.str}{part.shape}".encode() + part.tobytes()
+    elif isinstance(part, (tuple, list)):
+        yield f"{len(part)}(".encode()
+        for one in part:
+            yield from _pieces(one)
+    else:
+        yield repr(part).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def batches_an_epoch(count: int, batch_size: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,16 +42,9 @@ class Learning:
 
     objective = fine_tuning
 
-    def __init__(
-        self,
-        reader: Reader,
-        train: LabelledData,
-        dev: LabelledData,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        """``check`` is called before each batch of an evaluation; it may raise to stop."""
+    def __init__(self, reader: Reader, train: LabelledData, dev: LabelledData) -> None:
         self.model, self.reader = reader.model, reader
-        self._train, self._dev, self._check = train, dev, check
+        self._train, self._dev = train, dev
         self._lengths = train.lengths()
 
     def identity(self) -> dict[str, Any]:
@@ -77,7 +70,7 @@ class Learning:
         """Return the scores on the dev data, and some of them with their predictions."""
         del step
         reader = self.reader
-        answered = predictions(reader, parameters, self._dev, self._check)
+        answered = predictions(reader, parameters, self._dev)
         scores = reader.task.scores(answered, reader.settings, reader.labels)
         samples = [
             reader.task.result(one.record, one.prediction, reader.settings, reader.labels)

@@ -147,6 +147,7 @@ def resume(path: Path, given: Sequence[str], progress: Progress, stop: StopSigna
         tokenizer = tokenizer_of(read_vocabulary(run), settings)
         prepared = prepare(settings, Files(**then["files"]), tokenizer, progress, stop)
         prepared = prepared._replace(labels=labels_of(run))
+        settings = with_steps(settings, len(prepared.train.data.features))  # 0 counts them anew
         trainer = _trainer(run, settings, opened, prepared, tokenizer, progress)
         trainer.restore(before)
         if settings != before:
@@ -158,15 +159,18 @@ def resume(path: Path, given: Sequence[str], progress: Progress, stop: StopSigna
         raise
 
 
-def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> dict[str, float] | None:
+def complete(
+    trainer: Trainer, stop: StopSignals, limits: Limits, folder: Path | None = None
+) -> dict[str, float] | None:
     """Train to the end, or until a limit or a signal; return the scores of the model that is kept.
 
-    None after a signal: then the command that goes on was said.
+    ``folder`` is that of several seeds, whose runs are trained to the end only. None after a
+    signal, and before the end of one of several: then the command that goes on was said.
     """
     train_to_end(trainer, stop, limits)
-    if stop.requested is not None:
+    if stop.requested is not None or (folder is not None and not has_ended(trainer)):
         trainer.progress.say(f"saved at step {trainer.state.step:,}; to go on:")
-        trainer.progress.say(resume_command(trainer.run.path), whole=True)
+        trainer.progress.say(resume_command(folder or trainer.run.path), whole=True)
         return None
     trainer.closing_evaluation()
     records = trainer.held_out_records()
@@ -174,6 +178,13 @@ def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> dict[str, f
     kept = [one for one in records if best and checkpoint_path(best[0].parent, one["step"]) in best]
     scores = (kept or records)[-1]
     return {key: value for key, value in scores.items() if key not in ("step", "split")}
+
+
+def has_ended(trainer: Trainer) -> bool:
+    """Return whether no step is left, or training has ended early."""
+    if trainer.state.step >= trainer.config.steps:
+        return True
+    return trainer.task.why_stop(trainer.held_out_records()) is not None
 
 
 def resume_command(path: Path) -> str:

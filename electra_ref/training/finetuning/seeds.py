@@ -6,9 +6,11 @@ the others are deleted; their figures stay.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from electra_ref.config.finetuning import FinetuningConfig
@@ -17,7 +19,13 @@ from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_text_atomically
 from electra_ref.training.finetuning.learning import SHOWN
 from electra_ref.training.finetuning.run import Files
-from electra_ref.training.finetuning.seeds_file import Seeds, read_seeds, run_of, write_seeds
+from electra_ref.training.finetuning.seeds_file import (
+    Seeds,
+    read_seeds,
+    remove_seeds,
+    run_of,
+    write_seeds,
+)
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.loop import Trainer
 from electra_ref.training.run_directory import is_run
@@ -32,6 +40,8 @@ def begin_seeds(folder: Path, settings: FinetuningConfig, files: Files, count: i
 
     Raises UserError if it holds something else.
     """
+    seeds = [settings.seed + number for number in range(count)]
+    dataclasses.replace(settings, seed=seeds[-1])  # raises UserError if it is too large
     with disk_errors(f"create {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         names = sorted(path.name for path in folder.iterdir())
@@ -41,9 +51,19 @@ def begin_seeds(folder: Path, settings: FinetuningConfig, files: Files, count: i
             "another --output-dir, or go on with --resume"
         )
     write_text_atomically(folder / _CONFIG, to_toml(settings))
-    first = settings.seed
-    seeds = list(range(first, first + count))
     write_seeds(folder, Seeds(seeds, {}, None, settings.task, files._asdict()))
+
+
+def discard_seeds(folder: Path, *, folder_too: bool) -> None:
+    """Delete what ``begin_seeds`` wrote, unless a run of a seed is there."""
+    seeds = read_seeds(folder)
+    if seeds is None or any(is_run(run_of(folder, seed)) for seed in seeds.seeds):
+        return
+    with suppress(OSError):
+        (folder / _CONFIG).unlink()
+        remove_seeds(folder)
+        if folder_too:
+            folder.rmdir()
 
 
 def what_is_trained(folder: Path) -> tuple[FinetuningConfig, Files]:

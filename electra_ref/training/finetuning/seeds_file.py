@@ -42,6 +42,11 @@ def write_seeds(folder: Path, seeds: Seeds) -> None:
     write_json_atomically(folder / _NAME, {"format": FORMAT, **seeds._asdict()})
 
 
+def remove_seeds(folder: Path) -> None:
+    """Delete the file. Raises OSError."""
+    (folder / _NAME).unlink()
+
+
 def read_seeds(folder: Path) -> Seeds | None:
     """Return what the file holds, None if it is not ours."""
     try:

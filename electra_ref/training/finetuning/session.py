@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.errors import UserError
 from electra_ref.text.wordpiece import tokenizer_of
 from electra_ref.training.completing import Limits
 from electra_ref.training.finetuning import run
@@ -19,6 +21,7 @@ from electra_ref.training.finetuning.learning import summary
 from electra_ref.training.finetuning.run import Files, Prepared, StoppedError
 from electra_ref.training.finetuning.seeds import (
     begin_seeds,
+    discard_seeds,
     spread_lines,
     train_seeds,
     what_is_trained,
@@ -32,6 +35,7 @@ from electra_ref.training.stop_signals import StopSignals
 __all__ = ["Ended", "Limits", "encoder_at", "new_settings", "train_new", "train_on"]
 
 RUNS = Path("runs")  # of the runs without --output-dir
+NOTHING_DONE = "stopped before training; nothing was written"
 
 
 class Ended(NamedTuple):
@@ -76,8 +80,13 @@ def train_new(
     is_ours = path is None
     path = path or new_run_path(RUNS, settings.task)
     if count is not None:
+        is_ours = is_ours or not os.path.lexists(path)
         begin_seeds(path, settings, files, count)
-        return _train_seeds(path, (encoder, prepared), (), limits, progress, stop)
+        try:
+            return _train_seeds(path, (encoder, prepared), limits, progress, stop)
+        except BaseException:
+            discard_seeds(path, folder_too=is_ours)
+            raise
     trainer = run.begin(path, settings, files, encoder, prepared, progress, is_ours=is_ours)
     with trainer.run:
         return _ended(trainer, limits, stop)
@@ -93,10 +102,16 @@ def train_on(
     """
     path = path or newest_run(RUNS, FINETUNING)
     if is_of_seeds(path):
-        return _train_seeds(path, None, given, limits, progress, stop)
+        if given:
+            raise UserError(
+                f"{given[0]}: {path} has runs of several seeds, which are compared, so no setting "
+                "can change"
+            )
+        return _train_seeds(path, None, limits, progress, stop)
     try:
         trainer = run.resume(path, given, progress, stop)
     except StoppedError:
+        progress.say(NOTHING_DONE)
         return None
     with trainer.run:
         return _ended(trainer, limits, stop)
@@ -114,7 +129,7 @@ def _prepared(
     try:
         return run.prepare(settings, files, tokenizer, progress, stop)
     except StoppedError:
-        progress.say("stopped before training; nothing was written")
+        progress.say(NOTHING_DONE)
         return None
 
 
@@ -131,7 +146,6 @@ def _ended(trainer: Trainer, limits: Limits, stop: StopSignals) -> Ended | None:
 def _train_seeds(
     path: Path,
     known: tuple[EncoderSource, Prepared] | None,
-    given: Sequence[str],
     limits: Limits,
     progress: Progress,
     stop: StopSignals,
@@ -149,13 +163,17 @@ def _train_seeds(
         own = dataclasses.replace(settings, seed=seed)
         return run.begin(folder, own, files, *known, progress)
 
-    scores = train_seeds(
-        path,
-        begin,
-        lambda folder: run.resume(folder, given, progress, stop),
-        lambda trainer: run.complete(trainer, stop, limits),
-        progress.say,
-    )
+    try:
+        scores = train_seeds(
+            path,
+            begin,
+            lambda folder: run.resume(folder, (), progress, stop),
+            lambda trainer: run.complete(trainer, stop, limits, path),
+            progress.say,
+        )
+    except StoppedError:
+        progress.say(NOTHING_DONE)
+        return None
     if scores is None:
         return None
     return Ended(path, scores, [*spread_lines(scores), *_how_to_use(path, limits)])

@@ -1,0 +1,270 @@
+"""A fine-tuning run as a person starts it: stop, kill, resume, and what may change."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from electra_ref import finetune
+from electra_ref.training import loop
+from electra_ref.training.checkpoint import list_checkpoints
+from electra_ref.training.records import read_records
+from tests.small_finetuning import (
+    SMALLEST,
+    KilledError,
+    ends_at,
+    held_out,
+    killed,
+    run_finetune,
+    tensors_of,
+    write_encoder,
+    write_examples,
+)
+
+STEPS, AN_EPOCH = 12, 6
+KIND = "tagging"
+
+KILLED = """
+import os, signal, sys
+from electra_ref import finetune
+from electra_ref.training import loop
+original = loop.train_step
+def train_step(config, backend, objective, model, state, batches):
+    if state.step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(config, backend, objective, model, state, batches)
+loop.train_step = train_step
+finetune.main(sys.argv[1:])
+"""
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and labelled data."""
+    folder = tmp_path_factory.mktemp("files")
+    write_encoder(folder / "model", **SMALLEST)
+    write_examples(folder / "train", KIND, 24, 0)
+    write_examples(folder / "dev", KIND, 6, 1)
+    return folder
+
+
+def train(folder: Path, output: Path, *flags: str, **changes: Any) -> int:
+    """Run twelve steps, unless ``changes`` say otherwise."""
+    settings = {"batch_size": 4, "epochs": 2, "learning_rate": 0.01, "log_every": 1, **changes}
+    paths = folder / "model", KIND, folder / "train.jsonl", folder / "dev.jsonl"
+    return run_finetune(*paths, output, *flags, **settings)
+
+
+def result_of(output: Path) -> tuple[Any, ...]:
+    """Return what must not depend on interruptions."""
+    records = read_records(output / "metrics.jsonl")
+    for record in records:
+        record.pop("tokens_per_second", None)
+    due = [r for r in records if r["split"] == "training" or r["step"] % AN_EPOCH == 0]
+    samples = read_records(output / "samples.jsonl")
+    kept = tensors_of(output / "best") if list_checkpoints(output / "best") else None
+    due_samples = [sample for sample in samples if sample["step"] % AN_EPOCH == 0]
+    return tensors_of(output / "checkpoints"), due, due_samples, kept
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "run"
+    assert train(folder, output) == 0
+    return output
+
+
+def test_a_run_trains_for_its_epochs_and_says_what_came_of_it(uninterrupted: Path) -> None:
+    records = read_records(uninterrupted / "metrics.jsonl")
+    assert [r["step"] for r in records if r["split"] == "training"] == list(range(1, STEPS + 1))
+    assert [r["step"] for r in held_out(uninterrupted)] == [AN_EPOCH, STEPS]
+    assert set(held_out(uninterrupted)[0]) == {"step", "split", "accuracy"}
+    samples = read_records(uninterrupted / "samples.jsonl")
+    assert {sample["step"] for sample in samples} == {AN_EPOCH, STEPS}
+    assert len(samples) == 10
+    assert not (uninterrupted / "best").exists()
+
+
+def test_a_run_that_is_killed_by_the_kernel_resumes_to_the_same_bits(
+    folder: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "main", lambda given: arguments.extend(given) or 0)
+        train(folder, output)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(finetune.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
+    assert result_of(output) == result_of(uninterrupted)
+
+
+@pytest.mark.parametrize("number", [0, 6, 11])
+def test_a_run_that_is_ended_anywhere_resumes_to_the_same_bits(
+    number: int, folder: Path, tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(number, killed))
+        with pytest.raises(KilledError):
+            train(folder, output)
+    assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
+    assert result_of(output) == result_of(uninterrupted)
+
+
+def test_a_run_no_longer_needs_the_model_it_began_with(
+    folder: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    moved = tmp_path / "files"
+    shutil.copytree(folder, moved)
+    assert train(moved, tmp_path / "run", "--max-steps", "1") == 0
+    shutil.rmtree(moved / "model")
+    assert finetune.main(["--resume", "--output-dir", str(tmp_path / "run")]) == 0
+    assert result_of(tmp_path / "run")[0] == result_of(uninterrupted)[0]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_command_that_is_named_goes_on(
+    number: signal.Signals, code: int, folder: Path, tmp_path: Path, uninterrupted: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    output = tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(7, lambda: os.kill(os.getpid(), number)))
+        assert train(folder, output) == code
+    captured = capsys.readouterr()
+    assert "saved at step 8; to go on:" in captured.err
+    assert "accuracy" not in captured.out
+    command = shlex.split(captured.err.splitlines()[-1])
+    assert command[:3] == ["python", "-m", "electra_ref.finetune"]
+    assert finetune.main(command[3:]) == 0
+    assert result_of(output) == result_of(uninterrupted)
+
+
+def test_a_signal_while_data_are_read_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from electra_ref.training.finetuning import session  # noqa: PLC0415
+
+    original = session.find_encoder
+
+    def find_encoder(path: Path) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(path)
+
+    monkeypatch.setattr(session, "find_encoder", find_encoder)
+    for flags in ((), ("--seeds", "2")):
+        assert train(folder, tmp_path / "run", *flags) == 130
+        assert not (tmp_path / "run").exists()
+
+
+def test_limits_of_steps_and_time_end_a_run_with_its_scores(
+    folder: Path, tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert train(folder, output, "--max-steps", "5") == 0
+    assert "step 5: dev accuracy" in capsys.readouterr().out
+    resumed = ["--resume", "--output-dir", str(output)]
+    assert finetune.main([*resumed, "--max-minutes", "1e-9"]) == 0
+    assert "step 6: dev accuracy" in capsys.readouterr().out
+    assert finetune.main(resumed) == 0
+    assert result_of(output) == result_of(uninterrupted)
+    capsys.readouterr()
+    assert finetune.main(resumed) == 0
+    assert "nothing is left to train: the run is at step 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["train", "dev"])
+@pytest.mark.parametrize("what", ["words", "tags", "order", "gone"])
+def test_other_data_are_refused(
+    which: str, what: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tmp_path / "files"
+    shutil.copytree(folder, files)
+    output = tmp_path / "run"
+    assert train(files, output, "--max-steps", "1") == 0
+    path = files / f"{which}.jsonl"
+    before = path.read_text()
+    lines = before.splitlines(keepends=True)
+    one = json.loads(lines[1])
+    if what == "gone":
+        path.unlink()
+    else:
+        if what == "words":
+            one["words"][0] = "f" if one["words"][0] == "e" else "e"
+        elif what == "tags":
+            one["tags"][0] = "B" if one["tags"][0] == "A" else "A"
+        lines[1] = json.dumps(one) + "\n"
+        path.write_text("".join(lines[::-1] if what == "order" else lines))
+    tensors = tensors_of(output / "checkpoints")
+    resumed = ["--resume", "--output-dir", str(output), "--max-steps", "2"]
+    for _ in range(2):  # the second time it is not locked
+        capsys.readouterr()
+        assert finetune.main(resumed) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert (str(path) if what == "gone" else "belongs to a run on other data") in error
+    assert tensors_of(output / "checkpoints") == tensors
+    path.write_text(before)
+    assert finetune.main(resumed) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed=3", "seed is 0 in .* and cannot become 3"),
+        ("max_length=20", "max_length is 40 in .* and cannot become 20"),
+        ("layerwise_decay=1", "layerwise_decay is 0.8 in .* and cannot become 1"),
+        ("head=huggingface", "head is 'original' in .* and cannot become 'huggingface'"),
+        ("epochs=5", "epochs is 2.0 in .* and cannot become 5"),
+        ("word_column=2", "word_column is 1 in .* and cannot become 2"),
+        ("task=regression", "task is 'tagging' in .* and cannot become 'regression'"),
+        ("steps=3", "steps = 3, but .* is at step 12 already"),
+    ],
+)
+def test_what_is_fixed_is_refused_by_name(
+    setting: str, message: str, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (uninterrupted / "config.toml").read_bytes()
+    resumed = ["--resume", "--output-dir", str(uninterrupted)]
+    assert finetune.main([*resumed, "--set", setting]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, error), error
+    assert (uninterrupted / "config.toml").read_bytes() == before
+
+
+def test_a_finished_run_goes_on_with_more_steps(
+    tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(uninterrupted, output)
+    free = ["steps=14", "learning_rate=0.002", "evaluate_every=0", "checkpoint_every=0"]
+    flags = [flag for setting in free for flag in ("--set", setting)]
+    assert finetune.main(["--resume", "--output-dir", str(output), *flags]) == 0
+    assert "from step 12 on: learning_rate = 0.002, before 0.01" in capsys.readouterr().err
+    assert [r["step"] for r in held_out(output)] == [6, 12, 14]
+    config = (output / "config.toml").read_text()
+    assert "evaluate_every = 6 " in config  # zero still counts an epoch
+    assert "checkpoint_every = 6 " in config
+
+
+def test_a_pretraining_run_is_not_continued_here(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert finetune.main(["--resume", "--output-dir", str(folder / "model")]) == 2
+        assert "is no fine-tuning run" in capsys.readouterr().err

@@ -1,0 +1,245 @@
+"""Several seeds: a run for each, their mean and spread, and which one is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from electra_ref import finetune, predict
+from electra_ref.training import loop
+from electra_ref.training.checkpoint import list_checkpoints
+from electra_ref.training.finetuning.seeds import spread_lines
+from electra_ref.training.records import read_records
+from tests.small_finetuning import (
+    SMALLEST,
+    KilledError,
+    ends_at,
+    held_out,
+    killed,
+    run_finetune,
+    tensors_of,
+    write_encoder,
+    write_examples,
+)
+
+KIND = "tagging"
+SCORES = {"0": {"f1": 0.5, "recall": 1.0}, "1": {"f1": 0.25, "recall": 1.0},
+          "2": {"f1": 0.9, "recall": 1.0}}  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    write_encoder(folder / "model", **SMALLEST)
+    write_examples(folder / "train", KIND, 12, 0)
+    write_examples(folder / "dev", KIND, 6, 1)
+    return folder
+
+
+def train(folder: Path, output: Path, *flags: str, **changes: Any) -> int:
+    settings = {"batch_size": 4, "epochs": 1, "learning_rate": 0.01, "log_every": 1, **changes}
+    paths = folder / "model", KIND, folder / "train.jsonl", folder / "dev.jsonl"
+    return run_finetune(*paths, output, *flags, **settings)
+
+
+@pytest.fixture(scope="module")
+def three(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("seeds") / "three"
+    assert train(folder, output, "--seeds", "3", "--seed", "5") == 0
+    return output
+
+
+def test_mean_median_and_deviation_are_those_of_the_seeds() -> None:
+    assert list(spread_lines(SCORES)) == [
+        "f1: mean 0.55, median 0.5, standard deviation 0.328 (0.5, 0.25, 0.9)",
+        "recall: mean 1, median 1, standard deviation 0 (1, 1, 1)",
+    ]
+    assert list(spread_lines({"7": {"f1": 0.5}})) == [
+        "f1: mean 0.5, median 0.5, standard deviation 0 (0.5)"
+    ]
+
+
+def test_each_seed_is_a_run_as_it_would_be_alone(three: Path, folder: Path, tmp_path: Path) -> None:
+    assert train(folder, tmp_path / "alone", "--seed", "6") == 0
+    records = [
+        read_records(path / "metrics.jsonl") for path in (three / "seed-6", tmp_path / "alone")
+    ]
+    for record in (*records[0], *records[1]):
+        record.pop("tokens_per_second", None)
+    assert records[0] == records[1]
+    assert sorted(path.name for path in three.iterdir()) == [
+        "config.toml", "seed-5", "seed-6", "seed-7", "seeds.json",
+    ]  # fmt: skip
+
+
+def test_the_seed_decides_about_the_head_and_the_steps_not_about_the_encoder(
+    three: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [
+        [r["loss"] for r in read_records(three / f"seed-{seed}" / "metrics.jsonl")
+         if r["split"] == "training"]
+        for seed in (5, 6, 7)
+    ]  # fmt: skip
+    assert len({tuple(one) for one in losses}) == 3
+    heads, encoders = set(), set()
+    for seed in (5, 6):
+        run = tmp_path / f"seed-{seed}"
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train_step", ends_at(0, killed, seed))
+            with pytest.raises(KilledError):
+                train(folder, run, "--seed", str(seed))
+        tensors = tensors_of(run / "checkpoints")
+        own = {name: data for name, data in tensors.items() if name.startswith("model/task.")}
+        heads.add(str(own))
+        encoders.add(str({name: data for name, data in tensors.items() if name not in own}))
+    assert len(heads) == 2
+    assert len(encoders) == 1
+
+
+def test_the_best_model_is_kept_and_used(
+    three: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = json.loads((three / "seeds.json").read_text())
+    assert seeds["seeds"] == [5, 6, 7]
+    last = {seed: held_out(three / f"seed-{seed}")[-1]["accuracy"] for seed in (5, 6, 7)}
+    assert {int(seed): scores["accuracy"] for seed, scores in seeds["scores"].items()} == last
+    assert last[seeds["best"]] == max(last.values())
+    for seed in (5, 6, 7):
+        run = three / f"seed-{seed}"
+        assert bool(list_checkpoints(run / "checkpoints")) == (seed == seeds["best"])
+        assert (run / "metrics.jsonl").exists()
+    answers = []
+    for model in (three, three / f"seed-{seeds['best']}"):
+        flags = ["--model", str(model), "--input", str(folder / "dev.jsonl"), "--device",
+                 "reference", "--output", str(tmp_path / "out.jsonl")]  # fmt: skip
+        assert predict.main(flags) == 0
+        answers.append((tmp_path / "out.jsonl").read_bytes())
+    assert answers[0] == answers[1]
+    other = next(seed for seed in (5, 6, 7) if seed != seeds["best"])
+    capsys.readouterr()
+    assert predict.main(["--model", str(three / f"seed-{other}")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_first_score_decides_and_the_first_seed_wins_a_tie(tmp_path: Path) -> None:
+    from electra_ref.training.finetuning import seeds as module  # noqa: PLC0415
+    from electra_ref.training.finetuning.seeds_file import Seeds, read_seeds  # noqa: PLC0415
+
+    def seeds_with(*firsts: float) -> Seeds:
+        scores = {str(i): {"f1": first, "z": -first} for i, first in enumerate(firsts)}
+        for seed in range(len(firsts)):
+            (tmp_path / f"seed-{seed}" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return Seeds(list(range(len(firsts))), scores, None, KIND, {})
+
+    for firsts, best in (((0.1, 0.3, 0.2), 1), ((0.1, 0.3, 0.3), 1), ((0.5, 0.3, 0.2), 0)):
+        module._keep_best(tmp_path, seeds_with(*firsts))
+        found = read_seeds(tmp_path)
+        assert found is not None
+        assert found.best == best
+        left = [seed for seed in range(3) if (tmp_path / f"seed-{seed}" / "checkpoints").exists()]
+        assert left == [best]
+
+
+@pytest.mark.parametrize("seed", [5, 6, 7])
+@pytest.mark.parametrize("number", [0, 2])
+def test_seeds_that_are_ended_in_between_go_on_to_the_same_end(
+    seed: int, number: int, folder: Path, three: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    output = tmp_path / "three"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(number, killed, seed))
+        with pytest.raises(KilledError):
+            train(folder, output, "--seeds", "3", "--seed", "5")
+    capsys.readouterr()
+    assert predict.main(["--model", str(output)]) == 2
+    assert "not all seeds" in capsys.readouterr().err
+    assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
+    found = [json.loads((path / "seeds.json").read_text()) for path in (output, three)]
+    assert found[0] == found[1]
+    best = f"seed-{found[0]['best']}"
+    assert tensors_of(output / best / "checkpoints") == tensors_of(three / best / "checkpoints")
+    said = capsys.readouterr().out
+    assert said.startswith("accuracy: mean ")
+    assert f"--model {output} " in said
+
+
+def test_after_a_signal_the_command_for_all_seeds_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    output = tmp_path / "seeds"
+    with monkeypatch.context() as patch:
+        stop = ends_at(1, lambda: os.kill(os.getpid(), signal.SIGINT), seed=1)
+        patch.setattr(loop, "train_step", stop)
+        assert train(folder, output, "--seeds", "2") == 130
+    captured = capsys.readouterr()
+    command = shlex.split(captured.err.splitlines()[-1])
+    assert command[3:] == ["--resume", "--output-dir", str(output)]
+    assert "mean" not in captured.out
+    assert finetune.main(command[3:]) == 0
+    assert json.loads((output / "seeds.json").read_text())["scores"].keys() == {"0", "1"}
+
+
+@pytest.mark.parametrize("limit", [("--max-steps", "2"), ("--max-minutes", "1e-9")])
+def test_a_seed_that_a_limit_ends_is_not_done(
+    limit: tuple[str, str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "seeds"
+    assert train(folder, output, "--seeds", "2", *limit) == 0
+    captured = capsys.readouterr()
+    assert "mean" not in captured.out
+    command = shlex.split(captured.err.splitlines()[-1])[3:]
+    assert json.loads((output / "seeds.json").read_text())["scores"] == {}
+    assert not (output / "seed-1").exists()
+    assert finetune.main(command) == 0
+    assert capsys.readouterr().out.startswith("accuracy: mean ")
+
+
+def refused(capsys: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
+    capsys.readouterr()
+    assert run() == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_seeds_are_compared_so_no_setting_changes(
+    three: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = ["--resume", "--output-dir", str(three), "--set", "learning_rate=1"]
+    assert "no setting can change" in refused(capsys, lambda: finetune.main(resumed))
+
+
+def test_a_folder_that_holds_something_else_is_refused(
+    folder: Path, three: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    for output in (tmp_path, three):
+        before = sorted(output.rglob("*"))
+        message = refused(capsys, lambda to=output: train(folder, to, "--seeds", "2"))  # type: ignore[misc]
+        assert "holds something else" in message
+        assert sorted(output.rglob("*")) == before
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_seeds_that_cannot_begin_leave_nothing(
+    exists: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "seeds"
+    if exists:
+        output.mkdir()
+    largest = str(2**63 - 1)
+    for flags in (("--seeds", "2", "--seed", largest), ("--seeds", "0"), ("--seeds", "2", "--set",
+                  "device=gpu")):  # fmt: skip
+        message = refused(capsys, lambda flags=flags: train(folder, output, *flags))  # type: ignore[misc]
+        assert message
+        assert output.exists() == exists
+        assert not exists or not any(output.iterdir())
