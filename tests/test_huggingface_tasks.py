@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from electra_ref import convert
+from electra_ref import convert, finetune
 from electra_ref.backends import reference
 from electra_ref.errors import UserError
 from electra_ref.model.encoder import encoder_specs
@@ -618,6 +618,15 @@ def test_a_run_is_converted_both_ways(
     assert_same_bits(stored, back)
     assert run_command("--from", tmp_path / "back", "--to", tmp_path / "again") == 0
     assert "a model of other origin" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_an_imported_run_cannot_be_resumed(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_fine_tuned(exported / "tags", tmp_path / "run")
+    assert finetune.main(["--resume", "--output-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"to train on from its weights: --model {tmp_path / 'run'}\n")
 
 
 def test_double_precision_is_kept_by_a_run(directory_of: Callable[[str], Path]) -> None:

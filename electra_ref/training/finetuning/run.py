@@ -13,6 +13,7 @@ import numpy as np
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.config.settings import to_toml
+from electra_ref.errors import UserError
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import initial_values
 from electra_ref.text.wordpiece import WordPiece, tokenizer_of
@@ -33,7 +34,7 @@ from electra_ref.training.loop import Trainer
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary, record_data
-from electra_ref.training.run_directory import FINETUNING, KIND, RunDirectory
+from electra_ref.training.run_directory import FINETUNING, IMPORTED, KIND, RunDirectory
 from electra_ref.training.stop_signals import StopSignals
 
 COMMAND = "python -m electra_ref.finetune"
@@ -129,6 +130,11 @@ def resume(path: Path, given: Sequence[str], progress: Progress, stop: StopSigna
     run = RunDirectory.resume(path)
     try:
         then = run.environment()
+        if IMPORTED in then:
+            raise UserError(
+                f"the model in {path} was imported and not trained here, so there is nothing to "
+                f"resume; to train on from its weights: --model {shlex.quote(str(path))}"
+            )
         before = settings_of(run)
         settings = changed_configuration(run, before, lambda new: settings_of(run, new), given)
         opened = open_backend(settings.device, settings.precision)
