@@ -58,6 +58,7 @@ class Prepared(NamedTuple):
     train: ReadFile
     dev: ReadFile
     labels: Labels
+    settings: FinetuningConfig  # with what only the training data tell
 
 
 def prepare(
@@ -74,11 +75,11 @@ def prepare(
             raise StoppedError
 
     task = task_of(settings.task)
-    train, labels = read_training(task, files.train, tokenizer, settings, check)
+    train, labels, settings = read_training(task, files.train, tokenizer, settings, check)
     dev = read_labelled(task, files.dev, tokenizer, settings, labels, check)
     for line in (*train.lines, *dev.lines):
         progress.say(line)
-    return Prepared(train, dev, labels)
+    return Prepared(train, dev, labels, settings)
 
 
 def begin(

@@ -87,7 +87,9 @@ def train_new(
         except BaseException:
             discard_seeds(path, folder_too=is_ours)
             raise
-    trainer = run.begin(path, settings, files, encoder, prepared, progress, is_ours=is_ours)
+    trainer = run.begin(
+        path, prepared.settings, files, encoder, prepared, progress, is_ours=is_ours
+    )
     with trainer.run:
         return _ended(trainer, limits, stop)
 
@@ -160,7 +162,7 @@ def _train_seeds(
         known = encoder, prepared
 
     def begin(folder: Path, seed: int) -> Trainer:
-        own = dataclasses.replace(settings, seed=seed)
+        own = dataclasses.replace(known[1].settings, seed=seed)
         return run.begin(folder, own, files, *known, progress)
 
     try:

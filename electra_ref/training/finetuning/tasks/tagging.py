@@ -36,6 +36,7 @@ from electra_ref.training.finetuning.formats.schemes import NONE, SCHEMES, detec
 from electra_ref.training.finetuning.formats.sentences import UNTAGGED, Columns, Sentence
 from electra_ref.training.finetuning.formats.tagged_files import FORMATS, read_sentences
 from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.plain import options
 from electra_ref.training.finetuning.scores.entity_f1 import count_spans, span_scores
 from electra_ref.training.finetuning.scores.role_f1 import PREDICATE, arguments_of
 from electra_ref.training.finetuning.tag_labels import (
@@ -52,6 +53,11 @@ from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
 from electra_ref.training.finetuning.word_rows import word_rows
 from electra_ref.training.prediction.task import check_finite
+
+__all__ = [
+    "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
+    "predict", "recipe", "records", "result", "scores", "settled", "targets",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
