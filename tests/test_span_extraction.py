@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +26,8 @@ from electra_ref.training.finetuning.tasks.span_extraction import SpanConfig
 from tests.test_span_windows import TOKENIZER
 from tests.test_squad_format import BORN, NONE, file_of, squad_of
 
-SETTINGS = SpanConfig(null_threshold=-1.0, task="span-extraction")
-ANSWERS, BOTH = ("answer",), ("answer", "no answer")
+SETTINGS = SpanConfig(null_threshold=-1.0, no_answer=True, task="span-extraction")
+ALWAYS = dataclasses.replace(SETTINGS, no_answer=False)
 CAT = Candidate("cat", 4, 7, -0.5, 0.75)
 DOG = Candidate("dog", 0, 3, -2.0, 0.25)
 
@@ -55,24 +56,26 @@ def test_settings_are_the_original_s() -> None:
 
 def test_settings_reach_the_head() -> None:
     settings = SpanConfig(beam_size=7, answerable_weight=0.25, task="span-extraction")
-    head: Head = model_of(task_of("span-extraction"), settings, BOTH).head
+    head: Head = model_of(task_of("span-extraction"), settings, ()).head
     assert head.options == SpanOptions(answerable_weight=0.25, beam=7, width=512)
     assert (head.kind, head.outputs) == ("span-extraction", 2)
 
 
-def test_labels_tell_whether_some_questions_have_no_answer() -> None:
+def test_the_training_data_tell_whether_some_questions_have_no_answer() -> None:
     with_none = list(
         task.records(file_of(json.dumps(squad_of(BORN, NONE))), SETTINGS, "train", None, Tally())
     )
-    assert task.labels_of(with_none, SETTINGS) == BOTH
-    assert task.labels_of(with_none[:1], SETTINGS) == ANSWERS
+    assert task.settled(with_none, ALWAYS) == SETTINGS
+    assert task.settled(with_none[:1], ALWAYS) == ALWAYS
+    assert task.settled(with_none[:1], SETTINGS) == SETTINGS  # it was asked for
+    assert task.labels_of(with_none, SETTINGS) == ()
     assert task.augmented(with_none, SETTINGS) == with_none
 
 
 def test_features_keep_to_the_settings() -> None:
     question = Question("q", "who what who", "b c d e f . b c d", (), None, False, False)
     settings = SpanConfig(max_length=9, max_query_length=2, doc_stride=1)
-    features = task.features(3, question, TOKENIZER, settings, ANSWERS, Tally())
+    features = task.features(3, question, TOKENIZER, settings, (), Tally())
     assert {len(feature.rows[0].ids) for feature in features} == {9}
     assert [feature.detail.offsets[0, 0] for feature in features] == [0, 2, 4, 6, 8, 10]
 
@@ -118,7 +121,7 @@ def test_predictions_are_decoded_with_the_settings() -> None:
     found = [
         task.predict(
             question, [Feature(0, (), window)], [logits],
-            SpanConfig(n_best=n_best, max_answer_length=longest), ANSWERS,
+            SpanConfig(n_best=n_best, max_answer_length=longest), (),
         ).candidates
         for n_best, longest in ((20, 30), (20, 1), (1, 30))
     ]  # fmt: skip
@@ -133,17 +136,17 @@ def test_scores_are_those_of_the_best_spans() -> None:
         answered("b", -2.0, DOG),
         answered("c", 0.0, DOG),
     ]
-    scores = task.scores(answers, SETTINGS, BOTH)
+    scores = task.scores(answers, SETTINGS, ())
     assert scores["exact"] == pytest.approx(200 / 3)
     assert scores["best_exact"] == 100.0
     assert scores["best_exact_thresh"] == -3.0
-    never_nothing = task.scores(answers, SETTINGS, ANSWERS)
+    never_nothing = task.scores(answers, ALWAYS, ())
     assert never_nothing["exact"] == pytest.approx(100 / 3)
     assert "best_exact" not in never_nothing
 
 
-def result_of(one: Answered, labels: tuple[str, ...] = BOTH) -> dict[str, Any]:
-    return task.result(one.record, one.prediction, SETTINGS, labels)
+def result_of(one: Answered, settings: SpanConfig = SETTINGS) -> dict[str, Any]:
+    return task.result(one.record, one.prediction, settings, ())
 
 
 def test_a_result_has_the_answer_and_its_place() -> None:
@@ -162,12 +165,12 @@ def test_above_the_threshold_there_is_no_answer() -> None:
     assert {key: result[key] for key in nothing} == nothing
     assert result["best"][0]["text"] == "cat"
     assert result_of(answered("a", -1.0, CAT))["answer"] == "cat"  # at the threshold
-    assert result_of(answered("a", 9.0, CAT), ANSWERS)["answer"] == "cat"
-    assert result_of(answered("a", -9.0), ANSWERS)["start"] is None  # no span at all
+    assert result_of(answered("a", 9.0, CAT), ALWAYS)["answer"] == "cat"
+    assert result_of(answered("a", -9.0), ALWAYS)["start"] is None  # no span at all
 
 
 def lines_of(make: Lines, *answers: Answered) -> list[str]:
-    return list(make(iter(answers), SETTINGS, BOTH))
+    return list(make(iter(answers), SETTINGS, ()))
 
 
 def test_files_of_predictions_are_one_object_over_many_lines() -> None:
@@ -188,4 +191,4 @@ def test_files_of_predictions_are_written_as_answers_come() -> None:
         yield answered("a", -3.0, CAT)
         raise AssertionError("read too far")
 
-    assert next(task.squad_lines(answers(), SETTINGS, BOTH)) == '{"a": "cat"'
+    assert next(task.squad_lines(answers(), SETTINGS, ())) == '{"a": "cat"'

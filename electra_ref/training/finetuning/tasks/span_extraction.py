@@ -2,8 +2,8 @@
 
     formats.squad -> span_windows -> heads.span -> span_decoding -> scores.squad
 
-Whether a question may have no answer is found in the training data. If some have none, the answer
-is "" where the null odds are above ``null_threshold``; otherwise it never is.
+Whether a question may have no answer (``no_answer``) is found in the training data. If some have
+none, the answer is "" where the null odds are above ``null_threshold``; otherwise it never is.
 Source of the settings: google-research/electra configure_finetuning.py.
 """
 
@@ -22,7 +22,6 @@ from electra_ref.model.heads.span import SpanOptions, SpanTargets
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.squad import Question, read_squad
 from electra_ref.training.finetuning.input_file import InputFile
-from electra_ref.training.finetuning.plain import settled
 from electra_ref.training.finetuning.scores.squad import Answer, squad_scores
 from electra_ref.training.finetuning.span_decoding import (
     Candidate,
@@ -39,8 +38,6 @@ __all__ = [
     "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
     "predict", "recipe", "records", "result", "scores", "settled", "targets",
 ]  # fmt: skip
-
-ANSWER, NO_ANSWER = "answer", "no answer"  # the labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +56,11 @@ class SpanConfig(FinetuningConfig):
         "weight of the loss of whether there is an answer; of the original's head",
         at_least=0.0,
     )
+    no_answer: bool = setting(
+        False, "questions may have no answer; a new run finds it out from the training data"
+    )
     null_threshold: float = setting(
-        -2.75, "null odds above which there is no answer, where some have none", resumed="free"
+        -2.75, "null odds above which there is no answer, with no_answer", resumed="free"
     )
 
 
@@ -84,9 +84,15 @@ def records(
 
 
 def labels_of(records: Sequence[Question], settings: SpanConfig) -> Labels:
-    """Return what may be said of a question: that it has no answer only if some have none."""
-    del settings
-    return (ANSWER, NO_ANSWER) if any(record.impossible for record in records) else (ANSWER,)
+    """Return (): the outputs have no names."""
+    del records, settings
+    return ()
+
+
+def settled(records: Sequence[Question], settings: SpanConfig) -> SpanConfig:
+    """Return ``settings`` with ``no_answer`` if some questions to learn from have none."""
+    no_answer = settings.no_answer or any(record.impossible for record in records)
+    return dataclasses.replace(settings, no_answer=no_answer)
 
 
 def augmented(records: list[Question], settings: SpanConfig) -> list[Question]:
@@ -153,11 +159,12 @@ def predict(
 
 def scores(answered: Sequence[Answered], settings: SpanConfig, labels: Labels) -> dict[str, float]:
     """Return the scores of SQuAD, exact match first."""
+    del labels
     return squad_scores(
         (
             Answer(
                 _best(one.prediction).text,
-                one.prediction.null_odds if NO_ANSWER in labels else None,
+                one.prediction.null_odds if settings.no_answer else None,
                 one.record.answers,
             )
             for one in answered
@@ -173,7 +180,8 @@ def result(
 
     Without an answer, the text is "", and place and score are null.
     """
-    given = _given(prediction, settings, labels)
+    del labels
+    given = _given(prediction, settings)
     is_there = given.text != ""
     return {
         "id": record.id,
@@ -190,9 +198,8 @@ def squad_lines(
     answered: Iterator[Answered], settings: SpanConfig, labels: Labels
 ) -> Iterator[str]:
     """Yield the predictions of SQuAD: an answer for each id, "" where there is none."""
-    return _object_lines(
-        (one.record.id, _given(one.prediction, settings, labels).text) for one in answered
-    )
+    del labels
+    return _object_lines((one.record.id, _given(one.prediction, settings).text) for one in answered)
 
 
 def null_odds_lines(
@@ -222,9 +229,9 @@ def _best(prediction: SpanPrediction) -> Candidate:
     return prediction.candidates[0] if prediction.candidates else _NOTHING
 
 
-def _given(prediction: SpanPrediction, settings: SpanConfig, labels: Labels) -> Candidate:
+def _given(prediction: SpanPrediction, settings: SpanConfig) -> Candidate:
     """Return the answer that is given: the best one, or nothing."""
-    is_nothing = NO_ANSWER in labels and prediction.null_odds > settings.null_threshold
+    is_nothing = settings.no_answer and prediction.null_odds > settings.null_threshold
     return _NOTHING if is_nothing else _best(prediction)
 
 
