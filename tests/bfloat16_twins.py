@@ -126,7 +126,7 @@ def attention(
 
 def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
     """Do what ``bfloat16.attention_backward`` does."""
-    query_key_value, exponentials, reciprocals, scale = cache
+    query_key_value, exponentials, reciprocals, scale, _ = cache
     batch, heads, length, _ = exponentials.shape
     query, key, value = split_heads(query_key_value, batch, 3, heads)
     (gradient,) = split_heads(dcontext, batch, 1, heads)

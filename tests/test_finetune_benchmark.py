@@ -16,6 +16,7 @@ from benchmarks.finetuning import (
     prepare_electra_ref,
     row_lengths,
 )
+from benchmarks.predict import TOLERANCES
 from benchmarks.prediction_rivals import RIVALS
 from benchmarks.turns import Program, Turn
 from electra_ref.config.finetuning import FinetuningConfig
@@ -74,7 +75,7 @@ def test_ours_finds_what_the_formulas_say_and_learns() -> None:
     config, reading = toy_config(), Reading([5, 3, 17], 2, learns=False)
     step = prepare_electra_ref(config, "cpu", "float32")
     checked = reading._replace(expected=expected_logits(config, reading))
-    assert step(checked)["error"] <= finetune.TOLERANCES["float32"]
+    assert step(checked)["error"] <= TOLERANCES["float32"]
     learning = reading._replace(learns=True)
     losses = [step(learning)["loss"] for _ in range(40)]
     assert losses[0] == pytest.approx(np.log(2), rel=0.1)
@@ -117,7 +118,7 @@ def test_transformers_finds_and_learns_the_same(attention: str) -> None:
     config, reading = toy_config(), Reading([5, 3, 17], 2, learns=False)
     step = prepare_transformers(config, "float32", attention, compiled=False, threads=1)
     checked = reading._replace(expected=expected_logits(config, reading))
-    assert step(checked)["error"] <= finetune.TOLERANCES["float32"]
+    assert step(checked)["error"] <= TOLERANCES["float32"]
     still = resolve(
         FinetuningConfig,
         {},
