@@ -28,6 +28,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.choosing import check_numbers
 from benchmarks.harness import origin, print_origin, print_summary, print_table, spread
 from benchmarks.prediction import Reading, expected_logits, text_lengths
 from benchmarks.prediction_rivals import OURS, RIVALS, Rival, program_of, rivals_of
@@ -99,12 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def config_of(options: argparse.Namespace) -> PretrainingConfig:
     """Return the sizes of the model. Raises UserError if they cannot be timed."""
-    numbers = [("repeats", options.repeats, 1), ("warmup", options.warmup, 0)]
-    numbers += [("threads", options.threads, 1), ("texts", options.texts, 1)]
-    numbers += [("batch-tokens", tokens, 1) for tokens in options.batch_tokens]
-    for option, number, least in numbers:
-        if number < least:
-            raise UserError(f"--{option} {number}: at least {least}")
+    check_numbers(options, {"repeats": 1, "warmup": 0, "threads": 1, "texts": 1, "batch_tokens": 1})
     return resolve_config(preset=options.preset, settings=["vocab_size=30522", *options.settings])
 
 

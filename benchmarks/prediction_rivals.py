@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
+from benchmarks.choosing import chosen, not_installed
 from benchmarks.electra_step import open_rival
-from benchmarks.rivals import ALL
 from benchmarks.turns import Program
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
@@ -29,9 +28,10 @@ class Rival(NamedTuple):
     compiled: bool = False
 
 
+OUR_BFLOAT16 = Rival("cpu-bfloat16", OURS, "bfloat16")
 RIVALS = (
     Rival("cpu-float32", OURS, "float32"),
-    Rival("cpu-bfloat16", OURS, "bfloat16"),
+    OUR_BFLOAT16,
     Rival("eager-float32", TRANSFORMERS, "float32", "eager"),
     Rival("sdpa-float32", TRANSFORMERS, "float32", "sdpa"),
     Rival("sdpa-float32-compiled", TRANSFORMERS, "float32", "sdpa", compiled=True),
@@ -49,28 +49,16 @@ def rivals_of(names: list[str] | None) -> list[Rival]:
     transformers' bfloat16 is timed where this project has it. Raises UserError for a name that is
     unknown or given twice, and for a rival that cannot run here.
     """
-    known = {rival.name: rival for rival in RIVALS}
-    if names == [ALL]:
-        return [rival for rival in RIVALS if why_not(rival) is None]
-    if names is None:
-        skipped = set() if why_not(known["cpu-bfloat16"]) is None else {"bfloat16"}
-        able = [rival for rival in RIVALS if why_not(rival) is None and not rival.compiled]
-        return [rival for rival in able if rival.precision not in skipped]
-    for name in names:
-        if name not in known:
-            raise UserError(f"--rivals {name}: none of {', '.join(known)}; or {ALL} alone")
-        if names.count(name) > 1:
-            raise UserError(f"--rivals {name}: given twice")
-        if (reason := why_not(known[name])) is not None:
-            raise UserError(f"--rivals {name}: {reason}")
-    return [known[name] for name in names]
+    skipped = set() if why_not(OUR_BFLOAT16) is None else {"bfloat16"}
+    return chosen(
+        RIVALS, names, why_not, lambda rival: not rival.compiled and rival.precision not in skipped
+    )
 
 
 def why_not(rival: Rival) -> str | None:
     """Return why ``rival`` cannot run here, or None if it can."""
     if rival.program == TRANSFORMERS:
-        missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
-        return f"{' and '.join(missing)} not installed (extra: oracle)" if missing else None
+        return not_installed(("torch", "transformers"))
     try:
         open_rival("cpu", rival.precision)
     except UserError as error:

@@ -21,7 +21,7 @@ import transformers
 from transformers.models.electra import modeling_electra
 
 from electra_ref.batch import Batch, SpecialTokens
-from electra_ref.config.model import EncoderSize, discriminator_size, generator_size
+from electra_ref.config.model import EncoderConfig, EncoderSize, discriminator_size, generator_size
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.training.schedule import learning_rate
 
@@ -153,7 +153,7 @@ def sample(logits: Any, temperature: float) -> Any:
     return torch.searchsorted(cumulative, thresholds).view(logits.shape[:2])
 
 
-def huggingface_config(config: PretrainingConfig, size: EncoderSize, **options: Any) -> Any:
+def huggingface_config(config: EncoderConfig, size: EncoderSize, **options: Any) -> Any:
     """Return the configuration of one network for transformers, with its own ``options``."""
     config_class: Any = transformers.ElectraConfig  # its annotations leave arguments out
     return config_class(

@@ -9,9 +9,9 @@ import argparse
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from benchmarks.choosing import chosen, not_installed
 from benchmarks.electra_step import SPECIAL_TOKENS, open_rival
 from benchmarks.turns import Program, Turn, take_turns
 from electra_ref.config.pretraining import PretrainingConfig
@@ -19,7 +19,6 @@ from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 
 OURS, PYTORCH = "electra_ref", "pytorch"
-ALL = "all"  # in place of names
 
 
 class Rival(NamedTuple):
@@ -51,18 +50,7 @@ def rivals_of(names: list[str] | None) -> list[Rival]:
     None means the default ones that can run here, ["all"] all that can run here. Raises UserError
     for a name that is unknown or given twice, and for a rival that cannot run here.
     """
-    if names is None or names == [ALL]:
-        able = [rival for rival in RIVALS if why_not(rival) is None]
-        return [rival for rival in able if names is not None or rival.default]
-    known = {rival.name: rival for rival in RIVALS}
-    for name in names:
-        if name not in known:
-            raise UserError(f"--rivals {name}: none of {', '.join(known)}; or {ALL} alone")
-        if names.count(name) > 1:
-            raise UserError(f"--rivals {name}: given twice")
-        if (reason := why_not(known[name])) is not None:
-            raise UserError(f"--rivals {name}: {reason}")
-    return [known[name] for name in names]
+    return chosen(RIVALS, names, why_not, lambda rival: rival.default)
 
 
 def our_own(rivals: list[Rival]) -> list[Rival]:
@@ -76,8 +64,7 @@ def our_own(rivals: list[Rival]) -> list[Rival]:
 def why_not(rival: Rival) -> str | None:
     """Return why ``rival`` cannot run here, or None if it can."""
     if rival.program == PYTORCH:
-        missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
-        return f"{' and '.join(missing)} not installed (extra: oracle)" if missing else None
+        return not_installed(("torch", "transformers"))
     try:
         open_rival(rival.device, rival.precision)
     except UserError as error:

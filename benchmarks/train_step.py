@@ -27,10 +27,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
+from benchmarks.choosing import ALL, check_numbers
 from benchmarks.comparison import comparison
 from benchmarks.harness import origin, print_origin, print_summary
 from benchmarks.operation_times import profile
-from benchmarks.rivals import ALL, RIVALS, rivals_of
+from benchmarks.rivals import RIVALS, rivals_of
 from benchmarks.scaling import scaling
 from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
@@ -99,9 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def config_of(options: argparse.Namespace) -> PretrainingConfig:
     """Return the configuration to time. Raises UserError if it cannot be timed."""
-    for option, least in (("repeats", 1), ("warmup", 0), ("threads", 1)):
-        if getattr(options, option) < least:
-            raise UserError(f"--{option} {getattr(options, option)}: at least {least}")
+    check_numbers(options, {"repeats": 1, "warmup": 0, "threads": 1})
     given = [f"{key}={n}" for key in SIZES if (n := getattr(options, key)) is not None]
     sizes = [f"{key}={size}" for key, size in SIZES.items()]
     config = resolve_config(preset=options.preset, settings=[*sizes, *options.settings, *given])

@@ -60,8 +60,11 @@ class Turn(NamedTuple):
 class Worker:
     """The process of one rival. Raises UserError with its name if the process fails."""
 
-    def __init__(self, name: str, program: Program, threads: int) -> None:
+    def __init__(
+        self, name: str, program: Program, threads: int, patience: float | None = None
+    ) -> None:
         self.name = name
+        self._patience = patience  # seconds that it may take to answer; None: any
         self._connection, theirs = multiprocessing.Pipe()
         outside = {name: value for name, value in os.environ.items() if name in FROM_OUTSIDE}
         self._process = subprocess.Popen(
@@ -112,6 +115,8 @@ class Worker:
 
     def _receive(self) -> Any:
         try:
+            if not self._connection.poll(self._patience):
+                raise UserError(f"{self.name}: no answer after {self._patience} s; leave it out")
             answer = self._connection.recv()
         except (EOFError, ConnectionResetError):
             raise self._ended() from None
@@ -128,15 +133,16 @@ def take_turns(
     rounds: Iterable[Mapping[str, Any]],
     threads: int,
     on_round: Callable[[Sequence[Turn]], None],
+    patience: float | None = None,
 ) -> dict[str, list[Turn]]:
     """Let the rivals take turns: in each round, one step each on the task under its name.
 
     The rivals are prepared one after the other. ``on_round`` is called with the turns of every
-    round. Raises UserError if a rival fails.
+    round. Raises UserError if a rival fails, or takes more than ``patience`` seconds for a step.
     """
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(Worker(name, program, threads))
+            stack.enter_context(Worker(name, program, threads, patience))
             for name, program in programs.items()
         ]
         turns: dict[str, list[Turn]] = {name: [] for name in programs}

@@ -46,6 +46,13 @@ def erf(x: Array) -> Array:
     return y
 
 
+def spread_rows(x: Array, rows: Array, count: int) -> Array:
+    """Return (``count``, C) with the rows of ``x`` (n, C) at ``rows`` (n,) and 0 elsewhere."""
+    spread: Array = get_xp(x).zeros((count, x.shape[1]), x.dtype)
+    spread[rows] = x
+    return spread
+
+
 def sum_rows_by_index(rows: Array, indices: Array, count: int) -> Array:
     """Return the (count, C) array whose row i is the sum of all ``rows`` (N, C) with index i.
 

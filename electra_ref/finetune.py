@@ -57,7 +57,8 @@ def build_parser(program: str = PROGRAM) -> Parser:
         type=folder,
         metavar="DIR",
         help="what to begin with: a run, a checkpoint of it, or a directory in the Hugging Face "
-        "format; its generator or its head is dropped (default: the newest run in runs/)",
+        "format; its generator is dropped, and its head unless it is for the same task and labels "
+        "(default: the newest run in runs/)",
     )
     add("--task", choices=list(KINDS), help=kinds)
     add(

@@ -28,11 +28,12 @@ SMALL = {  # names of block sizes in any of the modules, and their size here
     "LEAST_TASKS": 2,
     "MOST_STRIPS": 2,
     "QUERIES": 4,
-    "STRIP": 3,
+    "LANES": 3,
     "CHUNK": 3,
     "ROWS_AT_A_TIME": 4,
 }
 PACKAGE = cpu.__name__
+Shape = tuple[int, ...]
 INSTRUCTIONS = {  # around the bfloat16 tile: see test_bfloat16_product, _attention, test_processor
     "processor",
     "bfloat16",
@@ -66,9 +67,9 @@ def import_interpreted() -> dict[str, ModuleType]:
         for name, size in SMALL.items():
             if hasattr(module, name):
                 setattr(module, name, size)
-        for name in ("multiply_tiles", "copy_panel"):
+        for name, allowed in SHAPES.items():
             if hasattr(module, name) and not hasattr(module, "ir"):
-                setattr(module, name, _strict(getattr(module, name)))
+                setattr(module, name, _strict(getattr(module, name), allowed))
     for operation in BY_PRODUCTS:
         module = modules[f"{PACKAGE}.bfloat16.{operation}"]
         for name in ("multiply", "multiply_and_pack", "pack"):  # the kernels need compilation
@@ -77,21 +78,38 @@ def import_interpreted() -> dict[str, ModuleType]:
     return modules
 
 
-def _strict(twin: Callable[..., None]) -> Callable[..., None]:
+def _shapes_of_tiles(a: Shape, b: Shape, start: Shape, out: Shape) -> bool:
+    columns = SMALL["COLUMNS"]
+    return a[0] > 0 and b == (a[1], columns) and start == out == (a[0], columns)
+
+
+def _shapes_of_panel(b: Shape, panel: Shape, sums: Shape) -> bool:
+    return b == panel == (b[0], SMALL["COLUMNS"]) and sums == (1, SMALL["COLUMNS"])
+
+
+def _shapes_of_columns(source: Shape, panel: Shape) -> bool:
+    return source[0] == panel[0] and source[1] <= panel[1]
+
+
+def _shapes_of_transpose(source: Shape, panel: Shape) -> bool:
+    return source[1] == panel[0] and source[0] <= panel[1]
+
+
+SHAPES: dict[str, Callable[..., bool]] = {  # what the processor would overrun elsewhere
+    "multiply_tiles": _shapes_of_tiles,
+    "copy_panel": _shapes_of_panel,
+    "copy_columns": _shapes_of_columns,
+    "transpose_panel": _shapes_of_transpose,
+}
+
+
+def _strict(twin: Callable[..., None], allowed: Callable[..., bool]) -> Callable[..., None]:
     """Return ``twin``, which now refuses what NumPy would broadcast and the processor overrun."""
 
     def call(*arrays: Any) -> None:
-        rows, columns = SMALL["ROWS"], SMALL["COLUMNS"]
-        if len(arrays) == 4:
-            (count, depth), tiles = arrays[0].shape, (arrays[0].shape[0], columns)
-            if count == 0 or count % rows:
-                raise IndexError(f"{count} rows, but a tile has {rows}")
-            shapes = [(count, depth), (depth, columns), tiles, tiles]
-        else:
-            depth = arrays[0].shape[0]
-            shapes = [(depth, columns), (depth, columns), (1, columns)]
-        if [array.shape for array in arrays] != shapes:
-            raise IndexError(f"{[array.shape for array in arrays]} instead of {shapes}")
+        shapes = [array.shape for array in arrays]
+        if not allowed(*shapes):
+            raise IndexError(f"{shapes} do not fit")
         twin(*arrays)
 
     return call

@@ -68,7 +68,7 @@ AREAS = {
     "model": Area(
         ("model",),
         "discriminator_input electra_gradients fixtures generation inference metamorphic "
-        "objective_gradients objective_runs objective_values objectives parameters step "
+        "objective_gradients objective_runs objective_values objectives padding parameters step "
         "step_wiring task_heads",
     ),
     "huggingface": Area(
@@ -165,6 +165,7 @@ AREAS = {
                     "scores.entity_f1",
                     "scores.role_f1",
                     "tag_labels",
+                    "tag_results",
                     "tasks.tagging",
                     "word_rows",
                 )

@@ -91,7 +91,7 @@ def test_swag(tmp_path: Path) -> None:
     assert found == [
         ChoiceRecord("A, b.", "She", endings, 3, "17", f"{tmp_path / 'a.csv'}, line 2")
     ]
-    assert next(tally.lines()).endswith("columns between commas, quoted; the columns of SWAG")
+    assert next(tally.lines()) == "columns between commas, quoted; those of SWAG"
 
 
 def test_test_set_of_swag(tmp_path: Path) -> None:
@@ -150,3 +150,5 @@ def test_wrong_race(tmp_path: Path, changes: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_an_empty_file(tmp_path: Path, name: str) -> None:
     assert error(tmp_path, name, "").startswith(f"/{name} is empty")
+    if name != "a.csv":  # which needs a header
+        assert records(tmp_path, name, "", "predict")[0] == []

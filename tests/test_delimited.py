@@ -68,8 +68,9 @@ def test_a_header_of_the_delimiter_that_the_name_tells(tmp_path: Path) -> None:
 
 
 def test_one_column(tmp_path: Path) -> None:
-    rows, _, tally = table(tmp_path, "a.tsv", "sentence\none, two\n\nthree\n")
+    rows, form, tally = table(tmp_path, "a.tsv", " sentence \none, two\n\nthree\n")
     assert rows == [["sentence"], ["one, two"], ["three"]]
+    assert form == "columns between tabs, not quoted"
     assert list(tally.lines()) == [
         f"1 blank lines left out (the first: {tmp_path / 'a.tsv'}, line 3)"
     ]
@@ -91,7 +92,7 @@ def test_stray_marks_in_a_table_of_tabs_are_characters(tmp_path: Path) -> None:
 
 
 def test_a_whole_sentence_between_marks_is_no_proof(tmp_path: Path) -> None:
-    rows, _, _ = table(tmp_path, "a.tsv", 'a\tb\n"No."\t0\nYes\t1\n')
+    rows, _, _ = table(tmp_path, "a.tsv", 'a\tb\n"No."\t0\n\nYes\t1\n')
     assert rows[1] == ['"No."', "0"]
 
 
@@ -146,6 +147,14 @@ def test_a_line_with_another_number_of_columns(tmp_path: Path) -> None:
     assert error(tmp_path, "a.tsv", "a\tb\n1\n") == (
         "/a.tsv, line 2: 1 column, but the header has 2"
     )
+
+
+def test_a_table_that_fits_neither_reading_is_read_as_its_name_tells(tmp_path: Path) -> None:
+    assert error(tmp_path, "a.tsv", STRAY + "x\n") == (
+        "/a.tsv, line 5: 1 column, but the header has 2"
+    )
+    message = error(tmp_path, "a.csv", 'a,b\n"Yes" he said,1\nx\n')
+    assert message.startswith("/a.csv, line 2: a quotation mark does not stand where")
 
 
 def test_lines_are_those_of_the_file_and_not_records(tmp_path: Path) -> None:

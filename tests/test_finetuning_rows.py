@@ -67,6 +67,15 @@ def test_a_text_that_is_too_long_keeps_its_beginning_and_is_counted() -> None:
     ]
 
 
+def test_what_has_no_place_is_counted_without_one() -> None:
+    tally = Tally()
+    tally.note("a note")
+    tally.add("rows")
+    tally.note("a note")
+    tally.add("rows", "later")
+    assert list(tally.lines()) == ["a note", "2 rows"]
+
+
 @pytest.mark.parametrize("blank", ["", " \t ", "\x00\x01\u200b\ufffd"])
 def test_a_text_without_a_word_is_a_row_of_special_tokens(blank: str) -> None:
     tally = Tally()

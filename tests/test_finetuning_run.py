@@ -102,8 +102,13 @@ def test_a_run_that_is_killed_by_the_kernel_resumes_to_the_same_bits(
 ) -> None:
     output = tmp_path / "run"
     arguments: list[str] = []
+
+    def remember(given: list[str]) -> int:
+        arguments.extend(given)
+        return 0
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune, "main", lambda given: arguments.extend(given) or 0)
+        patch.setattr(finetune, "main", remember)
         train(folder, output)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=120, check=False,
@@ -160,8 +165,9 @@ def test_a_signal_while_data_are_read_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from electra_ref.training.finetuning import session  # noqa: PLC0415
-
-    original = session.find_encoder
+    from electra_ref.training.finetuning.encoder_source import (  # noqa: PLC0415
+        find_encoder as original,
+    )
 
     def find_encoder(path: Path) -> Any:
         os.kill(os.getpid(), signal.SIGINT)

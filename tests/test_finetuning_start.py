@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.model.passes import ForwardPass
 from electra_ref.training.finetuning.configuring import new_settings, with_steps
-from electra_ref.training.finetuning.encoder_source import copy_encoder, find_encoder
+from electra_ref.training.finetuning.encoder_source import copy_model, find_encoder
 from electra_ref.training.finetuning.layerwise import with_rates
 from electra_ref.training.huggingface.exporting import export_model
 from electra_ref.training.optimizer import TrainingState, optimizer_step
@@ -103,16 +104,16 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def copied(path: Path, **changes: Any) -> tuple[FlatParameters, Network, int]:
-    """Return parameters on which the encoder at ``path`` was put."""
+def copied(path: Path, labels: Sequence[str] = "ABC") -> tuple[FlatParameters, Network, str]:
+    """Return parameters on which those of the model at ``path`` were put, and what is said."""
     source = find_encoder(path)
-    settings = FinetuningConfig(**source.settings(), **{"max_length": 9, **changes})
+    settings = FinetuningConfig(**source.settings(), max_length=9)  # type: ignore[arg-type]
     encoder = full_size_encoder(settings)
-    model = FineTuned(encoder, Head("tagging", "original", 3, 0.1))
+    model = FineTuned(encoder, Head("tagging", "huggingface", len(labels), 0.1))
     specs = rated(model, DECAY, gap=True)
     size = sum(int(np.prod(spec.shape)) for spec in specs)
     parameters = FlatParameters(specs, np.full(size, 99.0, "float32"))
-    return parameters, encoder, copy_encoder(source, parameters, encoder, reference)
+    return parameters, encoder, copy_model(source, parameters, model, tuple(labels), reference)
 
 
 def hidden_of(parameters: FlatParameters, encoder: Network) -> Array:
@@ -123,8 +124,8 @@ def hidden_of(parameters: FlatParameters, encoder: Network) -> Array:
 @pytest.mark.parametrize("name", CASES)
 def test_the_encoder_reads_as_the_one_it_is_a_copy_of(name: str, tmp_path: Path) -> None:
     path = small_run(tmp_path / "run", **CASES[name])
-    parameters, encoder, step = copied(path)
-    assert step == STEP
+    parameters, encoder, said = copied(path)
+    assert said == f"the encoder of {path}, step {STEP}"
     stored = find_model(path)
     theirs = stored.networks.discriminator or stored.networks.generator
     assert theirs is not None
@@ -158,21 +159,24 @@ def test_the_encoder_of_a_directory_is_that_of_the_run_it_comes_from(tmp_path: P
     assert copied(exported)[0].vector.tobytes() == copied(path)[0].vector.tobytes()
 
 
-def test_the_encoder_of_a_fine_tuned_model_is_taken_without_its_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("labels", ["same", "other", "fewer"])
+def test_the_head_of_a_fine_tuned_model_is_taken_if_its_labels_are_the_same(
+    labels: str, tmp_path: Path
+) -> None:
     stored = draw_stored("tags")
+    names = {"same": stored.labels, "other": stored.labels[::-1], "fewer": stored.labels[1:]}
     path = write_task(tmp_path / "run", stored)
-    parameters, _, step = copied(path)
-    assert step == STEP
+    parameters, _, said = copied(path, names[labels])
     checkpoint = tensors_of(path / "checkpoints")
     for spec in parameters.specs:
         ours = parameters[spec.name]
-        if spec.name.startswith("task."):
+        if spec.name.startswith("task.") and labels != "same":
             assert (ours == 99.0).all()
         else:
             assert ours.tobytes() == checkpoint[f"model/{spec.name}"]
-    assert "fine-tuned before" in " ".join(find_encoder(path).notes)
+    assert said.startswith("the encoder and " + ("the head" if labels == "same" else "not the"))
     there = export_task(stored, tmp_path / "there")
-    assert copied(there)[0].vector.tobytes() == parameters.vector.tobytes()
+    assert copied(there, names[labels])[0].vector.tobytes() == parameters.vector.tobytes()
 
 
 def test_a_model_without_an_encoder_is_refused(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_broken_rows_of_qqp_are_counted(tmp_path: Path) -> None:
 def test_broken_rows_of_other_tasks_are_errors(tmp_path: Path) -> None:
     text = TRAIN["rte"][0] + "1\tA.\tB.\n"
     assert error(tmp_path, "rte", text) == "/f.tsv, line 3: 3 columns instead of 4"
+    text = TRAIN["rte"][0] + "1\n"
+    assert error(tmp_path, "rte", text) == "/f.tsv, line 3: 1 column instead of 4"
 
 
 def test_rows_of_mnli_without_a_gold_label_are_counted(tmp_path: Path) -> None:

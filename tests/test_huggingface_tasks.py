@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from electra_ref import convert
+from electra_ref import convert, finetune
 from electra_ref.backends import reference
 from electra_ref.errors import UserError
 from electra_ref.model.encoder import encoder_specs
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
-from electra_ref.training.finetuning.encoder_source import copy_encoder, find_encoder
+from electra_ref.training.finetuning.encoder_source import copy_model, find_encoder
 from electra_ref.training.finetuning.saved import find_fine_tuned, holds_fine_tuned
 from electra_ref.training.finetuning.stored import StoredTask
 from electra_ref.training.huggingface.exporting import export_model
@@ -441,11 +441,30 @@ def test_fine_tuning_begins_with_the_encoder(exported: Path) -> None:
     other = draw_stored("two labels", seed=1)
     parameters = parameters_of(other)
     before = parameters_of(other)
-    copy_encoder(source, parameters, other.model.encoder, reference)
+    taken = copy_model(source, parameters, other.model, other.labels, reference)
+    assert taken.startswith("the encoder and not the head, which is for another task")
     theirs = parameters_of(draw_stored("tags"))
     for spec in parameters.specs:
         expected = before if spec.name.startswith("task.") else theirs
         np.testing.assert_array_equal(parameters[spec.name], expected[spec.name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fine_tuning_for_the_same_task_begins_with_the_head_too(name: str, exported: Path) -> None:
+    source, same = find_encoder(exported / name), draw_stored(name, seed=1)
+    parameters = parameters_of(same)
+    taken = copy_model(source, parameters, same.model, same.labels, reference)
+    assert taken == f"the encoder and the head of {exported / name}, step 0"
+    np.testing.assert_array_equal(parameters.vector, parameters_of(draw_stored(name)).vector)
+
+
+def test_a_head_of_other_labels_is_not_taken(exported: Path) -> None:
+    source, other = find_encoder(exported / "two labels"), draw_stored("two labels", seed=1)
+    parameters = parameters_of(other)
+    taken = copy_model(source, parameters, other.model, other.labels[::-1], reference)
+    assert "not the head" in taken
+    head = "task.output.weight"
+    np.testing.assert_array_equal(parameters[head], parameters_of(other)[head])
 
 
 # What is refused
@@ -599,6 +618,15 @@ def test_a_run_is_converted_both_ways(
     assert_same_bits(stored, back)
     assert run_command("--from", tmp_path / "back", "--to", tmp_path / "again") == 0
     assert "a model of other origin" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_an_imported_run_cannot_be_resumed(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_fine_tuned(exported / "tags", tmp_path / "run")
+    assert finetune.main(["--resume", "--output-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"to train on from its weights: --model {tmp_path / 'run'}\n")
 
 
 def test_double_precision_is_kept_by_a_run(directory_of: Callable[[str], Path]) -> None:

@@ -154,7 +154,7 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
 
 def test_bfloat16_is_timed_where_there_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = "electra_ref.backends.cpu.bfloat16.is_compiled"
-    monkeypatch.setattr("benchmarks.prediction_rivals.find_spec", lambda _: True)
+    monkeypatch.setattr("benchmarks.choosing.find_spec", lambda _: True)
     for has_instructions in (True, False):
         monkeypatch.setattr(compiled, lambda has=has_instructions: has)
         rivals = rivals_of(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -50,6 +51,7 @@ def test_the_best_span_is_a_piece_of_the_context() -> None:
     assert texts_of(prediction) == ["a", "b c d", "c d e f"]
     best = prediction.candidates[0]
     assert (best.start, best.end, best.score) == (0, 1, -1.0)
+    assert json.loads(json.dumps(prediction)) == [list(map(list, prediction.candidates)), 0.25]
     assert CONTEXT[slice(*prediction.candidates[2][1:3])] == "c d e f"
     assert prediction.null_odds == 0.25
 
@@ -109,6 +111,8 @@ def test_of_equal_texts_the_best_stays() -> None:
 def test_of_equal_scores_the_first_comes_first() -> None:
     prediction = decode_one(beam_of(0.0, (5, 5, -1.0), (3, 3, -1.0)))
     assert texts_of(prediction) == ["c", "a"]
+    even = decode(CONTEXT, [window_of(0, 5)], [logits_of([0.0] * 8, [0.0] * 8)], LIMITS)
+    assert texts_of(even)[:6] == ["a", "a b", "a b c", "a b c d", "a b c d e", "b"]
 
 
 def test_as_many_as_are_wanted() -> None:

@@ -115,6 +115,13 @@ def test_the_rows_of_a_context_in_windows() -> None:
     }
 
 
+def test_an_answer_that_ends_after_a_window_is_not_in_it() -> None:
+    features = features_of(question_of("anna b c d e f .", "d e"), Limits(9, 4, 2))
+    assert [detail_of(feature).answer for feature in features] == [(0, 0), (5, 6), (3, 4)]
+    features = features_of(question_of("anna b c d e f .", "anna b"), Limits(9, 4, 2))
+    assert [detail_of(feature).answer for feature in features] == [(3, 5), (0, 0), (0, 0)]
+
+
 def test_tokens_are_answered_once_over_all_windows() -> None:
     for longest, stride in itertools.product(range(8, 20), (1, 2, 5)):
         features = features_of(question_of("b c d e f b c d e f . b c"), Limits(longest, 4, stride))

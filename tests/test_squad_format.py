@@ -67,6 +67,13 @@ def test_one_question_a_line(end: str) -> None:
     assert read(first + end + second + end) == EXPECTED
 
 
+def test_only_ends_of_lines_end_a_line() -> None:
+    entry = {"context": CONTEXT, **BORN, "question": "a\u2028b\x85c_d"}
+    text = json.dumps(entry, ensure_ascii=False)
+    (question, _) = read(text + "\n" + line_of(NONE))
+    assert question.question == entry["question"]
+
+
 def test_one_line_alone() -> None:
     assert read(line_of(BORN)) == EXPECTED[:1]
 
@@ -116,6 +123,7 @@ def test_an_answer_that_is_not_there_is_skipped_in_training_and_kept_to_score() 
         ("london", 26, (26, 32)),  # case
         ("Ada Lovelace", 0, (0, 13)),  # white space inside
         (" London ", 25, (26, 32)),  # and around
+        (" in ", 22, (23, 25)),
         ("London", 27, (26, 32)),  # in the word that the place touches
         ("ondon", 26, (27, 32)),
         ("London", 0, None),  # in the context, but elsewhere
@@ -172,20 +180,22 @@ def test_single_surrogates_are_replaced() -> None:
         ),
         ('{"data": [\n{"a": 1},\n{"b" 2}]}', "f.json, line 3: .* no JSON .*column 6"),
         (line_of(BORN) + "\n{'id': 1}", "f.json, line 2: .* no JSON"),
-        (line_of(BORN) + "\n[1]", "f.json, line 2: expected a JSON object, not a list"),
+        (line_of(BORN) + "\n[1]", "f.json, line 2: expected a JSON object, not an array"),
+        ('{"data": []}\n{"data": []}', "f.json, line 2: .* no JSON .*Extra data"),
+        ("x" * 500, "f.json, line 1: .* no JSON"),
         ("12", "f.json: expected SQuAD JSON .*not a number"),
-        ('{"data": 1}', "f.json: 'data' should be a list, not a number"),
+        ('{"data": 1}', "f.json: 'data' should be an array, not a number"),
         ('{"data": [1]}', "f.json, entry 1 of the data: expected a JSON object, not a number"),
         ('{"data": [{"title": "x"}]}', "entry 1 of the data has no 'context'; .* 'title'"),
         (json.dumps(squad_of(3)), "article 1, paragraph 1, question 1: expected a JSON object"),
         (json.dumps(squad_of({"id": "1"})), "question 1 has no 'question'; its keys are 'id'"),
         (line_of(BORN, context=None), "line 1: 'context' should be a string, not null"),
         (line_of(BORN, is_impossible="no"), "'is_impossible' should be true or false, not a str"),
-        (line_of(BORN, answers="London"), "'answers' should be a list, not a string"),
+        (line_of(BORN, answers="London"), "'answers' should be an array, not a string"),
         (line_of(BORN, answers=["London"]), "answer: expected a JSON object, not a string"),
         (line_of(BORN, answers=[{"text": "London"}]), "'answer_start' should be a number, not nu"),
         (line_of(BORN, answers={"text": ["a"], "answer_start": []}), "1 texts of answers, but 0"),
-        (line_of(BORN, id=[1]), "'id' should be a string, not a list"),
+        (line_of(BORN, id=[1]), "'id' should be a string, not an array"),
         ("[" * 100_000, "line 1: .* no JSON"),
     ],
 )
@@ -193,6 +203,7 @@ def test_what_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read(text)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 def test_lines_are_read_as_they_come() -> None:

@@ -80,12 +80,13 @@ def test_scores_with_impossible_questions() -> None:
     assert scores["HasAns_f1"] == pytest.approx(100 * (1 + 2 / 3) / 3)
     assert scores["NoAns_exact"] == scores["NoAns_f1"] == 50.0
     assert (scores["total"], scores["HasAns_total"], scores["NoAns_total"]) == (5.0, 3.0, 2.0)
-    assert next(iter(scores)) == "exact"
+    assert list(scores)[:4] == ["exact", "f1", "best_exact", "best_f1"]
 
 
 def test_best_thresholds() -> None:
     """Points by threshold: all "" 2; -5: 3; -4: 2; -3: 2 or 2.67; -2: 3 or 3.67; -1: one less."""
     scores = squad_scores(EXAMPLES, threshold=-2.75)
+    assert squad_scores(EXAMPLES[::-1], threshold=-2.75) == pytest.approx(scores)
     assert scores["best_exact"] == pytest.approx(60.0)
     assert scores["best_exact_thresh"] == -5.0
     assert scores["best_f1"] == pytest.approx(100 * (2 / 3 + 3) / 5)

@@ -225,7 +225,8 @@ def test_a_json_file_names_the_line_where_an_object_begins() -> None:
         ({"tokens": ["a"], "tags": ["O", "O"]}, "1 words, but 2 tags"),
         ({"text": "a"}, "of the columns or keys 'text', none of them is known: set word_key"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": 1}, "predicate = 1 is no number of a word"),
-        ({"tokens": ["a"], "tags": ["O"], "predicate": True}, "predicate = True is no number"),
+        ({"tokens": ["a", "b"], "tags": ["O", "O"], "predicate": True}, "predicate = True is no"),
+        ({"tokens": ["a"], "tags": ["O"], "predicate": "0"}, "predicate = '0' is no number"),
         (["a"], "expected a JSON object with words"),
     ],
 )

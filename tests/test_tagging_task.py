@@ -142,6 +142,15 @@ def test_too_many_unknown_labels_are_an_error() -> None:
     assert len(records(text, "dev", ENTITY_LABELS, unseen_share=0.12)) == 9
 
 
+def test_a_word_without_a_tag_is_no_unknown_label() -> None:
+    tally = Tally()
+    text = '{"tokens": ["a", "d"], "tags": ["", "B-X"]}'
+    read = records(text, "dev", ENTITY_LABELS, "f.jsonl", tally)
+    assert tally.counts() == {}
+    (feature,) = features_of(read, TaggingConfig(), ENTITY_LABELS)
+    assert feature.detail.labels.tolist() == [-1, ENTITY_LABELS.index("S-X")]
+
+
 def test_dev_may_spell_spans_in_another_scheme() -> None:
     _, settings, labels = trained(IOB1)
     (one,) = records("a B-X\nd I-X\ne I-X\n", "dev", labels)
@@ -274,7 +283,7 @@ def test_semantic_roles_from_end_to_end() -> None:
     missed = [answer(read[0], "S-V", "S-A", "S-C-A")]  # two parts are no one part
     assert tagging.scores(missed, settings, labels)["f1"] == 0.0
     assert tagging.result(read[0], answered[0].prediction, settings, labels)["predicate"] == 0
-    assert list(tagging.conll_lines(iter(answered), settings, labels)) == [
+    assert list(tagging.in_columns(iter(answered), settings, labels)) == [
         "a V B-V", "d - B-A", "e - I-A", "",
     ]  # fmt: skip
 
@@ -292,7 +301,7 @@ def test_lines_of_conll_can_be_read_again() -> None:
     _, settings, labels = trained(IOB1)
     one = sentence_of("here", ["New York", "\u00a0", "d"], None)
     lines = list(
-        tagging.conll_lines(
+        tagging.in_columns(
             iter([answer(one, "S-X", "O", "S-X"), answer(one, "O", "O", "O")]), settings, labels
         )
     )

@@ -58,6 +58,40 @@ def test_the_first_usual_name_counts() -> None:
     assert columns_of("class", "text", "sentence", "label")[:3] == ("sentence", None, "label")
 
 
+HEADERS = {  # as they are published
+    "SICK": ("pair_ID", "sentence_A", "sentence_B", "relatedness_score", "label"),
+    "QNLI": ("index", "question", "sentence", "label"),
+    "BoolQ": ("question", "passage", "idx", "label"),
+    "QQP": ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+    "MRPC": ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
+    "XNLI": ("genre", "premise", "hypothesis", "label"),
+    "SNIPS": ("intent", "tokens", "slots"),
+    "others": ("guid", "text_a", "text_b", "category"),
+    "ours": ("id", "text", "text_pair", "label"),
+    "MTEB": ("text1", "text2", "label"),
+}
+
+
+def test_headers_of_published_data() -> None:
+    found = {name: tuple(columns_of(*there)) for name, there in HEADERS.items()}
+    assert found == {
+        "SICK": ("sentence_A", "sentence_B", "label", None),
+        "QNLI": ("question", "sentence", "label", "index"),
+        "BoolQ": ("question", "passage", "label", "idx"),
+        "QQP": ("question1", "question2", "is_duplicate", "id"),
+        "MRPC": ("#1 String", "#2 String", "Quality", None),
+        "XNLI": ("premise", "hypothesis", "label", None),
+        "SNIPS": ("tokens", None, "intent", None),
+        "others": ("text_a", "text_b", "category", "guid"),
+        "ours": ("text", "text_pair", "label", "id"),
+        "MTEB": ("text1", "text2", "label", None),
+    }
+
+
+def test_of_names_that_differ_by_case_the_first_counts() -> None:
+    assert columns_of("Text", "text", "LABEL", "label") == ("Text", None, "LABEL", None)
+
+
 def test_chosen_columns() -> None:
     there = ("id", "sentence1", "sentence2", "a", "b", "label", "x")
     assert columns_of(*there, label="x") == ("sentence1", "sentence2", "x", "id")
@@ -117,7 +151,7 @@ def test_a_table(tmp_path: Path) -> None:
     place = tmp_path / "a.csv.gz"
     assert [record.place for record in found] == [f"{place}, line {n}" for n in (2, 3)]
     assert list(tally.lines()) == [
-        f"{place}: columns between commas, quoted; text = 'premise', second text = 'hypothesis', "
+        "columns between commas, quoted; text = 'premise', second text = 'hypothesis', "
         "label = 'label'"
     ]
 
@@ -153,9 +187,10 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ("e", None, None, None),
     ]
     assert [record.place[-1] for record in found] == ["1", "3", "4", "5"]
-    lines = list(tally.lines())
-    assert lines[0] == f"{tmp_path / name}: text = 'sentence', label = 'label'"
-    assert tally.counts() == {"blank lines left out": 1}
+    assert list(tally.lines()) == [
+        "text = 'sentence', label = 'label'",
+        f"1 blank lines left out (the first: {tmp_path / name}, line 2)",
+    ]
 
 
 def test_a_second_text_of_json_may_be_missing(tmp_path: Path) -> None:
@@ -197,6 +232,8 @@ def test_wrong_json(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_wrong_json_in_a_file_of_objects(tmp_path: Path) -> None:
+    message = error(tmp_path, "a.json", '\n{"text": "a", "label": -Infinity}')
+    assert message == "/a.json, line 2: expected a JSON object (-Infinity is not JSON)"
     text = '[{"text": "a", "label": "x"},\n\n {"text": }]'
     assert error(tmp_path, "a.json", text).startswith(
         "/a.json, line 3: expected a JSON object (Expecting value, column 11)"
@@ -207,6 +244,7 @@ def test_wrong_json_in_a_file_of_objects(tmp_path: Path) -> None:
 def test_lines_of_text_are_answered(tmp_path: Path, name: str) -> None:
     found, _ = records(tmp_path, name, 'First, a "line".\n\nA\ttab\n', "predict")
     assert short(found) == [(text, None, None, None) for text in ('First, a "line".', "", "A\ttab")]
+    assert [record.place[-1] for record in found] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("header", ["text\tlabel", "label\tSentence1", '"sentence"', "my\tx"])

@@ -246,6 +246,9 @@ def test_predictions_and_scores_of_classification() -> None:
     assert classification.result(*done[0], settings, labels) == {
         "id": 0, "label": "1", "probabilities": {"0": 0.25, "1": 0.75},
     }  # fmt: skip
+    (large,) = answered("classification", found[:1], [[1e4] * 3], ("0", "1", "2"))
+    probabilities = classification.result(*large, settings, ("0", "1", "2"))["probabilities"]
+    assert probabilities == dict.fromkeys("012", 0.333333)
     f1_of_1 = 2 * 2 / (2 * 2 + 1 + 1)
     scores = classification.scores(done, settings, labels)
     assert scores == {"accuracy": 0.5, "macro_f1": pytest.approx(f1_of_1 / 2, rel=1e-12)}
@@ -345,6 +348,7 @@ def test_targets_predictions_and_scores_of_regression() -> None:
     assert [one.prediction for one in done] == [3.0, 2.0, 7.0]
     table = settings_of("regression", **settings)
     assert regression.result(*done[2], table, ()) == {"id": "q", "score": 7.0}
+    assert regression.result(found[0], 1 / 3, table, ()) == {"score": 0.333333}
     scores = regression.scores([done[0], done[2]], table, ())
     assert list(scores) == ["pearson", "spearman", "mean_squared_error"]
     assert scores["mean_squared_error"] == pytest.approx((1 + 4) / 2, rel=1e-12)
@@ -421,6 +425,9 @@ def test_predictions_and_scores_of_multiple_choice() -> None:
         "choice": 1, "text": "d", "probabilities": [0.25, 0.5, 0.25],
     }  # fmt: skip
     assert multiple_choice.scores(done, settings, ()) == {"accuracy": 0.5}
+    (large,) = answered("multiple-choice", found[:1], [1e4, 1e4, 1e4], ())
+    probabilities = multiple_choice.result(*large, settings, ())["probabilities"]
+    assert probabilities == [0.333333] * 3
     assert multiple_choice.augmented(found, settings) == found
     assert multiple_choice.outputs(settings, ()) == 1
     assert multiple_choice.labels_of(found, settings) == ()

@@ -5,6 +5,9 @@
         x = layer_norm(x + dropout(attention(x W_qkv + b) W_o + b))
         x = layer_norm(x + dropout(gelu(x W_1 + b) W_2 + b))
 
+Padding has no x: only attention sees where it stands. What others read there is 0, and the gradient
+of that is dropped.
+
 The backward functions are the forward ones read upward, line for line. Each half layer reads x
 twice, so two gradients meet there: ``linear`` adds the other one to its own.
 Source: Devlin et al. 2019, arXiv:1810.04805, section 3; google-research/electra model/modeling.py
@@ -16,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from electra_ref.arrays import Array, get_xp
-from electra_ref.backends import Cache
+from electra_ref.arrays import Array, get_xp, spread_rows
+from electra_ref.backends import Bits, Cache
 from electra_ref.batch import Batch
 from electra_ref.model.embeddings import (
     EMBEDDING_SITE,
@@ -61,10 +64,28 @@ class LayerCache(NamedTuple):
     layer_norm: Cache
 
 
+class Tokens(NamedTuple):
+    """Where the tokens of a batch stand."""
+
+    mask: Array  # (B, T)  True for a token
+    rows: Array  # (n,)  their numbers among all N = B T places
+
+    def without_padding(self, x: Array) -> Array:
+        """Return (n, C), the rows of the tokens of ``x`` (N, C)."""
+        return x if self.rows.size == self.mask.size else x[self.rows]
+
+    def with_padding(self, x: Array) -> Array:
+        """Return (N, C) with the rows of ``x`` (n, C) at the tokens and 0 elsewhere."""
+        if self.rows.size == self.mask.size:
+            return x
+        return spread_rows(x, self.rows, self.mask.size)
+
+
 class EncoderCache(NamedTuple):
     """The caches of the parts of the encoder, in the order they run."""
 
     embeddings: EmbeddingsCache
+    tokens: Tokens
     layers: list[LayerCache]
 
 
@@ -76,26 +97,26 @@ def encode(
     A ``relaxation`` names the places whose words are mixtures.
     """
     x, embeddings_cache = embeddings(run, network, batch, relaxation)
+    tokens = _tokens_of(batch)
+    x = tokens.without_padding(x)
     layers = []
     for number in range(network.size.num_hidden_layers):
-        x, cache = _layer(run, network, number, x, batch.attention_mask)
+        x, cache = _layer(run, network, number, x, tokens)
         layers.append(cache)
-    return x, EncoderCache(embeddings_cache, layers)
+    return tokens.with_padding(x), EncoderCache(embeddings_cache, tokens, layers)
 
 
 def hidden_states(run: ForwardPass, network: Network, batch: Batch) -> Array:
     """Return the hidden states (N, C) of ``batch``, without the caches that ``encode`` returns.
 
-    Only the activations of one layer are held at a time. Those of padding are not computed, but in
-    attention; 0 stands in their place.
+    Only the activations of one layer are held at a time.
     """
     x, _ = embeddings(run, network, batch)
-    xp, mask = get_xp(x), batch.attention_mask
-    tokens = xp.flatnonzero(mask)
-    x = x[tokens]
+    tokens = _tokens_of(batch)
+    x = tokens.without_padding(x)
     for number in range(network.size.num_hidden_layers):
-        x, _ = _layer(run, network, number, x, mask, tokens)
-    return _with_padding(x, tokens, mask.size)
+        x, _ = _layer(run, network, number, x, tokens)
+    return tokens.with_padding(x)
 
 
 def encode_backward(
@@ -106,43 +127,43 @@ def encode_backward(
     Return the gradient of the relaxation's logits, None if there was none. Consumes the cache: its
     layers are taken out one by one, so that their memory is free again.
     """
+    tokens = cache.tokens
+    dx = tokens.without_padding(dx)
     for number in reversed(range(network.size.num_hidden_layers)):
         dx = _layer_backward(run, network, number, dx, cache.layers.pop())
-    return embeddings_backward(run, network, dx, cache.embeddings)
+    return embeddings_backward(run, network, tokens.with_padding(dx), cache.embeddings)
+
+
+def _tokens_of(batch: Batch) -> Tokens:
+    mask = batch.attention_mask
+    return Tokens(mask, get_xp(mask).flatnonzero(mask))
 
 
 def _layer(
-    run: ForwardPass,
-    network: Network,
-    number: int,
-    x: Array,
-    attention_mask: Array,
-    tokens: Array | None = None,
+    run: ForwardPass, network: Network, number: int, x: Array, tokens: Tokens
 ) -> tuple[Array, LayerCache]:
-    """Run one layer; ``x`` is (N, C), or (n, C) where ``tokens`` (n,) numbers the rows it has."""
+    """Run one layer on ``x`` (n, C)."""
     name = f"{network.layers}.layer.{number}"
-    heads, width = network.size.num_attention_heads, network.size.hidden_size
-    config, (examples, length) = network.config, attention_mask.shape
+    heads = network.size.num_attention_heads
+    config, (examples, length) = network.config, tokens.mask.shape
     rate, eps = config.hidden_dropout, config.layer_norm_eps
     site = EMBEDDING_SITE + 1 + number * SITES_PER_LAYER
 
     scores = heads * length * length  # of an example
     bits = run.dropout_bits(network, site, examples, scores, config.attention_dropout)
     h, query_key_value = run.linear(f"{name}.attention.query_key_value", x)
-    h = h if tokens is None else _with_padding(h, tokens, examples * length)
     h, attention = run.backend.attention(
-        h, attention_mask, heads, bits, config.attention_dropout, run.with_caches
+        h, tokens.mask, heads, bits, config.attention_dropout, run.with_caches
     )
-    h = h if tokens is None else h[tokens]
     h, attention_output = run.linear(f"{name}.attention.output", h)
-    bits = run.dropout_bits(network, site + 1, examples, length * width, rate)
+    bits = _bits_of_tokens(run, network, site + 1, tokens)
     x, attention_layer_norm = run.dropout_add_layer_norm(
         f"{name}.attention.layer_norm", h, x, bits, rate, eps
     )
     h, intermediate = run.linear(f"{name}.intermediate", x)
     h, gelu = run.backend.gelu(h)
     h, output = run.linear(f"{name}.output", h)
-    bits = run.dropout_bits(network, site + 2, examples, length * width, rate)
+    bits = _bits_of_tokens(run, network, site + 2, tokens)
     x, layer_norm = run.dropout_add_layer_norm(f"{name}.layer_norm", h, x, bits, rate, eps)
     return x, LayerCache(
         query_key_value, attention, attention_output, attention_layer_norm,
@@ -150,13 +171,14 @@ def _layer(
     )  # fmt: skip
 
 
-def _with_padding(x: Array, tokens: Array, count: int) -> Array:
-    """Return (``count``, C) with the rows of ``x`` (n, C) at ``tokens`` (n,) and 0 elsewhere."""
-    if tokens.size == count:
-        return x
-    padded: Array = get_xp(x).zeros((count, x.shape[1]), x.dtype)
-    padded[tokens] = x
-    return padded
+def _bits_of_tokens(run: ForwardPass, network: Network, site: int, tokens: Tokens) -> Bits:
+    """Return the bits of a ``site`` whose rows (n, C) are those of the tokens."""
+    (examples, length), width = tokens.mask.shape, network.size.hidden_size
+    rate = network.config.hidden_dropout
+    bits = run.dropout_bits(network, site, examples, length * width, rate)
+    if bits is None or tokens.rows.size == tokens.mask.size:
+        return bits
+    return run.backend.bits_of_rows(bits, tokens.rows, tokens.mask.size)
 
 
 def _layer_backward(

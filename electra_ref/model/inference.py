@@ -3,16 +3,14 @@
     detection_logits = detection head(hidden states)                     (N,)
     word_logits      = vocabulary head(hidden states at the positions)   (B M, V)
 
-The operations are those of training. Only the activations of one layer are held at a time, and
-those of padding are left out, but in attention.
+The operations are those of training. Only the activations of one layer are held at a time.
 
 On the backends ``cpu``, in float32 and with bfloat16 products, the bits of a token are those of the
 training forward pass that drops nothing. They depend on its row and on the padded length T alone,
 not on the rows beside it, their number, or that of the threads: every number is summed in an order
 that does not depend on N. In float32 they do not depend on T either. On ``reference`` and ``gpu`` a
-library multiplies matrices. It may choose the order of a sum by the number of rows, so there the
-bits are those of training only for a batch without padding, and other rows change the result within
-rounding.
+library multiplies matrices. It may choose the order of a sum by the number of rows, so there other
+rows change the result within rounding.
 """
 
 from __future__ import annotations

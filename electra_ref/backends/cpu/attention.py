@@ -34,11 +34,10 @@ from electra_ref.backends.cpu.matrix_product import (
     empty_panels,
     multiply_columns,
     multiply_rows,
-    pack_columns,
-    pack_rows,
 )
-from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS, copy_panel
-from electra_ref.backends.reference.attention import PADDING_SCORE
+from electra_ref.backends.cpu.panels import copy_columns, transpose_panel
+from electra_ref.backends.cpu.register_tile import COLUMNS, ROWS
+from electra_ref.backends.reference.attention import PADDING_SCORE, token_rows
 from electra_ref.compilation import jit
 
 QUERIES = 8 * ROWS  # of one turn: their scores stay in the cache
@@ -47,12 +46,16 @@ LOWEST, MAGNITUDE = np.int32(-(2**31)), np.int32(2**31 - 1)
 SUM = frozenset({"contract", "reassoc"})
 
 
+Borders = npt.NDArray[np.int64]  # (B, 2)  the first and behind the last row of each example
+
+
 class AttentionCache(NamedTuple):
     """Kept for the backward pass: the argument, and one T x T matrix a head."""
 
     query_key_value: Float32  # (N, 3C)
     probabilities: Float32  # (B, H, T, T)  negative where dropped
     scale: np.float32  # of what was not dropped: 1 / (1 - p)
+    borders: Borders  # (B, 2)
 
 
 def attention(
@@ -67,24 +70,33 @@ def attention(
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
-    The cache is None unless ``with_cache``. Raises ValueError if the heads do not divide C, or if
-    other shapes or types do not fit.
+    N is B T, or the number of tokens, where padding has no rows. The cache is None unless
+    ``with_cache``. Raises ValueError if the heads do not divide C, or if other shapes or types do
+    not fit.
     """
     batch, length = attention_mask.shape
     width = query_key_value.shape[1] // 3
     if width % num_attention_heads:
         raise ValueError(f"{num_attention_heads} heads do not divide the width {width}")
-    expect((batch * length, 3 * width), query_key_value)
+    rows = query_key_value.shape[0]
+    expect((rows, 3 * width), query_key_value)
+    is_there = np.ones_like(attention_mask)
+    if token_rows(rows, attention_mask) is not None:
+        is_there = attention_mask
+    ends = np.cumsum(is_there.sum(axis=1), dtype=np.int64)
+    borders = np.stack([ends - is_there.sum(axis=1), ends], axis=1)
     keeps = with_cache or bits is not None
     shape = (batch, num_attention_heads, length, length) if keeps else (1, 1, 0, 0)
     probabilities = np.empty(shape, np.float32)
-    context = np.empty((query_key_value.shape[0], width), np.float32)
+    context = np.empty((rows, width), np.float32)
     drop = draw(Dropout(bits, rate), shape)
+    if drop.threshold > 0:
+        _move_bits(drop.bits, is_there)
+    padding = _padding_scores(attention_mask, is_there)
     _attention(
-        query_key_value, _padding_scores(attention_mask), *drop, num_attention_heads, keeps,
-        probabilities, context,
+        query_key_value, borders, padding, *drop, num_attention_heads, keeps, probabilities, context
     )  # fmt: skip
-    cache = AttentionCache(query_key_value, probabilities, drop.scale)
+    cache = AttentionCache(query_key_value, probabilities, drop.scale, borders)
     return context, cache if with_cache else None
 
 
@@ -100,17 +112,33 @@ def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
     return dquery_key_value
 
 
-def _padding_scores(attention_mask: npt.NDArray[np.bool_]) -> Float32:
-    """Return what is added to the scores of all keys (B, whole panels): -inf beyond the row."""
+def _padding_scores(
+    attention_mask: npt.NDArray[np.bool_], is_there: npt.NDArray[np.bool_]
+) -> Float32:
+    """Return what is added to the scores of all keys (B, whole panels): -inf beyond the row.
+
+    ``is_there`` (B, T) is True where there is a row; these come first.
+    """
     batch, length = attention_mask.shape
     scores = np.full((batch, -(-length // COLUMNS) * COLUMNS), np.float32(-np.inf))
-    scores[:, :length] = np.where(attention_mask, np.float32(0.0), PADDING)
+    for b in range(batch):
+        is_token = attention_mask[b, is_there[b]]
+        scores[b, : is_token.size] = np.where(is_token, np.float32(0.0), PADDING)
     return scores
+
+
+def _move_bits(bits: Bits16, is_there: npt.NDArray[np.bool_]) -> None:
+    """Move the bits (B, H, T, T) of the rows that there are to the front, in place."""
+    has_gap = (is_there[:, 1:] & ~is_there[:, :-1]).any(axis=1)
+    for b in np.flatnonzero(has_gap):
+        places = np.flatnonzero(is_there[b])
+        bits[b, :, : places.size, : places.size] = bits[b][:, places[:, None], places]
 
 
 @jit(parallel=True)
 def _attention(
     query_key_value: Float32,
+    borders: Borders,
     padding: Float32,
     bits: Bits16,
     threshold: int,
@@ -121,11 +149,9 @@ def _attention(
     context: Float32,
 ) -> None:
     """Compute ``context`` (N, C) and, if it ``keeps`` them, the probabilities."""
-    batch = padding.shape[0]
-    length = context.shape[0] // batch
-    for task in numba.prange(batch * heads):
+    for task in numba.prange(borders.shape[0] * heads):
         b, h = task // heads, task % heads
-        rows = slice(b * length, (b + 1) * length)
+        rows = slice(borders[b, 0], borders[b, 1])
         q, k, v = _split_head(query_key_value[rows], h, heads)
         out = _head(context[rows], h, heads)
         kept = probabilities[b, h] if keeps else probabilities[0, 0]
@@ -167,17 +193,19 @@ def _attend(
     length, head_width = query.shape
     factor = np.float32(1.0 / math.sqrt(head_width))
     keys, values = _pack_transpose(key), _pack(value)
-    scores = np.empty((min(QUERIES, length), padding.size), np.float32)
-    zeros = np.zeros((QUERIES, max(padding.size, head_width)), np.float32)
+    width = keys.shape[0] * COLUMNS
+    scores = np.empty((min(QUERIES, length), width), np.float32)
+    zeros = _zeros(max(width, head_width))
     for first in range(0, length, QUERIES):
         count = min(QUERIES, length - first)
         rows = slice(first, first + count)
-        multiply_rows(query[rows], keys, zeros, scores[:count])
+        multiply_rows(query[rows], keys, zeros[:count], scores[:count])
         for i in range(count):
-            _softmax_row(scores[i], factor, padding)
+            _softmax_row(scores[i], factor, padding[:width])
             if keeps:
-                _drop_row(scores[i], bits[first + i], threshold, scale, probabilities[first + i])
-        multiply_rows(scores[:count, :length], values, zeros, context[rows])
+                kept = probabilities[first + i, :length]
+                _drop_row(scores[i], bits[first + i], threshold, scale, kept)
+        multiply_rows(scores[:count, :length], values, zeros[:count], context[rows])
 
 
 @jit(fastmath=SUM)
@@ -227,12 +255,13 @@ def _attention_backward(
     query_key_value: Float32,
     probabilities: Float32,
     scale: np.float32,
+    borders: Borders,
     dquery_key_value: Float32,
 ) -> None:
-    batch, heads, length, _ = probabilities.shape
+    batch, heads, _, _ = probabilities.shape
     for task in numba.prange(batch * heads):
         b, h = task // heads, task % heads
-        rows = slice(b * length, (b + 1) * length)
+        rows = slice(borders[b, 0], borders[b, 1])
         q, k, v = _split_head(query_key_value[rows], h, heads)
         dq, dk, dv = _split_head(dquery_key_value[rows], h, heads)
         dout = _head(dcontext[rows], h, heads)
@@ -255,35 +284,35 @@ def _attend_backward(
     length, head_width = query.shape
     factor = np.float32(1.0 / math.sqrt(head_width))
     keys, values = _pack(key), _pack_transpose(value)
-    zeros = _zeros(max(length, head_width))
+    zeros = _zeros(max(values.shape[0] * COLUMNS, head_width))
     dropped = np.empty((length, length), np.float32)
-    dscores = np.empty((length, length), np.float32)
-    for first in range(0, length, ROWS):
-        last = min(first + ROWS, length)
-        multiply_rows(dcontext[first:last], values, zeros, dscores[first:last, :length])
-        for t in range(first, last):
-            _softmax_row_backward(probabilities[t], scale, factor, dscores[t], dropped[t])
-        multiply_rows(dscores[first:last, :length], keys, zeros, dquery[first:last])
+    dscores = np.empty((length, values.shape[0] * COLUMNS), np.float32)
+    for first in range(0, length, QUERIES):
+        rows = slice(first, min(first + QUERIES, length))
+        multiply_rows(dcontext[rows], values, zeros[: rows.stop - first], dscores[rows])
+        for t in range(first, rows.stop):
+            _softmax_row_backward(probabilities[t, :length], scale, factor, dscores[t], dropped[t])
+        multiply_rows(dscores[rows, :length], keys, zeros[: rows.stop - first], dquery[rows])
     queries, dcontexts = _pack(query), _pack(dcontext)
-    for first in range(0, length, ROWS):
-        rows = slice(first, first + ROWS)
-        multiply_columns(dropped[:, rows], dcontexts, zeros, dvalue[rows])
-        multiply_columns(dscores[:, rows], queries, zeros, dkey[rows])
+    for first in range(0, length, QUERIES):
+        rows = slice(first, min(first + QUERIES, length))
+        multiply_columns(dropped[:, rows], dcontexts, zeros[: rows.stop - first], dvalue[rows])
+        multiply_columns(dscores[:, rows], queries, zeros[: rows.stop - first], dkey[rows])
 
 
 @jit(fastmath=SUM)
 def _softmax_row_backward(
     probabilities: Float32, scale: np.float32, factor: np.float32, ds: Float32, dropped: Float32
 ) -> None:
-    """Turn dA into dS in ``ds`` (T,), and write A to ``dropped`` (T,)."""
+    """Turn dA into dS in the first T of ``ds``, and write A to ``dropped`` (T,)."""
     total = np.float32(0.0)
-    for i in range(ds.size):
+    for i in range(dropped.size):
         kept = scale if probabilities[i] >= 0.0 else np.float32(0.0)
         p = abs(probabilities[i])
         dropped[i] = p * kept
         ds[i] = p * (ds[i] * kept)
         total += ds[i]
-    for i in range(ds.size):
+    for i in range(dropped.size):
         ds[i] = (ds[i] - abs(probabilities[i]) * total) * factor
 
 
@@ -291,13 +320,8 @@ def _softmax_row_backward(
 def _pack(matrix: Float32) -> Float32:
     """Return ``matrix`` (K, N) in panels."""
     panels = empty_panels(matrix.shape[0], matrix.shape[1])
-    sums = np.zeros((1, COLUMNS), np.float32)
     for j in range(panels.shape[0]):
-        columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
-        if columns.stop <= matrix.shape[1]:
-            copy_panel(matrix[:, columns], panels[j], sums)
-        else:
-            pack_columns(matrix[:, columns], panels[j])
+        copy_columns(matrix[:, j * COLUMNS : (j + 1) * COLUMNS], panels[j])
     return panels
 
 
@@ -306,11 +330,11 @@ def _pack_transpose(matrix: Float32) -> Float32:
     """Return the transpose of ``matrix`` (N, K) in panels."""
     panels = empty_panels(matrix.shape[1], matrix.shape[0])
     for j in range(panels.shape[0]):
-        pack_rows(matrix[j * COLUMNS : (j + 1) * COLUMNS], panels[j])
+        transpose_panel(matrix[j * COLUMNS : (j + 1) * COLUMNS], panels[j])
     return panels
 
 
 @jit()
 def _zeros(width: int) -> Float32:
-    """Return (ROWS, width) zeros: where sums start."""
-    return np.zeros((ROWS, width), np.float32)
+    """Return (QUERIES, width) zeros: where sums start."""
+    return np.zeros((QUERIES, width), np.float32)

@@ -34,6 +34,8 @@ class DropoutBits(NamedTuple):
     stream: rng.RandomStream
     examples: int
     bits_per_example: int
+    rows: npt.NDArray[np.int64] | None = None  # (n,)  the chosen rows; None chooses all
+    all_rows: int = 0  # how many they are chosen from
 
 
 class Dropout(NamedTuple):
@@ -63,8 +65,15 @@ def draw(dropout: Dropout, shape: tuple[int, ...]) -> Drop:
     if bits is None or threshold == 0:
         return Drop(np.zeros(shape, np.uint16), 0, np.float32(1.0))
     drawn = rng.dropout_bits(bits.stream, bits.examples, bits.bits_per_example)
+    if bits.rows is not None:
+        drawn = drawn.reshape(bits.all_rows, -1)[bits.rows]
     scale = np.float32(BIT_RANGE / (BIT_RANGE - threshold))
     return Drop(drawn.reshape(shape), threshold, scale)
+
+
+def bits_of_rows(bits: DropoutBits, rows: npt.NDArray[np.int64], count: int) -> DropoutBits:
+    """Name the bits of ``rows`` (n,) out of ``count`` rows, into which ``bits`` are divided."""
+    return bits._replace(rows=rows, all_rows=count)
 
 
 def dropout(x: Float32, bits: DropoutBits | None, rate: float) -> tuple[Float32, Dropout]:

@@ -4,10 +4,11 @@
 
 b is copied once, block of K by block of K, into panels as wide as a register tile, so that the
 tile reads it in order. Panels begin at a cache line: a vector that spans two of them takes two
-loads, and the product then takes a third longer. a is read in place. A task is some strips of
-``ROWS`` rows; it multiplies all of them by one panel before it reads the next. Every number of the
-result is summed by one thread in the order of K: its bits depend neither on the number of threads
-nor on the number of rows.
+loads, and the product then takes a third longer. a is read in place, or turned task by task where
+it is a transpose: its rows are so far apart that few of them stay in the cache together. A task is
+some strips of ``ROWS`` rows; it multiplies all of them by one panel before it reads the next. Every
+number of the result is summed by one thread in the order of K: its bits depend neither on the
+number of threads nor on the number of rows.
 
 NumPy's product is not used: its BLAS has threads of its own, and two pools of threads on the same
 processors wait for each other whenever one takes over from the other (see ``process``).
@@ -23,19 +24,18 @@ import numpy as np
 
 from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.arguments import expect, expect_rows, is_transpose, starting_sums
+from electra_ref.backends.cpu.panels import copy_columns, copy_panel, transpose_panel
 from electra_ref.backends.cpu.register_tile import (
     COLUMNS,
+    LANES,
     ROWS,
     aligned_empty,
-    copy_panel,
     multiply_tiles,
 )
 from electra_ref.compilation import jit
 
 DEPTH = 256  # rows of b that are packed at a time
-LEAST_TASKS = 16  # where there are enough rows, so that threads end at about the same time
 MOST_STRIPS = 8  # of a task: their rows stay in the second-level cache beside a panel
-STRIP = 16  # columns that are turned into rows at a time: a cache line
 
 
 def multiply(
@@ -59,6 +59,7 @@ def multiply(
     (count, width), depth = out.shape, a.shape[1]
     expect((count, depth), a)
     expect((depth, width), b)
+    sums_columns = column_sums is not None
     if column_sums is None:
         column_sums = np.empty(width, np.float32)
     expect((width,), column_sums)
@@ -68,7 +69,9 @@ def multiply(
     if depth == 0:  # no turn of the loop over K
         out[...], column_sums[...] = sums[0], 0.0
         return
-    _multiply(a_stored, a_is_transpose, b_stored, b_is_transpose, sums, out, column_sums[None])
+    factors = a_stored, a_is_transpose, b_stored, b_is_transpose
+    threads = numba.get_num_threads()
+    _multiply(*factors, sums, out, column_sums[None], sums_columns, threads)
 
 
 def _as_stored(matrix: Float32) -> tuple[Float32, bool]:
@@ -88,11 +91,13 @@ def _multiply(
     start: Float32,
     out: Float32,
     column_sums: Float32,
+    sums_columns: bool,
+    threads: int,
 ) -> None:
     count, width = out.shape
     first_sums = start[0]
     depth = a.shape[0] if a_is_transpose else a.shape[1]
-    block = _rows_of_a_task(count)
+    tasks = _number_of_tasks(count, threads)
     panels = empty_panels(min(depth, DEPTH), width)
     for first in range(0, depth, DEPTH):
         last = min(first + DEPTH, depth)
@@ -102,15 +107,18 @@ def _multiply(
             if first == 0:
                 column_sums[:, columns] = 0.0
             if b_is_transpose:
-                pack_rows(b[columns, first:last], packed[j])
-                _add_rows(packed[j], column_sums[0, columns])
+                transpose_panel(b[columns, first:last], packed[j])
+                if sums_columns:
+                    _add_rows(packed[j], column_sums[0, columns])
             elif (j + 1) * COLUMNS <= width:
                 copy_panel(b[first:last, columns], packed[j], column_sums[:, columns])
             else:
-                pack_columns(b[first:last, columns], packed[j])
-                _add_rows(packed[j], column_sums[0, columns])
-        for i in numba.prange(-(-count // block)):
-            rows = slice(i * block, (i + 1) * block)
+                copy_columns(b[first:last, columns], packed[j])
+                if sums_columns:
+                    _add_rows(packed[j], column_sums[0, columns])
+        for i in numba.prange(tasks):
+            begin_row, end_row = _rows_of_task(i, tasks, count)
+            rows = slice(begin_row, end_row)
             begin = first_sums[rows] if first == 0 else out[rows]
             if a_is_transpose:
                 multiply_columns(a[first:last, rows], packed, begin, out[rows])
@@ -128,35 +136,6 @@ def empty_panels(depth: int, width: int) -> Float32:
 
 
 @jit()
-def pack_columns(source: Float32, panel: Float32) -> None:
-    """Copy ``source`` (K, n) to the first n columns of ``panel`` (K, N); the others become 0."""
-    count = source.shape[1]
-    for k in range(panel.shape[0]):
-        for j in range(count):
-            panel[k, j] = source[k, j]
-        for j in range(count, panel.shape[1]):
-            panel[k, j] = 0.0
-
-
-@jit()
-def pack_rows(source: Float32, panel: Float32) -> None:
-    """Copy the rows of ``source`` (n, K) to the columns of ``panel`` (K, N), the others become 0.
-
-    ``STRIP`` columns at a time, so that a cache line of the source is used whole.
-    """
-    depth = panel.shape[0]
-    strips = depth - depth % STRIP
-    panel[:, source.shape[0] :] = 0.0
-    for first in range(0, strips, STRIP):
-        for j in range(source.shape[0]):
-            for k in range(first, first + STRIP):  # a count known to the compiler: no loop is left
-                panel[k, j] = source[j, k]
-    for k in range(strips, depth):
-        for j in range(source.shape[0]):
-            panel[k, j] = source[j, k]
-
-
-@jit()
 def _add_rows(panel: Float32, sums: Float32) -> None:
     for k in range(panel.shape[0]):
         for j in range(sums.size):
@@ -164,50 +143,47 @@ def _add_rows(panel: Float32, sums: Float32) -> None:
 
 
 @jit()
-def _rows_of_a_task(count: int) -> int:
-    """Return how many of ``count`` rows a task multiplies: whole strips."""
+def _number_of_tasks(count: int, threads: int) -> int:
+    """Return into how many tasks ``count`` rows are split.
+
+    A task has at most ``MOST_STRIPS``, and each thread has as many tasks if there are enough rows.
+    """
     strips = -(-count // ROWS)
-    return ROWS * min(max(strips // LEAST_TASKS, 1), MOST_STRIPS)
+    rounds = -(-strips // (MOST_STRIPS * threads))
+    return min(rounds * threads, strips)
 
 
 @jit()
-def multiply_rows(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
-    """Write ``start`` + ``a`` (m, K) ``panels`` to ``out`` (m, N)."""
-    whole = a.shape[0] - a.shape[0] % ROWS
-    if whole > 0:
-        _multiply_panels(a[:whole], panels, start[:whole], out[:whole])
-    if whole < a.shape[0]:
-        padded = np.zeros((ROWS, a.shape[1]), np.float32)
-        _copy(a[whole:], padded)
-        _multiply_panels(padded[:, : a.shape[1]], panels, start[whole:], out[whole:])
+def _rows_of_task(task: int, tasks: int, count: int) -> tuple[int, int]:
+    """Return the borders of the rows of a task: whole strips, one more or less than any other."""
+    strips = -(-count // ROWS)
+    first, last = strips * task // tasks, strips * (task + 1) // tasks
+    return first * ROWS, min(last * ROWS, count)
 
 
 @jit()
 def multiply_columns(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
     """Write ``start`` + aᵀ ``panels`` to ``out`` (m, N), ``a`` (K, m)."""
-    whole = a.shape[1] - a.shape[1] % ROWS
-    if whole > 0:
-        _multiply_panels(a.T[:whole], panels, start[:whole], out[:whole])
-    if whole < a.shape[1]:
-        padded = np.empty((a.shape[0], ROWS), np.float32)
-        pack_columns(a[:, whole:], padded)
-        _multiply_panels(padded.T[:, : a.shape[0]], panels, start[whole:], out[whole:])
+    depth, count = a.shape
+    rows = np.empty((count, -(-depth // LANES) * LANES), np.float32)
+    transpose_panel(a, rows)
+    multiply_rows(rows[:, :depth], panels, start, out)
 
 
 @jit()
-def _multiply_panels(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
-    """Write the product of ``a`` (n ROWS, K) as far as ``out`` (m, N) reaches."""
-    count, width = out.shape
-    whole = width // COLUMNS if count == a.shape[0] else 0
+def multiply_rows(a: Float32, panels: Float32, start: Float32, out: Float32) -> None:
+    """Write ``start`` + ``a`` (m, K) ``panels`` to ``out`` (m, N)."""
+    width = out.shape[1]
+    whole = width // COLUMNS
     for j in range(whole):
         columns = slice(j * COLUMNS, (j + 1) * COLUMNS)
         multiply_tiles(a, panels[j], start[:, columns], out[:, columns])
-    for j in range(whole, panels.shape[0]):  # tiles that reach beyond the edge
-        columns = slice(j * COLUMNS, min((j + 1) * COLUMNS, width))
+    if whole < panels.shape[0]:  # the last panel reaches beyond the edge
+        columns = slice(whole * COLUMNS, width)
         tiles = np.zeros((a.shape[0], COLUMNS), np.float32)
-        _copy(start[:count, columns], tiles)
-        multiply_tiles(a, panels[j], tiles, tiles)
-        _copy(tiles[:count, : columns.stop - columns.start], out[:, columns])
+        _copy(start[:, columns], tiles)
+        multiply_tiles(a, panels[whole], tiles, tiles)
+        _copy(tiles[:, : width - columns.start], out[:, columns])
 
 
 @jit()

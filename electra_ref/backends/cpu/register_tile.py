@@ -1,12 +1,13 @@
 """The innermost step of every float32 matrix product: tiles of the result, held in registers.
 
-    out (n R, L) = start (n R, L) + a (n R, K) b (K, L)
+    out (m, L) = start (m, L) + a (m, K) b (K, L)
 
 L columns fill V vector registers, so a tile of R rows is V R accumulators that stay in registers
 while the loop over K runs. Each turn of the loop loads one row of b and R numbers of a, each of
 them broadcast over a register, and makes V R fused multiply-adds. With AVX-512 these are 24 for ten
 loads: the adders never wait for memory. NumPy's BLAS does the same in assembly; here LLVM's vector
-types do it on any processor. One tile after another reads the same b, which stays in the cache.
+types do it on any processor. One tile after another reads the same b, which stays in the cache. The
+last tile may have fewer rows, down to one: there is code for each number of them.
 
 numba compiles no vector types, so tiles are built from LLVM's instructions: see ``emitters``. The
 Python body of ``multiply_tiles`` says what they compute, and runs where compilation is switched
@@ -59,18 +60,12 @@ def aligned_empty(count: int, depth: int, width: int) -> Float32:
 
 
 def multiply_tiles(a: Float32, b: Float32, start: Float32, out: Float32) -> None:
-    """Write ``start`` (n R, L) + ``a`` (n R, K) ``b`` (K, L) to ``out`` (n R, L); K is at least 1.
+    """Write ``start`` (m, L) + ``a`` (m, K) ``b`` (K, L) to ``out`` (m, L); K is at least 1.
 
     Rows of ``b``, ``start`` and ``out`` are contiguous; ``start`` may be ``out``. It is fast if
     ``b`` begins at a cache line: see ``aligned_empty``.
     """
     out[...] = start + a @ b
-
-
-def copy_panel(b: Float32, panel: Float32, sums: Float32) -> None:
-    """Copy ``b`` (K, L) to ``panel`` and add its rows to ``sums`` (1, L); rows are contiguous."""
-    panel[...] = b
-    sums += b.sum(axis=0)
 
 
 @overload(multiply_tiles)
@@ -81,25 +76,12 @@ def _compiled_multiply_tiles(_a: Any, _b: Any, _start: Any, _out: Any) -> Any:
     return call
 
 
-@overload(copy_panel)
-def _compiled_copy_panel(_b: Any, _panel: Any, _sums: Any) -> Any:
-    def call(_b: Any, _panel: Any, _sums: Any) -> None:
-        _copy_panel(_b, _panel, _sums)
-
-    return call
-
-
 @emitted
 def _multiply_tiles(_typing: Any, a: Any, b: Any, start: Any, out: Any) -> Any:
-    return numba.types.void(a, b, start, out), _caller("multiply_tiles", _build_multiply_tiles)
+    return numba.types.void(a, b, start, out), caller("multiply_tiles", _build_multiply_tiles)
 
 
-@emitted
-def _copy_panel(_typing: Any, b: Any, panel: Any, sums: Any) -> Any:
-    return numba.types.void(b, panel, sums), _caller("copy_panel", _build_copy_panel)
-
-
-class _Matrix:
+class Matrix:
     """A two-dimensional array as LLVM sees it: address, strides in bytes, shape."""
 
     def __init__(self, builder: ir.IRBuilder, numbers: list[ir.Value]) -> None:
@@ -120,6 +102,10 @@ class _Matrix:
         for value, place in zip(values, self._vectors(row), strict=True):
             store(self._builder, value, place)
 
+    def place(self, row: ir.Value, column: ir.Value) -> ir.Value:
+        """Return the address of a number of a row that is contiguous."""
+        return offset(self._builder, self._address(row), column, INT64(WORD))
+
     def _vectors(self, row: ir.Value) -> list[ir.Value]:
         first, size = self._address(row), INT64(LANES * WORD)
         return [offset(self._builder, first, INT64(j), size) for j in range(VECTORS)]
@@ -128,7 +114,7 @@ class _Matrix:
         return offset(self._builder, self._data, row, self._row)
 
 
-def _caller(name: str, build: Callable[[ir.IRBuilder, list[_Matrix]], None]) -> Any:
+def caller(name: str, build: Callable[[ir.IRBuilder, list[Matrix]], None]) -> Any:
     """Return what emits a call of the function ``name``, whose body ``build`` writes."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
@@ -140,7 +126,7 @@ def _caller(name: str, build: Callable[[ir.IRBuilder, list[_Matrix]], None]) -> 
 
         def body(builder: ir.IRBuilder, numbers: list[ir.Value]) -> None:
             starts = range(0, len(numbers), 5)
-            build(builder, [_Matrix(builder, numbers[n : n + 5]) for n in starts])
+            build(builder, [Matrix(builder, numbers[n : n + 5]) for n in starts])
 
         call_apart(builder, name, numbers, body)
         return context.get_dummy_value()
@@ -148,36 +134,37 @@ def _caller(name: str, build: Callable[[ir.IRBuilder, list[_Matrix]], None]) -> 
     return codegen
 
 
-def _build_multiply_tiles(builder: ir.IRBuilder, arrays: list[_Matrix]) -> None:
-    """For each tile, load ``start``, loop over K, store to ``out``."""
+def _build_multiply_tiles(builder: ir.IRBuilder, arrays: list[Matrix]) -> None:
+    """Multiply tile after tile, then the rows that are left."""
+    rows = arrays[3].rows
+    left = builder.srem(rows, INT64(ROWS))
+    whole = builder.sub(rows, left)
+    with cgutils.for_range_slice(builder, INT64(0), whole, INT64(ROWS)) as (first, _):
+        _multiply_tile(builder, arrays, first, ROWS)
+    for count in range(1, ROWS):
+        with builder.if_then(builder.icmp_signed("==", left, INT64(count))):
+            _multiply_tile(builder, arrays, whole, count)
+
+
+def _multiply_tile(
+    builder: ir.IRBuilder, arrays: list[Matrix], first: ir.Value, count: int
+) -> None:
+    """For ``count`` rows from ``first`` on, load ``start``, loop over K, store to ``out``."""
     a, b, start, out = arrays
-    with cgutils.for_range_slice(builder, INT64(0), out.rows, INT64(ROWS)) as (first, _):
-        rows = [builder.add(first, INT64(i)) for i in range(ROWS)]
-        accumulators = [_variables(builder, start.load_vectors(row)) for row in rows]
-        with cgutils.for_range(builder, a.columns) as loop:
-            factors = b.load_vectors(loop.index)
-            for row, slots in zip(rows, accumulators, strict=True):
-                number = broadcast(builder, a.load(row, loop.index), LANES)
-                for slot, factor in zip(slots, factors, strict=True):
-                    total = _multiply_add(builder, number, factor, builder.load(slot))
-                    builder.store(total, slot)
+    rows = [builder.add(first, INT64(i)) for i in range(count)]
+    accumulators = [variables(builder, start.load_vectors(row)) for row in rows]
+    with cgutils.for_range(builder, a.columns) as loop:
+        factors = b.load_vectors(loop.index)
         for row, slots in zip(rows, accumulators, strict=True):
-            out.store_vectors(row, [builder.load(slot) for slot in slots])
+            number = broadcast(builder, a.load(row, loop.index), LANES)
+            for slot, factor in zip(slots, factors, strict=True):
+                total = _multiply_add(builder, number, factor, builder.load(slot))
+                builder.store(total, slot)
+    for row, slots in zip(rows, accumulators, strict=True):
+        out.store_vectors(row, [builder.load(slot) for slot in slots])
 
 
-def _build_copy_panel(builder: ir.IRBuilder, arrays: list[_Matrix]) -> None:
-    """Copy row by row, and add each row to the sums, which stay in registers."""
-    b, panel, sums = arrays
-    totals = _variables(builder, sums.load_vectors(INT64(0)))
-    with cgutils.for_range(builder, b.rows) as loop:
-        vectors = b.load_vectors(loop.index)
-        panel.store_vectors(loop.index, vectors)
-        for slot, vector in zip(totals, vectors, strict=True):
-            builder.store(builder.fadd(builder.load(slot), vector), slot)
-    sums.store_vectors(INT64(0), [builder.load(slot) for slot in totals])
-
-
-def _variables(builder: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
+def variables(builder: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
     """Return stack slots that hold ``values``; LLVM turns them into registers."""
     return [cgutils.alloca_once_value(builder, value) for value in values]
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from electra_ref.arrays import Array
 from electra_ref.backends.cpu.adamw import adamw
-from electra_ref.backends.cpu.dropout import DropoutBits, dropout, dropout_backward
+from electra_ref.backends.cpu.dropout import (
+    DropoutBits,
+    bits_of_rows,
+    dropout,
+    dropout_backward,
+)
 from electra_ref.backends.cpu.dropout_add_layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_backward,

@@ -24,6 +24,12 @@ class DropoutCache(NamedTuple):
     scale: float  # 1 / (1 - p)
 
 
+def bits_of_rows(bits: Array, rows: Array, count: int) -> Array:
+    """Return the bits of ``rows`` (n,) out of ``count`` rows, into which ``bits`` are divided."""
+    chosen: Array = bits.reshape(count, -1)[rows]
+    return chosen
+
+
 def dropout(x: Array, bits: Array | None, rate: float) -> tuple[Array, DropoutCache]:
     """Zero a share ``rate`` of ``x`` (any shape) and scale up the rest; ``bits`` has x's size.
 

@@ -12,7 +12,7 @@ from electra_ref.backends.reference.copy_gate_cross_entropy import (
     copy_gate_cross_entropy,
     copy_gate_cross_entropy_backward,
 )
-from electra_ref.backends.reference.dropout import dropout, dropout_backward
+from electra_ref.backends.reference.dropout import bits_of_rows, dropout, dropout_backward
 from electra_ref.backends.reference.dropout_add_layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_backward,

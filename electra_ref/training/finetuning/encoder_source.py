@@ -2,7 +2,7 @@
 
 Of a model with two networks it is the discriminator; the generator is dropped. Of one that guesses
 words alone (objective mlm and its kin) it is the full-size encoder. The head of a model that was
-fine-tuned before is dropped, too.
+fine-tuned before is taken too, where it is for the same task with the same labels.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from electra_ref.config.settings import Value, part_of
 from electra_ref.errors import UserError
 from electra_ref.model.embeddings import read_only_specs
 from electra_ref.model.encoder import encoder_specs
+from electra_ref.model.heads.table import HEADS
+from electra_ref.model.labelled import FineTuned
 from electra_ref.model.networks import Network
 from electra_ref.model.parameters import FlatParameters, ParameterSpec, parameter_table
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.saved import find_fine_tuned, holds_fine_tuned
 from electra_ref.training.finetuning.stored import StoredTask
+from electra_ref.training.finetuning.task import Labels
 from electra_ref.training.huggingface.names import encoder_tensors
 from electra_ref.training.saved_model import StoredModel, find_model, read_parameters
 
@@ -59,8 +62,7 @@ def find_encoder(path: Path) -> EncoderSource:
     if holds_fine_tuned(path):
         task = find_fine_tuned(path)
         network = task.model.encoder
-        notes = [*task.notes, f"{path} was fine-tuned before: its encoder is taken, not its head"]
-        return EncoderSource(path, task.settings, task.tokenizer, network, task, notes)
+        return EncoderSource(path, task.settings, task.tokenizer, network, task, task.notes)
     stored = find_model(path)
     found = stored.networks.discriminator or stored.networks.generator
     if found is None:
@@ -68,22 +70,43 @@ def find_encoder(path: Path) -> EncoderSource:
     return EncoderSource(path, stored.config, stored.tokenizer, found, stored, stored.notes)
 
 
-def copy_encoder(
-    source: EncoderSource, parameters: FlatParameters, encoder: Network, backend: Backend
-) -> int:
-    """Put the parameters of ``source`` in the place of those of ``encoder``; return its step.
+def copy_model(
+    source: EncoderSource,
+    parameters: FlatParameters,
+    model: FineTuned,
+    labels: Labels,
+    backend: Backend,
+) -> str:
+    """Put the parameters of ``source`` in the place of those of ``model``; return what was taken.
 
-    Raises UserError if they cannot be read.
+    ``labels`` are the names of its outputs. The head is taken if it is of the same kind and form
+    and says the same. Raises UserError if the parameters cannot be read.
     """
-    specs = parameter_table(_specs(source.network))
+    specs, old = parameter_table(_specs(source.network)), source.stored
+    takes_head = isinstance(old, StoredTask) and _is_same_head(old, model, labels)
+    if takes_head:
+        specs = parameter_table([iter(specs), HEADS[model.head.kind].head_specs(model)])
     dtype = str(np.dtype(parameters.vector.dtype))
-    values, step = read_parameters(source.stored, specs, dtype, source.path)
+    values, step = read_parameters(old, specs, dtype, source.path)
     own = FlatParameters(parameters.specs, backend.to_host(parameters.vector).copy())
     theirs = {tensor.name: tensor for tensor in encoder_tensors(source.network)}
-    for tensor in encoder_tensors(encoder):
+    for tensor in encoder_tensors(model.encoder):
         tensor.view(own)[...] = theirs[tensor.name].value(values)
+    for spec in HEADS[model.head.kind].head_specs(model) if takes_head else ():
+        own[spec.name][...] = values[spec.name]
     parameters.vector[...] = backend.to_device(own.vector)
-    return step
+    parts = "the encoder and the head" if takes_head else "the encoder"
+    if isinstance(old, StoredTask) and not takes_head:
+        parts += " and not the head, which is for another task, form or labels,"
+    return f"{parts} of {source.path}, step {step:,}"
+
+
+def _is_same_head(stored: StoredTask, model: FineTuned, labels: Labels) -> bool:
+    """Return whether the heads compute the same, and mean the same by each output."""
+    one, other = stored.model.head, model.head
+    return (one.kind, one.form, one.outputs, one.options, stored.labels) == (
+        other.kind, other.form, other.outputs, other.options, labels,
+    )  # fmt: skip
 
 
 def _specs(network: Network) -> Iterator[Iterator[ParameterSpec]]:

@@ -32,7 +32,7 @@ def model_of(task: Task, settings: FinetuningConfig, labels: Labels) -> FineTune
         task.outputs(settings, labels),
         settings.head_dropout,
         float(settings.batch_size),
-        task.options(settings) if hasattr(task, "options") else None,
+        task.options(settings),
     )
     return FineTuned(full_size_encoder(settings), head)
 

@@ -24,14 +24,18 @@ class ReadFile(NamedTuple):
 
 def read_training(
     task: Task, path: str, tokenizer: WordPiece, settings: Settings, check: Callable[[], None]
-) -> tuple[ReadFile, Labels]:
-    """Return the training data at ``path``, and their labels. Raises UserError."""
+) -> tuple[ReadFile, Labels, Settings]:
+    """Return the training data at ``path``, their labels, and the settings that they decide about.
+
+    Raises UserError.
+    """
     tally, counts = Tally(), Counts()
     records = _records(task, path, settings, "train", None, tally, counts, check)
     labels = task.labels_of(records, settings)
+    settings = task.settled(records, settings)
     records = task.augmented(records, settings)
     features = _features(task, records, tokenizer, settings, labels, tally, check)
-    return _read(path, records, features, tally, counts), labels
+    return _read(path, records, features, tally, counts), labels, settings
 
 
 def read_labelled(

@@ -13,6 +13,7 @@ import numpy as np
 from electra_ref.backends import OpenedBackend, open_backend
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.config.settings import to_toml
+from electra_ref.errors import UserError
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import initial_values
 from electra_ref.text.wordpiece import WordPiece, tokenizer_of
@@ -22,7 +23,7 @@ from electra_ref.training.continuation import changed_configuration
 from electra_ref.training.environment import describe_environment, fingerprint_changes
 from electra_ref.training.finetuning.answering import Reader
 from electra_ref.training.finetuning.configuring import with_steps
-from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_encoder
+from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_model
 from electra_ref.training.finetuning.layerwise import with_rates
 from electra_ref.training.finetuning.learning import Learning, model_of
 from electra_ref.training.finetuning.reading import ReadFile, read_labelled, read_training
@@ -33,7 +34,7 @@ from electra_ref.training.loop import Trainer
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary, record_data
-from electra_ref.training.run_directory import FINETUNING, KIND, RunDirectory
+from electra_ref.training.run_directory import FINETUNING, IMPORTED, KIND, RunDirectory
 from electra_ref.training.stop_signals import StopSignals
 
 COMMAND = "python -m electra_ref.finetune"
@@ -57,6 +58,7 @@ class Prepared(NamedTuple):
     train: ReadFile
     dev: ReadFile
     labels: Labels
+    settings: FinetuningConfig  # with what only the training data tell
 
 
 def prepare(
@@ -73,11 +75,11 @@ def prepare(
             raise StoppedError
 
     task = task_of(settings.task)
-    train, labels = read_training(task, files.train, tokenizer, settings, check)
+    train, labels, settings = read_training(task, files.train, tokenizer, settings, check)
     dev = read_labelled(task, files.dev, tokenizer, settings, labels, check)
     for line in (*train.lines, *dev.lines):
         progress.say(line)
-    return Prepared(train, dev, labels)
+    return Prepared(train, dev, labels, settings)
 
 
 def begin(
@@ -110,11 +112,9 @@ def begin(
         tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
         trainer = _trainer(run, settings, opened, prepared, tokenizer, progress)
         if not settings.from_scratch:
-            state = trainer.state
-            step = copy_encoder(
-                encoder, state.parameters, trainer.task.model.encoder, opened.backend
-            )
-            progress.say(f"begins with the encoder of {encoder.path}, step {step:,}")
+            parameters, model = trainer.state.parameters, trainer.task.model
+            taken = copy_model(encoder, parameters, model, prepared.labels, opened.backend)
+            progress.say(f"begins with {taken}")
         trainer.save()  # the model it begins with may be gone or be another when it is resumed
         return trainer
     except BaseException:
@@ -131,6 +131,11 @@ def resume(path: Path, given: Sequence[str], progress: Progress, stop: StopSigna
     run = RunDirectory.resume(path)
     try:
         then = run.environment()
+        if IMPORTED in then:
+            raise UserError(
+                f"the model in {path} was imported and not trained here, so there is nothing to "
+                f"resume; to train on from its weights: --model {shlex.quote(str(path))}"
+            )
         before = settings_of(run)
         settings = changed_configuration(run, before, lambda new: settings_of(run, new), given)
         opened = open_backend(settings.device, settings.precision)

@@ -89,7 +89,9 @@ def train_new(
             discard_seeds(path, folder_too=is_ours)
             raise
     try:
-        trainer = run.begin(path, settings, files, encoder, prepared, progress, is_ours=is_ours)
+        trainer = run.begin(
+            path, prepared.settings, files, encoder, prepared, progress, is_ours=is_ours
+        )
     except BaseException:
         with suppress(OSError):  # it is gone already, or holds something
             if is_ours:
@@ -167,7 +169,7 @@ def _train_seeds(
         known = encoder, prepared
 
     def begin(folder: Path, seed: int) -> Trainer:
-        own = dataclasses.replace(settings, seed=seed)
+        own = dataclasses.replace(known[1].settings, seed=seed)
         return run.begin(folder, own, files, *known, progress)
 
     try:

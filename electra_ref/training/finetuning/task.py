@@ -54,7 +54,7 @@ Lines = Callable[[Iterator[Answered], Settings, Labels], Iterator[str]]
 
 
 class Task(Protocol):
-    """The functions of a kind of task."""
+    """The functions of a kind of task; ``plain`` has those of one with nothing special to say."""
 
     TABLE: type[FinetuningConfig]  # the settings of the task
     OUTPUTS: Mapping[str, Lines]  # formats of predict besides JSON lines, by name
@@ -77,11 +77,17 @@ class Task(Protocol):
     def labels_of(self, records: Sequence[Record], settings: Settings) -> Labels:
         """Return the labels of the training data, in the order of the model's outputs."""
 
+    def settled(self, records: Sequence[Record], settings: Settings) -> Settings:
+        """Return ``settings`` with what only the training data tell, such as a scheme of tags."""
+
     def augmented(self, records: list[Record], settings: Settings) -> list[Record]:
         """Return the records that are trained on."""
 
     def outputs(self, settings: Settings, labels: Labels) -> int:
         """Return how many logits the head gives."""
+
+    def options(self, settings: Settings) -> Any:
+        """Return what else shapes the head, None for its defaults."""
 
     def features(
         self,

@@ -35,7 +35,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.arrays import Float32
+from electra_ref.arrays import Float32, spread_rows
 from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.bfloat16.dropout_runs import draw_run, locate, words_of_run
 from electra_ref.backends.cpu.bfloat16.head_products import (
@@ -52,7 +52,7 @@ from electra_ref.backends.cpu.bfloat16.packing import Bits, Index, Words, in_pan
 from electra_ref.backends.cpu.bfloat16.tile import LANES, round_number, widen_number
 from electra_ref.backends.cpu.dropout import Dropout, DropoutBits
 from electra_ref.backends.cpu.exponential import exp_of_negative
-from electra_ref.backends.reference.attention import PADDING_SCORE
+from electra_ref.backends.reference.attention import PADDING_SCORE, token_rows
 from electra_ref.compilation import jit
 from electra_ref.rng import StreamWords
 
@@ -71,6 +71,7 @@ class AttentionCache(NamedTuple):
     exponentials: Bits  # (B, H, T, T rounded up to 32): E, negative where dropped
     reciprocals: Float32  # (B, H, T): r
     scale: np.float32  # s
+    tokens: npt.NDArray[np.int64] | None = None  # (n,)  the rows that there are; None: all
 
 
 def attention(
@@ -85,10 +86,14 @@ def attention(
 
     ``query_key_value`` (N, 3C) holds q, k and v side by side, each with its heads side by side;
     ``attention_mask`` (B, T) is True for tokens; ``bits`` (B, H T T) and ``rate`` are dropout's.
-    The cache is None unless ``with_cache``. Raises ValueError if the heads do not divide C, or if
-    other shapes or types do not fit.
+    N is B T, or the number of tokens, where padding has no rows: zeros take their place here. The
+    cache is None unless ``with_cache``. Raises ValueError if the heads do not divide C, or if other
+    shapes or types do not fit.
     """
     batch, length = attention_mask.shape
+    tokens = token_rows(query_key_value.shape[0], attention_mask)
+    if tokens is not None:
+        query_key_value = spread_rows(query_key_value, tokens, batch * length)
     width = query_key_value.shape[1] // 3
     if width % num_attention_heads:
         raise ValueError(f"{num_attention_heads} heads do not divide the width {width}")
@@ -100,9 +105,11 @@ def attention(
         np.empty((*heads, in_panels(length)), np.uint16),
         np.empty(heads, np.float32),
         site.scale,
+        tokens,
     )
     context = np.empty((query_key_value.shape[0], width), np.float32)
-    _attention(*cache, attention_mask, site.stream, site.threshold, context)
+    _attention(*cache[:4], attention_mask, site.stream, site.threshold, context)
+    context = context if tokens is None else context[tokens]
     return context, cache if with_cache else None
 
 
@@ -111,11 +118,13 @@ def attention_backward(dcontext: Float32, cache: AttentionCache) -> Float32:
 
     Raises ValueError if shapes or types do not fit.
     """
-    rows, width = cache.query_key_value.shape
-    expect((rows, width // 3), dcontext)
+    (rows, width), tokens = cache.query_key_value.shape, cache.tokens
+    expect((rows if tokens is None else tokens.size, width // 3), dcontext)
+    if tokens is not None:
+        dcontext = spread_rows(dcontext, tokens, rows)
     dquery_key_value = np.empty(cache.query_key_value.shape, np.float32)
-    _attention_backward(np.ascontiguousarray(dcontext), *cache, dquery_key_value)
-    return dquery_key_value
+    _attention_backward(np.ascontiguousarray(dcontext), *cache[:4], dquery_key_value)
+    return dquery_key_value if tokens is None else dquery_key_value[tokens]
 
 
 @jit(parallel=True)

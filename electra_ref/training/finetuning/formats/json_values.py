@@ -6,9 +6,9 @@ from typing import Any
 
 from electra_ref.errors import UserError
 from electra_ref.text.decoding import replace_surrogates
+from electra_ref.training.finetuning.formats.json_lines import kind_of
 
 KEYS_SHOWN = 10
-_KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 
 
 def object_of(value: Any, place: str) -> dict[str, Any]:
@@ -19,11 +19,11 @@ def object_of(value: Any, place: str) -> dict[str, Any]:
 
 
 def list_of(value: dict[str, Any], key: str, place: str) -> list[Any]:
-    """Return the list ``key`` of an object."""
+    """Return the array ``key`` of an object."""
     if key not in value:
         raise UserError(f"{place} has no {key!r}; {keys_of(value)}")
     if not isinstance(value[key], list):
-        raise UserError(f"{place}: {key!r} should be a list, not {kind_of(value[key])}")
+        raise UserError(f"{place}: {key!r} should be an array, not {kind_of(value[key])}")
     found: list[Any] = value[key]
     return found
 
@@ -40,8 +40,3 @@ def text_of(value: dict[str, Any], key: str, place: str) -> str:
 def keys_of(value: dict[str, Any]) -> str:
     """Return which keys an object has, as the end of a message."""
     return f"its keys are {', '.join(repr(key)[:40] for key in list(value)[:KEYS_SHOWN]) or 'none'}"
-
-
-def kind_of(value: object) -> str:
-    """Return what JSON calls ``value``."""
-    return _KINDS.get(type(value), "null" if value is None else "a number")

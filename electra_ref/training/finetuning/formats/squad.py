@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 from electra_ref.errors import UserError
 from electra_ref.text.decoding import replace_surrogates
 from electra_ref.text.lines import End, read_lines
+from electra_ref.training.finetuning.formats.json_lines import kind_of
 from electra_ref.training.finetuning.formats.json_values import (
     keys_of,
-    kind_of,
     list_of,
     object_of,
     text_of,

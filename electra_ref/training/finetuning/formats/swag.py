@@ -29,7 +29,7 @@ def swag_table(file: InputFile, quoting: Quoting, use: Use, tally: Tally) -> Ite
     """Yield the records of a table of SWAG. Raises UserError with the line of what is wrong."""
     table = read_table(file, quoting, tally)
     _check(file, 1, dict.fromkeys(table.columns, ""), use)
-    tally.note(f"{file.name}: {table.form}; the columns of SWAG")
+    tally.note(f"{table.form}; those of SWAG")
     for line, fields in table.records:
         yield swag_record(file, line, dict(zip(table.columns, fields, strict=True)), use)
 

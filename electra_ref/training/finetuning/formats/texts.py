@@ -128,7 +128,7 @@ def _of_table(
 ) -> Iterator[TextRecord]:
     table = read_table(file, quoting, tally)  # type: ignore[arg-type]  # one of its choices
     columns = _columns(file, 1, table.columns, names, label_names, use)
-    tally.note(f"{file.name}: {table.form}; {columns}")
+    tally.note(f"{table.form}; {columns}")
     place = {name: number for number, name in reversed(list(enumerate(table.columns)))}
     for line, fields in table.records:
         text, pair, label, identifier = (
@@ -144,7 +144,7 @@ def _of_json(
     for found in json_objects(file, tally):
         if columns is None:
             columns = _columns(file, found.line, list(found.values), names, label_names, use)
-            tally.note(f"{file.name}: {columns}")
+            tally.note(str(columns))
         yield _record_of(file, found, columns)
 
 

@@ -56,16 +56,18 @@ def squad_scores(answers: Iterable[Answer], threshold: float) -> dict[str, float
     if not scored:
         return {}
     decided = [_decide(one, threshold) for one in scored]
-    scores = _means(decided, "")
     without = [one for one in decided if not one.has_answer]
+    scores = _means(decided, "")
+    if without and all(one.null_odds > -math.inf for one in scored):
+        exact, exact_threshold = _best_threshold(scored, [one.exact for one in scored])
+        best_f1, f1_threshold = _best_threshold(scored, [one.f1 for one in scored])
+        scores |= {"best_exact": exact, "best_f1": best_f1}
+        scores |= {"best_exact_thresh": exact_threshold, "best_f1_thresh": f1_threshold}
     if without:
         scores |= _means([one for one in decided if one.has_answer], "HasAns_")
         scores |= _means(without, "NoAns_")
-    if without and all(one.null_odds > -math.inf for one in scored):
-        best, at = _best_threshold(scored, [one.exact for one in scored])
-        scores |= {"best_exact": best, "best_exact_thresh": at}
-        best, at = _best_threshold(scored, [one.f1 for one in scored])
-        scores |= {"best_f1": best, "best_f1_thresh": at}
+        scores |= {"HasAns_total": len(scored) - len(without), "NoAns_total": len(without)}
+    scores["total"] = len(scored)
     return scores
 
 
@@ -116,14 +118,13 @@ def _decide(one: _Scored, threshold: float) -> _Scored:
 
 
 def _means(scored: Sequence[_Scored], prefix: str) -> dict[str, float]:
-    """Return the means in percent, and how many there are; none at all have no scores."""
+    """Return the means in percent; none at all have no scores."""
     if not scored:
         return {}
     percent = 100.0 / len(scored)
     return {
         f"{prefix}exact": percent * sum(one.exact for one in scored),
         f"{prefix}f1": percent * sum(one.f1 for one in scored),
-        f"{prefix}total": float(len(scored)),
     }
 
 

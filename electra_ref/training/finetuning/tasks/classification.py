@@ -35,6 +35,7 @@ from electra_ref.training.finetuning.formats.text_record import (
 )
 from electra_ref.training.finetuning.formats.texts import TextFilesConfig, text_records
 from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.plain import options, settled
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.labels import (
     accuracy,
@@ -45,6 +46,11 @@ from electra_ref.training.finetuning.scores.labels import (
 )
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+
+__all__ = [
+    "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
+    "predict", "recipe", "records", "result", "scores", "settled", "targets",
+]  # fmt: skip
 
 DIGITS = 6  # of a probability
 LABELS_SHOWN = 20
@@ -75,8 +81,9 @@ class Prediction(NamedTuple):
 class Detail(NamedTuple):
     """The target of a feature."""
 
-    target: int | npt.NDArray[np.float32]  # number of the label; (K,) 1 for each label
+    labels: tuple[int, ...]  # their numbers; one, but for multi_label
     is_known: bool
+    outputs: int | None  # K with multi_label
 
 
 def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -142,22 +149,23 @@ def features(
 ) -> list[Feature]:
     """Return the one row of ``record``."""
     row = text_row(tokenizer, record.text, record.pair, settings.max_length, record.place, tally)
-    is_known = record.label is not None
-    detail = Detail(labels.index(record.label) if is_known and not settings.multi_label else 0,
-                    is_known)  # fmt: skip
-    if settings.multi_label:
-        detail = Detail(_has_label(record.label or (), labels).astype(np.float32), is_known)
-    return [Feature(number, (row,), detail)]
+    chosen = record.label if settings.multi_label else (record.label,)
+    numbers = () if record.label is None else tuple(map(labels.index, chosen))
+    outputs = len(labels) if settings.multi_label else None
+    return [Feature(number, (row,), Detail(numbers, record.label is not None, outputs))]
 
 
 def targets(features: Sequence[Feature], length: int) -> LabelTargets | LabelSetTargets:
     """Return the labels of ``features``; as sets, where each has an array of them."""
     del length
-    known = np.array([feature.detail.is_known for feature in features])
-    found = [feature.detail.target for feature in features]
-    if isinstance(found[0], np.ndarray):
-        return LabelSetTargets(np.stack(found), known)
-    return LabelTargets(np.array(found, np.int32), known)
+    details: list[Detail] = [feature.detail for feature in features]
+    known = np.array([detail.is_known for detail in details])
+    if (outputs := details[0].outputs) is None:
+        return LabelTargets(np.array([[*d.labels, 0][0] for d in details], np.int32), known)
+    has_label = np.zeros((len(details), outputs), np.float32)
+    for row, detail in zip(has_label, details, strict=True):
+        row[list(detail.labels)] = 1.0
+    return LabelSetTargets(has_label, known)
 
 
 def answers(

@@ -36,10 +36,16 @@ from electra_ref.training.finetuning.formats.choices import choice_records
 from electra_ref.training.finetuning.formats.delimited import QUOTINGS
 from electra_ref.training.finetuning.formats.text_record import with_id
 from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.plain import options, settled
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.labels import accuracy
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+
+__all__ = [
+    "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
+    "predict", "recipe", "records", "result", "scores", "settled", "targets",
+]  # fmt: skip
 
 DIGITS = 6  # of a probability
 _BLANK = re.compile(r"(?<![^\W_])_+(?![^\W_])")  # no letter or digit beside it

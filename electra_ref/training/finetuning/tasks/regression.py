@@ -34,10 +34,16 @@ from electra_ref.training.finetuning.formats.text_record import (
 )
 from electra_ref.training.finetuning.formats.texts import TextFilesConfig, text_records
 from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.plain import options, settled
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.numbers import number_scores
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+
+__all__ = [
+    "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
+    "predict", "recipe", "records", "result", "scores", "settled", "targets",
+]  # fmt: skip
 
 DIGITS = 6  # of a score
 _GLUE = tuple(name for name, task in GLUE_TASKS.items() if not task.labels)

@@ -22,6 +22,7 @@ from electra_ref.model.heads.span import SpanOptions, SpanTargets
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.squad import Question, read_squad
 from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.plain import settled
 from electra_ref.training.finetuning.scores.squad import Answer, squad_scores
 from electra_ref.training.finetuning.span_decoding import (
     Candidate,
@@ -33,6 +34,11 @@ from electra_ref.training.finetuning.span_decoding import (
 from electra_ref.training.finetuning.span_windows import Limits, windows_of
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+
+__all__ = [
+    "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
+    "predict", "recipe", "records", "result", "scores", "settled", "targets",
+]  # fmt: skip
 
 ANSWER, NO_ANSWER = "answer", "no answer"  # the labels
 

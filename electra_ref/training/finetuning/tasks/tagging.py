@@ -1,10 +1,10 @@
 """A tag for each word: named entities, parts of speech, chunks, slots, semantic roles.
 
 Tags that spell spans (``formats.schemes``) are read in any scheme, learned as IOBES, as in the
-original, and written in the scheme that the settings name; ``settled`` names that of the training
-data, and otherwise it is iob2. The tag of a word is the most probable
-one, whatever its neighbours have. The tags of a sentence are then read by the rule of
-``formats.schemes``, by which all sequences have spans, and written anew, so they are well formed.
+original, and written in the scheme that the settings name: that of the training data if they are
+``settled``, otherwise iob2. The tag of a word is the most probable one, whatever its neighbours
+have. The tags of a sentence are then read by the rule of ``formats.schemes``, by which all
+sequences have spans, and written anew, so they are well formed.
 
 Semantic roles have a sentence for each predicate, whose pieces have segment 1. A model whose labels
 have the type V, as PropBank marks the predicate, wants one in each sentence.
@@ -32,10 +32,11 @@ from electra_ref.errors import UserError
 from electra_ref.model.heads.tagging import TagTargets
 from electra_ref.model.labelled import Answers
 from electra_ref.text.wordpiece import WordPiece
-from electra_ref.training.finetuning.formats.schemes import NONE, SCHEMES, Span, detect, spans_of
+from electra_ref.training.finetuning.formats.schemes import NONE, SCHEMES, detect, spans_of
 from electra_ref.training.finetuning.formats.sentences import UNTAGGED, Columns, Sentence
 from electra_ref.training.finetuning.formats.tagged_files import FORMATS, read_sentences
 from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.plain import options
 from electra_ref.training.finetuning.scores.entity_f1 import count_spans, span_scores
 from electra_ref.training.finetuning.scores.role_f1 import PREDICATE, arguments_of
 from electra_ref.training.finetuning.tag_labels import (
@@ -47,10 +48,16 @@ from electra_ref.training.finetuning.tag_labels import (
     scheme_of,
     written_tags,
 )
+from electra_ref.training.finetuning.tag_results import conll_lines, json_object
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
 from electra_ref.training.finetuning.word_rows import word_rows
 from electra_ref.training.prediction.task import check_finite
+
+__all__ = [
+    "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
+    "predict", "recipe", "records", "result", "scores", "settled", "targets",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,42 +258,23 @@ def result(
 ) -> dict[str, Any]:
     """Return the words with their tags, probabilities and places in the text, and the spans.
 
-    Offsets are [start, end) in characters of ``text``. The probability is that of the label before
-    the tags of the sentence were made to fit.
+    The probability is that of the label before the tags of the sentence were made to fit.
     """
-    found: dict[str, Any] = {} if record.id is None else {"id": record.id}
-    found |= {"text": record.text, "words": record.words}
-    if record.predicate is not None:
-        found["predicate"] = record.predicate
-    found |= {
-        "tags": written_tags(prediction.labels, settings.tag_scheme, labels),
-        "probabilities": [round(p, 4) for p in prediction.probabilities],
-        "offsets": record.offsets,
-    }
-    if scheme_of(settings.tag_scheme, labels) != NONE:
-        found["spans"] = [_placed(record, span) for span in spans_of(prediction.labels)]
-    return found
+    tags = written_tags(prediction.labels, settings.tag_scheme, labels)
+    has_spans = scheme_of(settings.tag_scheme, labels) != NONE
+    spans = spans_of(prediction.labels) if has_spans else None
+    return json_object(record, tags, prediction.probabilities, spans)
 
 
-def conll_lines(
+def in_columns(
     answered: Iterator[Answered], settings: TaggingConfig, labels: Labels
 ) -> Iterator[str]:
-    """Yield a word and its tag a line, a blank line after each sentence.
-
-    Semantic roles have a column between them: V at the predicate, else a hyphen. A space within a
-    word becomes an underscore.
-    """
+    """Yield the sentences in columns, a blank line after each."""
     for record, prediction in answered:
-        tags = written_tags(prediction.labels, settings.tag_scheme, labels)
-        for number, (word, tag) in enumerate(zip(record.words, tags, strict=True)):
-            columns = ["_".join(word.split()) or "_", tag]
-            if record.predicate is not None:
-                columns.insert(1, PREDICATE if number == record.predicate else "-")
-            yield " ".join(columns)
-        yield ""
+        yield from conll_lines(record, written_tags(prediction.labels, settings.tag_scheme, labels))
 
 
-OUTPUTS: Mapping[str, Lines] = {"conll": conll_lines}
+OUTPUTS: Mapping[str, Lines] = {"conll": in_columns}
 
 
 def wants_predicate(labels: Labels) -> bool:
@@ -304,13 +292,6 @@ def _parts_of(record: Sentence, tags: Sequence[str]) -> list[tuple[str, Any]]:
     if record.predicate is not None:
         return list(arguments_of(spans))
     return [(span.type, (span.start, span.end)) for span in spans]
-
-
-def _placed(record: Sentence, span: Span) -> dict[str, Any]:
-    start, end = record.offsets[span.start][0], record.offsets[span.end - 1][1]
-    words = [span.start, span.end]
-    text = record.text[start:end]
-    return {"type": span.type, "words": words, "offset": [start, end], "text": text}
 
 
 def _check_predicate(sentence: Sentence, labels: Labels | None) -> None:

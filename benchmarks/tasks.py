@@ -1,0 +1,204 @@
+"""What pre-training is good for: fine-tune a model for eleven tasks, and the same from scratch.
+
+    python -m benchmarks.tasks --model DIR --data DIR [--tasks NAME,NAME,...] [--seeds N]
+        [--output-dir DIR]
+
+``--data`` is a folder with the files that TASKS names. They are public data sets, which do not come
+with this project. Where a set has no part to be scored on (STS-B, Wikigold), that is its last
+tenth.
+
+Each task is trained ``--seeds`` times with the encoder of the model and as often with random
+numbers in its place, by the command ``finetune``, one after the other. All settings are the same. A
+run that has finished is not repeated, and one that was stopped goes on, so this command can be
+stopped and started again. What a run prints is in a file beside its folder.
+
+The table has the mean of the first score over the seeds, and their standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.harness import CHECKOUT, origin, print_origin, print_summary
+from electra_ref.errors import UserError
+
+LAST_TENTH = 10
+
+
+class TaskFiles(NamedTuple):
+    """One task: its files below the folder of the data, and how it is trained."""
+
+    train: str
+    dev: str | None  # None: the last tenth of ``train``
+    arguments: tuple[str, ...]
+    blocks: bool = False  # records are blocks of lines with blank lines between them
+
+
+TASKS = {
+    "CoLA": TaskFiles("cola/train.tsv", "cola/dev.tsv", ("--glue", "cola")),
+    "SNIPS intent": TaskFiles(
+        "snips/train.tsv.gz", "snips/valid.tsv", ("--task", "classification")
+    ),
+    "SNIPS slots": TaskFiles("snips/train.tsv.gz", "snips/valid.tsv", ("--task", "tagging")),
+    "COPA": TaskFiles("copa/train.jsonl", "copa/val.jsonl", ("--task", "multiple-choice")),
+    "Wikigold entities": TaskFiles(
+        "wikigold/wikigold.conll.txt", None, ("--task", "tagging"), blocks=True
+    ),
+    "UD part of speech": TaskFiles(
+        "ud_ewt/en_ewt-train.pos.conllu.gz", "ud_ewt/en_ewt-ud-dev.conllu.gz", ("--task", "tagging")
+    ),
+    "STS-B": TaskFiles("stsb/train.tsv", None, ("--glue", "stsb")),
+    "AG News": TaskFiles("ag_news/train.tsv.gz", "ag_news/test.tsv", ("--task", "classification")),
+    "PropBank roles": TaskFiles(
+        "srl_propbank_ewt/train.props.gz", "srl_propbank_ewt/dev.props", ("--task", "tagging")
+    ),
+    "SST-2": TaskFiles("sst2/train.tsv.gz", "sst2/dev.tsv", ("--glue", "sst2")),
+    "SQuAD 1.1": TaskFiles(
+        "squad/train-v1.1-sample.json.gz", "squad/dev-v1.1.json.gz", ("--task", "span-extraction")
+    ),
+}
+STARTS = {"pre-trained": (), "from-scratch": ("--from-scratch",)}
+
+
+class Run(NamedTuple):
+    """One task with one start, with all seeds."""
+
+    task: str
+    start: str
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """Return the file for what the command prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def scores(self) -> dict[str, dict[str, float]] | None:
+        """Return the scores by the seed, None if not all are done."""
+        try:
+            facts: dict[str, Any] = json.loads((self.folder / "seeds.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return None if facts["best"] is None else facts["scores"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
+    options = build_parser().parse_args(arguments)
+    output = options.output_dir.resolve()
+    failures = []
+    try:
+        names = names_of(options.tasks)
+        where_from = origin(("numpy", "numba", "scikit-learn"))
+        print_origin(where_from)
+        runs = [
+            Run(name, start, output / f"{name.lower().replace(' ', '-')}-{start}")
+            for name in names
+            for start in STARTS
+        ]
+        for run in runs:
+            if run.scores() is None and (code := train(run, options, output)):
+                if code in (130, 143):
+                    raise KeyboardInterrupt
+                failures.append(f"{run.task}, {run.start}: exit code {code}, see {run.log}")
+    except UserError as error:
+        print(f"benchmarks.tasks: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks.tasks: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    for failure in failures:
+        print(f"benchmarks.tasks: error: {failure}", file=sys.stderr)
+    results = [result(name, [run for run in runs if run.task == name]) for name in names]
+    print("\n".join(["", *table([one for one in results if one is not None]), ""]))
+    print_summary({"benchmark": "tasks", "results": results, "machine": where_from})
+    return 1 if failures else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = argparse.ArgumentParser(prog="benchmarks.tasks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="what the encoder is taken from")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of the data sets")
+    add("--tasks", default=",".join(TASKS), help="names, with commas (default: all)")
+    add("--seeds", type=int, default=3, help="how often each is trained (default: 3)")
+    add("--output-dir", type=Path, default=Path("runs/tasks"), help="default: runs/tasks")
+    return parser
+
+
+def names_of(text: str) -> list[str]:
+    """Return the names of tasks. Raises UserError for an unknown one."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in TASKS:
+            raise UserError(f"--tasks: {name!r} is none of {', '.join(TASKS)}")
+    return names
+
+
+def train(run: Run, options: argparse.Namespace, output: Path) -> int:
+    """Train ``run``, or go on with it; return the exit code of the command."""
+    output.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "electra_ref.finetune", "--output-dir", str(run.folder)]
+    if (run.folder / "seeds.json").exists():
+        command.append("--resume")
+    else:
+        train_file, dev_file = files_of(TASKS[run.task], options.data.resolve(), output)
+        command += ["--model", str(options.model.resolve()), "--seeds", str(options.seeds)]
+        command += ["--train", str(train_file), "--dev", str(dev_file)]
+        command += [*TASKS[run.task].arguments, *STARTS[run.start]]
+    print(f"{run.task}, {run.start}", flush=True)
+    with run.log.open("ab") as log:
+        return subprocess.run(command, cwd=CHECKOUT, stdout=log, stderr=log, check=False).returncode
+
+
+def files_of(task: TaskFiles, data: Path, output: Path) -> tuple[Path, Path]:
+    """Return the files to learn from and to be scored; divide one file where there is no other."""
+    whole = data / task.train
+    if task.dev is not None:
+        return whole, data / task.dev
+    parts = [output / f"{whole.parent.name}-{part}{whole.suffix}" for part in ("train", "dev")]
+    separator = "\n\n" if task.blocks else "\n"
+    records = whole.read_text(encoding="utf-8").strip("\n").split(separator)
+    header = [] if task.blocks else [records.pop(0)]
+    first = len(records) - len(records) // LAST_TENTH
+    for path, chosen in zip(parts, (records[:first], records[first:]), strict=True):
+        path.write_text(separator.join([*header, *chosen]) + "\n", encoding="utf-8")
+    return parts[0], parts[1]
+
+
+def result(name: str, runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return the figures of one task, None if it is not done."""
+    figures: dict[str, Any] = {"task": name}
+    for run in runs:
+        if (scores := run.scores()) is None:
+            return None
+        figures["score"] = next(iter(next(iter(scores.values()))))
+        figures[run.start] = [one[figures["score"]] for one in scores.values()]
+    return figures
+
+
+def table(results: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a table in Markdown."""
+    yield "| task | score | pre-trained | from scratch |"
+    yield "|---|---|---|---|"
+    for one in results:
+        cells = (_cell(one[start]) for start in STARTS)
+        yield f"| {one['task']} | {one['score']} | {' | '.join(cells)} |"
+
+
+def _cell(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} +- {statistics.stdev(values):.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The benchmark of tasks: what it runs, how it divides files, its table.
+
+The command that fine-tunes is not run here; its files are written in its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tasks
+from benchmarks.tasks import STARTS, TASKS, Run, TaskFiles, files_of, names_of, result, table
+from electra_ref.errors import UserError
+from electra_ref.finetune import build_parser
+
+
+def write_seeds(run: Run, *values: float, best: int | None = 0) -> None:
+    """Write what the command leaves of ``run``."""
+    run.folder.mkdir(parents=True)
+    scores = {str(seed): {"accuracy": value, "f1": 0.0} for seed, value in enumerate(values)}
+    text = json.dumps({"scores": scores, "best": best})
+    (run.folder / "seeds.json").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("start", STARTS)
+def test_the_command_knows_all_arguments(name: str, start: str) -> None:
+    options = build_parser().parse([*TASKS[name].arguments, *STARTS[start]])
+    assert options.from_scratch == (start == "from-scratch")
+    assert options.task or options.glue
+
+
+def test_a_file_is_divided_once(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    lines = [f"row {number}" for number in range(25)]
+    (tmp_path / "set" / "all.tsv").write_text("\n".join(["header", *lines, ""]), encoding="utf-8")
+    train, dev = files_of(TaskFiles("set/all.tsv", None, ()), tmp_path, tmp_path)
+    assert train.read_text(encoding="utf-8").splitlines() == ["header", *lines[:23]]
+    assert dev.read_text(encoding="utf-8").splitlines() == ["header", *lines[23:]]
+
+
+def test_sentences_stay_whole(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    blocks = [f"a{number} O\nb{number} O" for number in range(20)]
+    text = "\n\n".join(blocks) + "\n"
+    (tmp_path / "set" / "all.txt").write_text(text, encoding="utf-8")
+    train, dev = files_of(TaskFiles("set/all.txt", None, (), blocks=True), tmp_path, tmp_path)
+    assert train.read_text(encoding="utf-8") == "\n\n".join(blocks[:18]) + "\n"
+    assert dev.read_text(encoding="utf-8") == "\n\n".join(blocks[18:]) + "\n"
+
+
+def test_table_has_means_and_deviations(tmp_path: Path) -> None:
+    runs = [Run("CoLA", start, tmp_path / start) for start in STARTS]
+    write_seeds(runs[0], 0.5, 0.7)
+    write_seeds(runs[1], 0.25)
+    found = result("CoLA", runs)
+    assert found is not None
+    assert list(table([found]))[2:] == ["| CoLA | accuracy | 0.600 +- 0.141 | 0.250 |"]
+
+
+def test_a_task_that_is_not_done_has_no_line(tmp_path: Path) -> None:
+    runs = [Run("CoLA", start, tmp_path / start) for start in STARTS]
+    write_seeds(runs[0], 0.5)
+    assert result("CoLA", runs) is None
+    write_seeds(runs[1], 0.5, best=None)
+    assert result("CoLA", runs) is None
+
+
+def test_finished_runs_are_not_repeated_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_seeds(Run("COPA", "pre-trained", tmp_path / "copa-pre-trained"), 0.5)
+    write_seeds(Run("COPA", "from-scratch", tmp_path / "copa-from-scratch"), 0.5, best=None)
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    given = ["--model", "m", "--data", "d", "--tasks", "COPA", "--output-dir", str(tmp_path)]
+    monkeypatch.setattr(tasks, "origin", lambda _: {})
+    monkeypatch.setattr(tasks, "print_origin", lambda _: None)
+    assert tasks.main(given) == 1
+    (command,) = commands
+    assert command[-1] == "--resume"
+    assert str(tmp_path / "copa-from-scratch") in command
+    assert "from-scratch: exit code 1" in capsys.readouterr().err
+
+
+def test_a_new_run_names_files_and_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    options = argparse.Namespace(model=Path("/m"), data=Path("/d"), seeds=2)
+    assert tasks.train(Run("CoLA", "from-scratch", tmp_path / "x"), options, tmp_path) == 0
+    parsed = build_parser().parse(commands[0][3:])
+    assert (parsed.glue, parsed.seeds, parsed.from_scratch) == ("cola", 2, True)
+    assert (parsed.train, parsed.dev) == ("/d/cola/train.tsv", "/d/cola/dev.tsv")
+    assert str(parsed.model) == "/m"
+
+
+def test_unknown_names_are_refused() -> None:
+    assert names_of("CoLA, COPA") == ["CoLA", "COPA"]
+    with pytest.raises(UserError, match="'cola' is none of CoLA"):
+        names_of("cola")
