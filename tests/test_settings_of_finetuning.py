@@ -52,6 +52,8 @@ NOTHING: dict[str, Any] = {
     "patience": 3,
 }  # fmt: skip
 BACKEND = {"device": "cpu"}
+# What stands beside a setting: the original's head for tags drops nothing, and begins otherwise.
+BESIDE = {key: {"head": "huggingface"} for key in ("head_dropout", "initializer_range")}
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -107,14 +109,16 @@ def test_every_setting_stands_in_one_table() -> None:
 
 @pytest.mark.parametrize("key", BEGINNING)
 def test_what_changes_the_beginning(key: str, folder: Path, tmp_path: Path, base: Ending) -> None:
-    ending = run_two_steps(folder, tmp_path / "run", {key: BEGINNING[key]})
+    beside = BESIDE.get(key, {})
+    base = run_two_steps(folder, tmp_path / "base", beside) if beside else base
+    ending = run_two_steps(folder, tmp_path / "run", {**beside, key: BEGINNING[key]})
     assert ending.first != base.first
     assert ending.last.tobytes() != base.last.tobytes()
 
 
 @pytest.mark.parametrize("key", STEPS)
 def test_what_changes_the_steps(key: str, folder: Path, tmp_path: Path, base: Ending) -> None:
-    beside = {"head": "huggingface"} if key == "head_dropout" else {}  # for tags only that drops
+    beside = BESIDE.get(key, {})
     base = run_two_steps(folder, tmp_path / "base", beside) if beside else base
     ending = run_two_steps(folder, tmp_path / "run", {**beside, key: STEPS[key]})
     assert ending.first == base.first
