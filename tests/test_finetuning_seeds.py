@@ -238,7 +238,7 @@ def test_seeds_that_cannot_begin_leave_nothing(
         output.mkdir()
     largest = str(2**63 - 1)
     for flags in (("--seeds", "2", "--seed", largest), ("--seeds", "0"), ("--seeds", "2", "--set",
-                  "device=gpu")):  # fmt: skip
+                  "precision=bfloat16")):  # fmt: skip
         message = refused(capsys, lambda flags=flags: train(folder, output, *flags))  # type: ignore[misc]
         assert message
         assert output.exists() == exists

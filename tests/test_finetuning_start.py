@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.model.passes import ForwardPass
 from electra_ref.training.finetuning.configuring import new_settings, with_steps
-from electra_ref.training.finetuning.encoder_source import copy_encoder, find_encoder
+from electra_ref.training.finetuning.encoder_source import copy_model, find_encoder
 from electra_ref.training.finetuning.layerwise import with_rates
 from electra_ref.training.huggingface.exporting import export_model
 from electra_ref.training.optimizer import TrainingState, optimizer_step
@@ -60,8 +60,7 @@ def test_a_layer_moves_by_half_of_the_one_above_it(gap: bool, rates: tuple[float
     assert found == {"input": {rates[0]}, "layer.0.": {rates[1]}, "layer.1.": {rates[2]},
                      "task.": {1.0}}  # fmt: skip
     names = {spec.name for spec in specs if spec.rate_scale == rates[0]}
-    assert any("word" in name for name in names)
-    assert any("projection" in name for name in names)
+    assert {"embeddings.word_embeddings.weight", "encoder.embeddings_project.bias"} < names
     assert {s.name for s in specs} == {s.name for s in fine_tuning.parameter_specs(model_with())}
 
 
@@ -76,15 +75,17 @@ def test_a_tenth_layer_is_not_the_first() -> None:
 
 @pytest.mark.parametrize("gap", [True, False])
 def test_the_first_update_moves_each_parameter_by_its_rate(gap: bool) -> None:
-    """Adam's first update is the rate times the sign of the gradient, without decay of weights."""
+    """Adam's first update is the rate times the sign of the gradient, if it forgets at once."""
     specs = rated(model_with(), DECAY, gap=gap)
     size = sum(int(np.prod(spec.shape)) for spec in specs)
     state = TrainingState(reference, specs, np.zeros(size))
     gradients = Gradients(specs, np.random.default_rng(0).normal(0.0, 1.0, size))
     for spec in specs:
-        gradients.sum_of(spec.name).add_nothing()
-    config = FinetuningConfig(learning_rate=0.01, weight_decay=0.0, adam_epsilon=1e-30, steps=10,
-                              gradient_clip=1e9)  # fmt: skip
+        gradients.sum_of(spec.name)  # it is there
+    adam = {"adam_beta1": 0.0, "adam_beta2": 0.0, "adam_epsilon": 1e-30}
+    config = FinetuningConfig(
+        steps=10, learning_rate=0.01, weight_decay=0.0, gradient_clip=1e9, **adam
+    )
     optimizer_step(config, reference, state, gradients)
     for spec in specs:
         moved = np.abs(state.parameters[spec.name])
@@ -103,16 +104,16 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def copied(path: Path, **changes: Any) -> tuple[FlatParameters, Network, int]:
-    """Return parameters on which the encoder at ``path`` was put."""
+def copied(path: Path, labels: Sequence[str] = "ABC") -> tuple[FlatParameters, Network, str]:
+    """Return parameters on which those of the model at ``path`` were put, and what is said."""
     source = find_encoder(path)
-    settings = FinetuningConfig(**source.settings(), **{"max_length": 9, **changes})
+    settings = FinetuningConfig(**source.settings(), max_length=9)  # type: ignore[arg-type]
     encoder = full_size_encoder(settings)
-    model = FineTuned(encoder, Head("tagging", "original", 3, 0.1))
+    model = FineTuned(encoder, Head("tagging", "huggingface", len(labels), 0.1))
     specs = rated(model, DECAY, gap=True)
     size = sum(int(np.prod(spec.shape)) for spec in specs)
     parameters = FlatParameters(specs, np.full(size, 99.0, "float32"))
-    return parameters, encoder, copy_encoder(source, parameters, encoder, reference)
+    return parameters, encoder, copy_model(source, parameters, model, tuple(labels), reference)
 
 
 def hidden_of(parameters: FlatParameters, encoder: Network) -> Array:
@@ -123,8 +124,8 @@ def hidden_of(parameters: FlatParameters, encoder: Network) -> Array:
 @pytest.mark.parametrize("name", CASES)
 def test_the_encoder_reads_as_the_one_it_is_a_copy_of(name: str, tmp_path: Path) -> None:
     path = small_run(tmp_path / "run", **CASES[name])
-    parameters, encoder, step = copied(path)
-    assert step == STEP
+    parameters, encoder, said = copied(path)
+    assert said == f"the encoder of {path}, step {STEP}"
     stored = find_model(path)
     theirs = stored.networks.discriminator or stored.networks.generator
     assert theirs is not None
@@ -135,8 +136,10 @@ def test_the_encoder_reads_as_the_one_it_is_a_copy_of(name: str, tmp_path: Path)
         assert is_left == spec.name.startswith("task."), spec.name
     same = hidden_of(parameters, encoder).tobytes() == hidden_of(values, theirs).tobytes()
     if name == "gdes":
-        both = values["embeddings.word"] + values["discriminator.embeddings.word"]
-        assert parameters["embeddings.word"].tobytes() == both.tobytes()
+        for table in ("word", "position", "token_type"):
+            tensor = f"embeddings.{table}_embeddings.weight"
+            both = values[tensor] + values[f"discriminator.{tensor}"]
+            assert parameters[tensor].tobytes() == both.tobytes()
         np.testing.assert_allclose(
             hidden_of(parameters, encoder), hidden_of(values, theirs), rtol=1e-4, atol=1e-5
         )
@@ -151,30 +154,34 @@ def test_the_encoder_reads_as_the_one_it_is_a_copy_of(name: str, tmp_path: Path)
 
 def test_the_encoder_of_a_directory_is_that_of_the_run_it_comes_from(tmp_path: Path) -> None:
     path = small_run(tmp_path / "run")
-    exported = export_model(path, tmp_path / "exported").path
+    exported = tmp_path / "exported"
+    export_model(path, exported, "discriminator")
     assert copied(exported)[0].vector.tobytes() == copied(path)[0].vector.tobytes()
 
 
-def test_the_encoder_of_a_fine_tuned_model_is_taken_without_its_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("labels", ["same", "other", "fewer"])
+def test_the_head_of_a_fine_tuned_model_is_taken_if_its_labels_are_the_same(
+    labels: str, tmp_path: Path
+) -> None:
     stored = draw_stored("tags")
+    names = {"same": stored.labels, "other": stored.labels[::-1], "fewer": stored.labels[1:]}
     path = write_task(tmp_path / "run", stored)
-    parameters, _, step = copied(path)
-    assert step == STEP
+    parameters, _, said = copied(path, names[labels])
     checkpoint = tensors_of(path / "checkpoints")
     for spec in parameters.specs:
         ours = parameters[spec.name]
-        if spec.name.startswith("task."):
+        if spec.name.startswith("task.") and labels != "same":
             assert (ours == 99.0).all()
         else:
             assert ours.tobytes() == checkpoint[f"model/{spec.name}"]
-    assert "fine-tuned before" in " ".join(find_encoder(path).notes)
+    assert said.startswith("the encoder and " + ("the head" if labels == "same" else "not the"))
     there = export_task(stored, tmp_path / "there")
-    assert copied(there)[0].vector.tobytes() == parameters.vector.tobytes()
+    assert copied(there, names[labels])[0].vector.tobytes() == parameters.vector.tobytes()
 
 
 def test_a_model_without_an_encoder_is_refused(tmp_path: Path) -> None:
     for wrong in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UserError, match="there is no folder|holds no model"):
+        with pytest.raises(UserError, match=r"there is no folder|holds no model"):
             find_encoder(wrong)
 
 
@@ -238,7 +245,8 @@ def test_settings_that_do_not_fit_are_refused(
         ({"epochs": 2.5, "batch_size": 32}, 321, (27, 2, 11, 11)),
         ({"epochs": 0.01, "batch_size": 32}, 3, (1, 0, 1, 1)),
         ({"steps": 7, "warmup_steps": 2}, 320, (7, 2, 10, 10)),
-        ({"warmup_proportion": 0.5, "evaluate_every": 4, "checkpoint_every": 5}, 320, (30, 15, 4, 5)),
+        ({"warmup_proportion": 0.5, "evaluate_every": 4}, 320, (30, 15, 4, 10)),
+        ({"checkpoint_every": 5}, 320, (30, 3, 10, 5)),
         ({"warmup_proportion": 0.0}, 320, (30, 0, 10, 10)),
     ],
 )  # fmt: skip
@@ -246,6 +254,5 @@ def test_steps_and_intervals_follow_from_the_features(
     changes: dict[str, Any], features: int, expected: tuple[int, ...]
 ) -> None:
     found = with_steps(FinetuningConfig(**changes), features)
-    assert dataclasses.astuple(found)[0] is not None
     intervals = found.evaluate_every, found.checkpoint_every
     assert (found.steps, found.warmup_steps, *intervals) == expected

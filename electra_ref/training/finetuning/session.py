@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,9 +88,15 @@ def train_new(
         except BaseException:
             discard_seeds(path, folder_too=is_ours)
             raise
-    trainer = run.begin(
-        path, prepared.settings, files, encoder, prepared, progress, is_ours=is_ours
-    )
+    try:
+        trainer = run.begin(
+            path, prepared.settings, files, encoder, prepared, progress, is_ours=is_ours
+        )
+    except BaseException:
+        with suppress(OSError):  # it is gone already, or holds something
+            if is_ours:
+                path.rmdir()
+        raise
     with trainer.run:
         return _ended(trainer, limits, stop)
 

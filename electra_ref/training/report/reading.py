@@ -20,7 +20,7 @@ from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.records import each_record
 from electra_ref.training.report.curves import Columns
 from electra_ref.training.run_data import read_vocabulary
-from electra_ref.training.run_directory import RunDirectory
+from electra_ref.training.run_directory import PRETRAINING, RunDirectory, kind_of
 
 TRAINING, HELD_OUT, SETTINGS = "training", "held_out", "settings"
 MOST_JUDGED = 1000  # evaluations: what looks at them takes time with their square
@@ -63,10 +63,15 @@ class Run(NamedTuple):
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Return the runs at ``paths``, each with a name of its own.
 
-    Raises UserError if one of them is none, or is named twice.
+    Raises UserError if one of them is none, was fine-tuned, or is named twice.
     """
     for path in paths:
-        RunDirectory.open(path)
+        run = RunDirectory.open(path)
+        if kind_of(path) != PRETRAINING:
+            raise UserError(
+                f"{path} holds a fine-tuned model, and pages are of pre-training runs: its scores "
+                f"are in {run.metrics}"
+            )
     folders = [path.resolve() for path in paths]
     if len(set(folders)) < len(folders):
         raise UserError("a run is named twice; name each once")

@@ -1,0 +1,219 @@
+"""Predictions of fine-tuned models: in order, the same bits in any company, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from electra_ref import predict
+from electra_ref.training.finetuning import prediction
+from electra_ref.training.finetuning.data import LabelledData
+from electra_ref.training.stop_signals import StopSignals
+from tests.huggingface_tasks import draw_stored, write_run
+from tests.small_finetuning import examples
+
+KINDS = {
+    "tags": "tagging",
+    "many labels": "classification",
+    "a number": "regression",
+    "choices": "multiple-choice",
+}
+WHERE = ["--device", "reference", "--precision", "float64"]
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model with random numbers for each kind of task."""
+    folder = tmp_path_factory.mktemp("models")
+    sizes = {"vocab_size": 31, "max_position_embeddings": 60, "max_length": 50}
+    return {
+        name: write_run(folder / kind, draw_stored(name, **sizes)) for name, kind in KINDS.items()
+    }
+
+
+def lines_of(name: str, count: int = 40) -> list[str]:
+    """Return records of different lengths, each with its number as id where there is one."""
+    found = []
+    numbers = random.Random(0)
+    for number, example in enumerate(examples(KINDS[name], count, seed=3)):
+        more = ["a", "b", "c"] * numbers.randrange(5)
+        if "words" in example:
+            example["words"] += more
+            del example["tags"]
+        elif "choices" in example:
+            example["question"] += " ".join(["", *more])
+        else:
+            example["text"] += " ".join(["", *more])
+        found.append(json.dumps({**example, "id": number}))
+    return found
+
+
+def answers(model: Path, folder: Path, lines: list[str], *flags: str) -> list[str]:
+    """Return the lines that the command writes for ``lines``."""
+    (folder / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    paths = ["--input", str(folder / "in.jsonl"), "--output", str(folder / "out.jsonl")]
+    assert predict.main(["--model", str(model), *paths, *flags]) == 0
+    return (folder / "out.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_answers_have_the_order_of_the_records(
+    name: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = lines_of(name)
+    for flags in ((), ("--batch-tokens", "64")):
+        found = [
+            json.loads(line) for line in answers(models[name], tmp_path, lines, *WHERE, *flags)
+        ]
+        assert [one["id"] for one in found] == list(range(40))
+        if name == "tags":
+            assert [one["words"] for one in found] == [json.loads(x)["words"] for x in lines]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_answer_has_the_same_bits_in_any_company(
+    name: str, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, where = lines_of(name), ["--device", "cpu", "--precision", "float32"]
+    shuffled = lines.copy()
+    random.Random(1).shuffle(shuffled)
+    task = prediction.find_fine_tuned(models[name]).settings.task
+    module = prediction.task_of(task)
+    monkeypatch.setattr(module, "result", lambda r, p, *_: {"id": r.id, "all": repr(p)})
+    found = [
+        sorted(answers(models[name], tmp_path, order, *where, "--batch-tokens", tokens))
+        for order in (lines, shuffled)
+        for tokens in ("1", "100", "4096")
+    ]
+    assert all(one == found[0] for one in found[1:])
+    alone = answers(models[name], tmp_path, lines[5:6], *where)
+    assert alone[0] in found[0]
+
+
+def test_records_are_answered_in_groups_so_memory_does_not_grow(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first group is one batch; no group exceeds 64 batches of tokens."""
+    held: list[int] = []
+    tokens: list[int] = []
+    original = prediction.predictions
+
+    def predictions(reader: Any, parameters: Any, data: LabelledData, *others: Any) -> Any:
+        held.append(len(data.records))
+        tokens.append(sum(row.ids.size for one in data.features for row in one.rows))
+        return original(reader, parameters, data, *others)
+
+    monkeypatch.setattr(prediction, "predictions", predictions)
+    monkeypatch.setattr(prediction, "LARGEST_GROUP", 4)
+    lines = lines_of("tags", 400)
+    longest = 50
+    assert len(answers(models["tags"], tmp_path, lines, *WHERE, "--batch-tokens", "100")) == 400
+    assert sum(held) == 400
+    assert 100 <= tokens[0] < 100 + longest
+    assert 200 <= tokens[1] < 200 + longest
+    assert max(tokens) < 400 + longest
+    assert min(tokens[2:-1]) >= 400
+
+
+def test_records_are_read_only_as_they_are_needed(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read and not yet written is one group at most."""
+    open_now = 0
+    most = 0
+    opened = prediction.open_fine_tuned(
+        models["tags"], None, "reference", "float64", [], lambda _: None
+    )
+    task = opened.reader.task
+    original = task.records
+
+    def records(*given: Any) -> Iterator[Any]:
+        nonlocal open_now, most
+        for record in original(*given):
+            open_now += 1
+            most = max(most, open_now)
+            yield record
+
+    class Written:
+        def write(self, lines: bytes) -> None:
+            nonlocal open_now
+            open_now -= lines.count(b"\n")
+
+    from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
+    from tests.small_runs import quiet  # noqa: PLC0415
+
+    monkeypatch.setattr(task, "records", records)
+    monkeypatch.setattr(prediction, "LARGEST_GROUP", 2)
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        stream.write("".join(f"{line}\n" for line in lines_of("tags", 300)))
+    with open_source(f"/dev/fd/{read}", "jsonl") as source:
+        counted = prediction.predict(opened, source, Written(), "json", 100, StopSignals(), quiet())
+    os.close(read)
+    assert (counted.records, open_now) == (300, 0)
+    assert most < 60  # two batches of 100 tokens hold less
+
+
+def test_a_file_appears_only_when_all_is_answered(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [*lines_of("tags"), '{"words": 5}']
+    (tmp_path / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    output = tmp_path / "out.jsonl"
+    flags = ["--input", str(tmp_path / "in.jsonl"), "--output", str(output), *WHERE]
+    for text in (None, "before"):
+        if text is not None:
+            output.write_text(text)
+        assert predict.main(["--model", str(models["tags"]), *flags, "--batch-tokens", "64"]) == 2
+        assert "line 41: " in capsys.readouterr().err
+        assert (output.read_text() if text else None) == text
+        assert output.exists() == (text is not None)
+        assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_a_signal_between_batches_ends_without_a_file(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = prediction.predictions
+
+    def predictions(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*given)
+
+    monkeypatch.setattr(prediction, "predictions", predictions)
+    (tmp_path / "in.jsonl").write_text("".join(f"{line}\n" for line in lines_of("tags")))
+    paths = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert predict.main(["--model", str(models["tags"]), *paths, *WHERE]) == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(f"{line}\n" for line in lines_of("tags", 800)))
+    command = [sys.executable, "-m", "electra_ref.predict", "--model", str(models["tags"]),
+               "--input", str(tmp_path / "in.jsonl"), *WHERE, "--batch-tokens", "64"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["id"] == 0
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        assert process.wait(timeout=120) == 128 + signal.SIGPIPE
+    assert "Traceback" not in said
+    assert "Error" not in said
+
+
+def test_nothing_to_read_is_nothing_to_write(models: dict[str, Path], tmp_path: Path) -> None:
+    assert answers(models["tags"], tmp_path, [], *WHERE) == []
