@@ -27,12 +27,12 @@ pytestmark = pytest.mark.usefixtures("quick")
 def score_of(kind: str, folder: Path) -> float:
     """Train on 400 examples; return the share of right answers to 60 others."""
     model = write_encoder(folder / "model")
-    files = [write_examples(folder / name, kind, count, seed)
-             for name, count, seed in (("train", 400, 0), ("dev", 60, 1))]  # fmt: skip
+    train = write_examples(folder / "train", kind, 400, 0)
+    dev = write_examples(folder / "dev", kind, 60, 1)
     rates = {"learning_rate": 3e-3, "lr_decay_power": 0.0, "layerwise_decay": 1.0}
     dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
-    settings = {"batch_size": 16, "epochs": EPOCHS[kind], **rates, **dropout}
-    assert run_finetune(model, kind, *files, folder / "run", **settings) == 0
+    settings: dict[str, Any] = {"batch_size": 16, "epochs": EPOCHS[kind], **rates, **dropout}
+    assert run_finetune(model, kind, train, dev, folder / "run", **settings) == 0
     return float(held_out(folder / "run")[-1]["accuracy"])
 
 
