@@ -105,6 +105,33 @@ AREAS = {
         "report_drawing resumed_run run_data run_directory samples saved_model schedule step "
         "step_wiring stop_signals summation train_arguments train_command",
     ),
+    "finetuning": Area(
+        (
+            "finetune",
+            "config.finetuning",
+            "model.objectives.fine_tuning",
+            *(
+                f"training.finetuning.{module}"
+                for module in (
+                    "answering",
+                    "configuring",
+                    "data",
+                    "encoder_source",
+                    "layerwise",
+                    "learning",
+                    "prediction",
+                    "reading",
+                    "run",
+                    "saved",
+                    "seeds",
+                    "seeds_file",
+                    "session",
+                )
+            ),
+        ),
+        "early_stopping finetune_command finetuning_data finetuning_run finetuning_seeds "
+        "finetuning_start predict_fine_tuned settings_of_finetuning",
+    ),
     "text_tasks": Area(
         (
             "training.finetuning.rows",

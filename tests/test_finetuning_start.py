@@ -82,7 +82,7 @@ def test_the_first_update_moves_each_parameter_by_its_rate(gap: bool) -> None:
     gradients = Gradients(specs, np.random.default_rng(0).normal(0.0, 1.0, size))
     for spec in specs:
         gradients.sum_of(spec.name)  # it is there
-    adam = {"adam_beta1": 0.0, "adam_beta2": 0.0, "adam_epsilon": 1e-30}
+    adam: dict[str, Any] = {"adam_beta1": 0.0, "adam_beta2": 0.0, "adam_epsilon": 1e-30}
     config = FinetuningConfig(
         steps=10, learning_rate=0.01, weight_decay=0.0, gradient_clip=1e9, **adam
     )

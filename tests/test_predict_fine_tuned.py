@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from electra_ref import predict
-from electra_ref.training.finetuning import prediction
+from electra_ref.training.finetuning import answering, prediction
 from electra_ref.training.finetuning.data import LabelledData
+from electra_ref.training.finetuning.saved import find_fine_tuned
+from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.stop_signals import StopSignals
 from tests.huggingface_tasks import draw_stored, write_run
 from tests.small_finetuning import examples
@@ -88,8 +90,8 @@ def test_an_answer_has_the_same_bits_in_any_company(
     lines, where = lines_of(name), ["--device", "cpu", "--precision", "float32"]
     shuffled = lines.copy()
     random.Random(1).shuffle(shuffled)
-    task = prediction.find_fine_tuned(models[name]).settings.task
-    module = prediction.task_of(task)
+    task = find_fine_tuned(models[name]).settings.task
+    module = task_of(task)
     monkeypatch.setattr(module, "result", lambda r, p, *_: {"id": r.id, "all": repr(p)})
     found = [
         sorted(answers(models[name], tmp_path, order, *where, "--batch-tokens", tokens))
@@ -107,7 +109,7 @@ def test_records_are_answered_in_groups_so_memory_does_not_grow(
     """The first group is one batch; no group exceeds 64 batches of tokens."""
     held: list[int] = []
     tokens: list[int] = []
-    original = prediction.predictions
+    original = answering.predictions
 
     def predictions(reader: Any, parameters: Any, data: LabelledData, *others: Any) -> Any:
         held.append(len(data.records))
@@ -185,7 +187,7 @@ def test_a_file_appears_only_when_all_is_answered(
 def test_a_signal_between_batches_ends_without_a_file(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = prediction.predictions
+    original = answering.predictions
 
     def predictions(*given: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -34,7 +34,8 @@ from electra_ref.training.finetuning.task import Labels
 from electra_ref.training.huggingface.names import encoder_tensors
 from electra_ref.training.saved_model import StoredModel, find_model, read_parameters
 
-TRAININGS = ("hidden_dropout", "attention_dropout", "initializer_range")  # belong to how a model is trained
+# what belongs to how a model is trained
+TRAININGS = ("hidden_dropout", "attention_dropout", "initializer_range")
 
 
 class EncoderSource(NamedTuple):
