@@ -34,6 +34,11 @@ TRAIN, DEV = 600, 150  # texts of each package
 DEV_SHARE = 5  # one file in so many is asked about
 NAMES = ("python", "numpy", "scipy", "sklearn", "scikit", "numba", "cpython")
 
+STARTS = {"pre-trained": "from_scratch=false", "from-scratch": "from_scratch=true"}
+TOO_SHORT = (
+    "this pre-training was too short to be of use: a discriminator that has learned little is a "
+    "worse beginning than random numbers; train on with more steps and more text"
+)
 QUESTION = "which package does a text of the documentation come from?"
 
 
@@ -84,21 +89,25 @@ def compare(
         write_text_atomically(Path(name), "".join(_line(text) for text in texts))
     progress.say(f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about")
     ended: dict[str, Ended] = {}
-    for name, scratch in (("pre-trained", "false"), ("from-scratch", "true")):
+    for name, setting in STARTS.items():
         progress.say(f"{name}:")
-        own = new_settings("classification", encoder, config, [*given, f"from_scratch={scratch}"])
+        own = new_settings("classification", encoder, config, [*given, setting])
         one = train_new(path / name, own, files, encoder, seeds, limits, progress, stop)
         progress.close()
         if one is None:
             return []
         ended[name] = one
-    accuracies = {
+    accuracies: dict[str, list[float]] = {
         "the most frequent answer": [_majority(train, dev)],
         "words, logistic regression": [_logistic_regression(train, dev)],
         f"from scratch, {settings.epochs:g} epochs": _accuracies(ended["from-scratch"]),
         f"pre-trained, {settings.epochs:g} epochs": _accuracies(ended["pre-trained"]),
     }
-    return [f"{QUESTION} Accuracy on {len(dev):,} texts:", *_table(accuracies), *_last(path)]
+    lines = [f"{QUESTION} Accuracy on {len(dev):,} texts:", *_table(accuracies)]
+    pretrained, scratch = (statistics.mean(_accuracies(ended[name])) for name in STARTS)
+    if pretrained < scratch:
+        lines.append(TOO_SHORT)
+    return [*lines, *_last(path)]
 
 
 def _texts_of(sentences: Sequence[str], seen: set[str]) -> Iterator[str]:
