@@ -94,8 +94,8 @@ def build_parser(program: str = PROGRAM) -> Parser:
     add(
         "--resume",
         action="store_true",
-        help="continue the run in --output-dir, or the newest fine-tuning run in runs/; --set may "
-        "then change steps, learning rate, warm-up, intervals and device",
+        help="continue what is in --output-dir, a run or one for each seed, or the newest of both "
+        "in runs/; --set may then change steps, learning rate, warm-up, intervals and device",
     )
     return parser
 

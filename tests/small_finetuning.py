@@ -30,6 +30,7 @@ SMALLEST: dict[str, Any] = {
     "intermediate_size": 12,
 }  # fmt: skip
 FILLERS = list("abcdefgh")
+SPAN_WORDS = 3  # of a context
 
 
 def write_encoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
@@ -53,19 +54,21 @@ def _tagging(random: np.random.Generator, number: int) -> dict[str, Any]:
 
 
 def _classification(random: np.random.Generator, number: int) -> dict[str, Any]:
-    """The label says whether x or y, and u or v, go together."""
-    one, other = random.choice(["x", "y"]), random.choice(["u", "v"])
-    words = [*random.choice(FILLERS, int(random.integers(0, 4))), one, other]
+    """The label says which of x and y comes first; the first word is one of them."""
+    first, other = random.permutation(["x", "y"]).tolist()
+    words = [*random.choice(FILLERS, int(random.integers(1, 5))), other]
     return {
         "id": str(number),
-        "text": " ".join(random.permutation(words)),
-        "label": "yes" if (one == "x") == (other == "u") else "no",
+        "text": " ".join([first, *random.permutation(words)]),
+        "label": "yes" if first == "x" else "no",
     }
 
 
 def _regression(random: np.random.Generator, number: int) -> dict[str, Any]:
-    example = _classification(random, number)
-    return {**example, "label": 5.0 if example["label"] == "yes" else 1.0}
+    """The label is the number of x among six words."""
+    label = int(random.integers(0, 7))
+    words = random.permutation(["x"] * label + ["a"] * (6 - label))
+    return {"id": str(number), "text": " ".join(words), "label": float(label)}
 
 
 def _multiple_choice(random: np.random.Generator, number: int) -> dict[str, Any]:
@@ -84,14 +87,29 @@ def _multiple_choice(random: np.random.Generator, number: int) -> dict[str, Any]
 
 def _span_extraction(random: np.random.Generator, number: int) -> dict[str, Any]:
     """The answer is the word of the context that the question names."""
-    words = random.permutation(FILLERS)[:6].tolist()
-    place = int(random.integers(6))
+    words = random.permutation(FILLERS[:SPAN_WORDS]).tolist()
+    place = int(random.integers(SPAN_WORDS))
     return {
         "context": " ".join(words),
         "question": words[place],
         "id": str(number),
         "answer": {"text": words[place], "answer_start": 2 * place},
     }
+
+
+def _roles(random: np.random.Generator) -> str:
+    """Two predicates, x and y, in any order; the first word is A0 of x and A1 of y."""
+    words = random.choice(FILLERS, int(random.integers(3, 7))).tolist()
+    places = sorted(random.choice(np.arange(1, len(words)), 2, replace=False).tolist())
+    for place, word in zip(places, random.permutation(["x", "y"]).tolist(), strict=True):
+        words[place] = word
+    lines = []
+    for number, word in enumerate(words):
+        lines.append(f"{word} {'be' if number in places else '-'}")
+        for place in places:
+            role = "A0" if words[place] == "x" else "A1"
+            lines[-1] += {0: f" ({role}*)", place: " (V*)"}.get(number, " *")
+    return "\n".join([*lines, "\n"])
 
 
 _MAKERS: Mapping[str, Callable[[np.random.Generator, int], dict[str, Any]]] = {
@@ -120,6 +138,13 @@ def write_examples(path: Path, kind: str, count: int, seed: int) -> Path:
         path = path.with_suffix(".jsonl")
         text = "".join(json.dumps(one) + "\n" for one in found)
     path.write_text(text)
+    return path
+
+
+def write_roles(path: Path, count: int, seed: int) -> Path:
+    """Write ``count`` sentences with semantic roles; return ``path``, whose ending fits."""
+    path, random = path.with_suffix(".props"), np.random.default_rng(seed)
+    path.write_text("".join(_roles(random) for _ in range(count)))
     return path
 
 

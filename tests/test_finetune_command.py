@@ -103,6 +103,10 @@ WRONG = {
     "value": (["--task", KIND, "--set", "batch_size=0"], "batch_size = 0 is out of its range"),
     "setting as flag": (["--task", KIND, "--batch-size", "2"], "write --set batch_size="),
     "key of another kind": (["--task", KIND, "--set", "doc_stride=2"], "unknown key 'doc_stride'"),
+    "unused dropout": (
+        ["--task", KIND, "--set", "head_dropout=0"],
+        "head_dropout = 0 does nothing with head = 'original' of tagging",
+    ),
     "epochs": (["--task", KIND, "--epochs", "0"], "epochs = 0"),
     "config": (["--task", KIND, "--config", "gone.toml"], "gone.toml"),
     "seeds": (["--task", KIND, "--seeds", "0"], "--seeds 0: at least 1"),

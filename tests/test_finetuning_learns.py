@@ -1,21 +1,61 @@
 """From files to a model that answers: a task that must be learned, and broken gradients that fail.
 
-Two of the tasks that ``small_finetuning`` makes: a tag says how a word and the first word go
-together, a choice is right if it goes with the question.
+The tasks are those that ``small_finetuning`` makes. In all of them an answer depends on something
+that stands elsewhere, so a head on an encoder that does not learn has little to go by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from electra_ref.model.objectives import fine_tuning
-from tests.small_finetuning import held_out, run_finetune, write_encoder, write_examples
+from electra_ref.training.finetuning.tasks import tagging
+from electra_ref.training.finetuning.word_rows import WordRow, word_rows
+from tests.small_finetuning import (
+    held_out,
+    run_finetune,
+    write_encoder,
+    write_examples,
+    write_roles,
+)
 
-EPOCHS = {"tagging": 6, "multiple-choice": 1}
+SETTINGS: dict[str, Any] = {
+    "batch_size": 16, "learning_rate": 3e-3, "lr_decay_power": 0.0, "layerwise_decay": 1.0,
+    "hidden_dropout": 0.0, "attention_dropout": 0.0, "evaluate_every": 50,
+}  # fmt: skip
+STEADY: dict[str, Any] = {"batch_size": 8, "lr_decay_power": 1.0}
+NO_DROPOUT = {"head_dropout": 0.0}  # the original's heads for tags and spans have none
+
+
+class Case(NamedTuple):
+    """A task, what ``SETTINGS`` lack for it, and a score of 0 to ``best``."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    score: str
+    best: float = 1.0
+
+
+CASES = {
+    "tagging": Case("tagging", {"epochs": 6}, "accuracy"),
+    "roles": Case("tagging", {"epochs": 4}, "f1"),
+    "multiple-choice": Case("multiple-choice", {"epochs": 1, **NO_DROPOUT}, "accuracy"),
+    "classification": Case("classification", {"epochs": 2, **NO_DROPOUT}, "accuracy"),
+    "regression": Case(
+        "regression",
+        {"epochs": 3, "learning_rate": 2e-3, "highest_score": 6.0, **STEADY, **NO_DROPOUT},
+        "pearson",
+    ),
+    "spans": Case("span-extraction", {"epochs": 2, "learning_rate": 1e-3, **STEADY}, "exact", 100),
+}
+CASES["huggingface spans"] = CASES["spans"]._replace(
+    settings={**CASES["spans"].settings, "head": "huggingface", **NO_DROPOUT}
+)
 BROKEN: dict[str, Callable[[Any], Any]] = {
     "no gradient": lambda gradient: 0.0 * gradient,
     "the other sign": lambda gradient: -gradient,
@@ -24,33 +64,35 @@ BROKEN: dict[str, Callable[[Any], Any]] = {
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def score_of(kind: str, folder: Path) -> float:
-    """Train on 400 examples; return the share of right answers to 60 others."""
+def score_of(name: str, folder: Path) -> float:
+    """Train on 400 examples; return the share of the best score that 60 others have."""
+    kind, settings, score, best = CASES[name]
+    write = write_roles if name == "roles" else partial(write_examples, kind=kind)
     model = write_encoder(folder / "model")
-    train = write_examples(folder / "train", kind, 400, 0)
-    dev = write_examples(folder / "dev", kind, 60, 1)
-    rates = {"learning_rate": 3e-3, "lr_decay_power": 0.0, "layerwise_decay": 1.0}
-    dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
-    settings: dict[str, Any] = {"batch_size": 16, "epochs": EPOCHS[kind], **rates, **dropout}
-    assert run_finetune(model, kind, train, dev, folder / "run", **settings) == 0
-    return float(held_out(folder / "run")[-1]["accuracy"])
+    train = write(folder / "train", count=400, seed=0)
+    dev = write(folder / "dev", count=60, seed=1)
+    assert run_finetune(model, kind, train, dev, folder / "run", **{**SETTINGS, **settings}) == 0
+    return float(held_out(folder / "run")[-1][score]) / best
 
 
-@pytest.mark.parametrize("kind", EPOCHS)
-def test_a_small_model_learns(kind: str, tmp_path: Path) -> None:
-    assert score_of(kind, tmp_path) > 0.95
+@pytest.mark.parametrize("name", CASES)
+def test_a_small_model_learns(name: str, tmp_path: Path) -> None:
+    assert score_of(name, tmp_path) > 0.95
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"),
+    ("name", "how"),
     [
         ("tagging", "no gradient"),
-        ("tagging", "the other sign"),
-        ("multiple-choice", "the other sign"),  # a head on a random encoder learns this one
-    ],
+        ("roles", "no gradient"),
+        ("classification", "no gradient"),
+        ("spans", "no gradient"),
+        ("huggingface spans", "no gradient"),
+        *((name, "the other sign") for name in CASES),
+    ],  # of choices and numbers, a head learns enough from random hidden states
 )
 def test_with_a_broken_gradient_of_the_encoder_it_does_not(
-    kind: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = fine_tuning.encode_backward  # type: ignore[attr-defined]
 
@@ -58,4 +100,15 @@ def test_with_a_broken_gradient_of_the_encoder_it_does_not(
         original(run, encoder, BROKEN[how](gradient), cache)
 
     monkeypatch.setattr(fine_tuning, "encode_backward", encode_backward)
-    assert score_of(kind, tmp_path) < 0.75
+    assert score_of(name, tmp_path) < 0.75
+
+
+def test_only_the_segment_tells_whose_roles_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_segments(*given: Any) -> Iterator[WordRow]:
+        for row, words, positions in word_rows(*given):
+            yield WordRow(row._replace(segments=0 * row.segments), words, positions)
+
+    monkeypatch.setattr(tagging, "word_rows", without_segments)
+    assert score_of("roles", tmp_path) < 0.75

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,42 @@ def test_a_seed_that_a_limit_ends_is_not_done(
     assert not (output / "seed-1").exists()
     assert finetune.main(command) == 0
     assert capsys.readouterr().out.startswith("accuracy: mean ")
+
+
+@pytest.mark.parametrize("newest", ["one", "several"])
+def test_the_newest_is_resumed_whether_one_run_or_several(
+    newest: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Seeds are as new as the seed that was trained last."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("other", "several"):
+        assert train(folder, Path("runs") / name, "--seeds", "2", "--max-steps", "1") == 0
+    assert train(folder, Path("runs/one"), "--max-steps", "1") == 0
+    for path in Path("runs").glob("**/*"):
+        os.utime(path, (1, 1))
+    used = {"one": "one/.lock", "several": "several/seed-0/.lock"}[newest]
+    os.utime(Path("runs") / used, (2, 2))
+    capsys.readouterr()
+    assert finetune.main(["--resume"]) == 0
+    assert f"the model is in runs/{newest};" in capsys.readouterr().out
+
+
+def test_seeds_of_which_none_has_begun_are_resumed(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process may have been killed before the first run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        assert train(folder, Path("runs") / name, "--seeds", "1", "--max-steps", "1") == 0
+        shutil.rmtree(Path("runs") / name / "seed-0")
+        os.utime(Path("runs") / name / "seeds.json", (1, 1 + (name == "b")))
+    capsys.readouterr()
+    assert finetune.main(["--resume"]) == 0
+    assert "the model is in runs/b;" in capsys.readouterr().out
 
 
 def refused(capsys: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:

@@ -28,7 +28,10 @@ KINDS = {
     "many labels": "classification",
     "a number": "regression",
     "choices": "multiple-choice",
+    "spans": "span-extraction",
+    "original spans": "span-extraction",
 }
+SPANS = ("spans", "original spans")
 WHERE = ["--device", "reference", "--precision", "float64"]
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -36,11 +39,17 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model with random numbers for each kind of task."""
+    """A model with random numbers for each kind of task, and for each head that finds spans."""
     folder = tmp_path_factory.mktemp("models")
-    sizes = {"vocab_size": 31, "max_position_embeddings": 60, "max_length": 50}
+    sizes: dict[str, Any] = {"vocab_size": 31, "max_position_embeddings": 60, "max_length": 50}
+    windows = {"max_length": 20, "doc_stride": 5, "no_answer": True, "null_threshold": 0.0}
+    changes = {"spans": windows, "original spans": {**windows, "head": "original"}}
     return {
-        name: write_run(folder / kind, draw_stored(name, **sizes)) for name, kind in KINDS.items()
+        name: write_run(
+            folder / name,
+            draw_stored(name.removeprefix("original "), **{**sizes, **changes.get(name, {})}),
+        )
+        for name in KINDS
     }
 
 
@@ -55,9 +64,13 @@ def lines_of(name: str, count: int = 40) -> list[str]:
             del example["tags"]
         elif "choices" in example:
             example["question"] += " ".join(["", *more])
+        elif "context" in example:
+            example["context"] += " ".join(["", *more, *more])
+            del example["answer"]
         else:
             example["text"] += " ".join(["", *more])
-        found.append(json.dumps({**example, "id": number}))
+        own = str(number) if "context" in example else number
+        found.append(json.dumps({**example, "id": own}))
     return found
 
 
@@ -78,7 +91,7 @@ def test_answers_have_the_order_of_the_records(
         found = [
             json.loads(line) for line in answers(models[name], tmp_path, lines, *WHERE, *flags)
         ]
-        assert [one["id"] for one in found] == list(range(40))
+        assert [int(one["id"]) for one in found] == list(range(40))
         if name == "tags":
             assert [one["words"] for one in found] == [json.loads(x)["words"] for x in lines]
 
@@ -101,6 +114,27 @@ def test_an_answer_has_the_same_bits_in_any_company(
     assert all(one == found[0] for one in found[1:])
     alone = answers(models[name], tmp_path, lines[5:6], *where)
     assert alone[0] in found[0]
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_files_of_squad_say_what_the_lines_of_json_say(
+    name: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The answers lie in their contexts; questions with null odds above 0 have none."""
+    lines = lines_of(name)
+    contexts = {one["id"]: one["context"] for one in map(json.loads, lines)}
+    objects = [json.loads(one) for one in answers(models[name], tmp_path, lines, *WHERE)]
+    for one in objects:
+        start, end = one["start"] or 0, one["end"] or 0
+        assert one["answer"] == contexts[one["id"]][start:end]
+        assert (one["answer"] == "") == (one["null_odds"] > 0)
+        assert one["answer"] in ("", one["best"][0]["text"])
+    assert len({one["answer"] for one in objects}) > 2
+    for style, key in (("squad", "answer"), ("squad-null-odds", "null_odds")):
+        for tokens in ("64", "4096"):
+            flags = ["--format", style, "--batch-tokens", tokens]
+            text = "".join(answers(models[name], tmp_path, lines, *WHERE, *flags))
+            assert list(json.loads(text).items()) == [(one["id"], one[key]) for one in objects]
 
 
 def test_records_are_answered_in_groups_so_memory_does_not_grow(

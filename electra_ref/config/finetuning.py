@@ -87,6 +87,16 @@ class FinetuningConfig(TrainingConfig, RecipeConfig, NormalizationConfig, Encode
             )
 
 
+def unused_head_dropout(settings: FinetuningConfig) -> Iterator[str]:
+    """Yield what is wrong if the original's head has no dropout, but ``settings`` ask for one."""
+    default = FinetuningConfig.head_dropout
+    if settings.head == "original" and settings.head_dropout != default:
+        yield (
+            f"head_dropout = {settings.head_dropout:g} does nothing with head = 'original' of "
+            f"{settings.task}, which has no dropout: leave it out, or choose head = 'huggingface'"
+        )
+
+
 def rates_of(model: EncoderConfig) -> dict[str, Value]:
     """Return the published learning rate and layer-wise decay for a model of this size."""
     if model.num_hidden_layers >= 24:

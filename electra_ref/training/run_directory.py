@@ -197,18 +197,23 @@ def newest_run(root: Path, kind: str = PRETRAINING, to_do: str = "resume") -> Pa
 
     Raises UserError if there is none ``to_do`` something with.
     """
-    runs = []
-    if root.is_dir():
-        with disk_errors(f"read {root}"):
-            runs = [path for path in sorted(root.iterdir()) if (path / _CONFIG).exists()]
-    runs = [path for path in runs if is_run(path) and kind_of(path) == kind]
+    runs = runs_in(root, kind)
     if not runs:
         flag = "--output-dir" if to_do == "resume" else "--model"
         raise UserError(f"there is no run to {to_do} in {root}; name one with {flag}")
-    return max(runs, key=_last_used)
+    return max(runs, key=last_used)
 
 
-def _last_used(run: Path) -> int:
+def runs_in(root: Path, kind: str) -> list[Path]:
+    """Return the runs of a ``kind`` that have begun in ``root``, which may be missing."""
+    if not root.is_dir():
+        return []
+    with disk_errors(f"read {root}"):
+        paths = [path for path in sorted(root.iterdir()) if (path / _CONFIG).exists()]
+    return [path for path in paths if is_run(path) and kind_of(path) == kind]
+
+
+def last_used(run: Path) -> int:
     """Return nanoseconds since the epoch. A process that locks a run writes to its lock file."""
     try:
         return (run / _LOCK).stat().st_mtime_ns

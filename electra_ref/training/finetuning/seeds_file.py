@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_ref.errors import UserError
-from electra_ref.files import write_json_atomically
+from electra_ref.files import disk_errors, write_json_atomically
+from electra_ref.training.run_directory import FINETUNING, last_used, newest_run, runs_in
 
 FORMAT = "electra_ref seeds 1"
 _NAME = "seeds.json"
@@ -63,6 +64,27 @@ def read_seeds(folder: Path) -> Seeds | None:
 def is_of_seeds(folder: Path) -> bool:
     """Return whether ``folder`` has a run for each seed."""
     return read_seeds(folder) is not None
+
+
+def newest_to_resume(root: Path) -> Path:
+    """Return the fine-tuning run in ``root``, or the folder of several, that was used last.
+
+    Raises UserError if there is none.
+    """
+    used = {path: last_used(path) for path in runs_in(root, FINETUNING)}
+    if root.is_dir():
+        with disk_errors(f"read {root}"):
+            folders = [path for path in sorted(root.iterdir()) if is_of_seeds(path)]
+            used |= {path: _last_used(path) for path in folders}
+    return max(used, key=used.__getitem__) if used else newest_run(root, FINETUNING)
+
+
+def _last_used(folder: Path) -> int:
+    """Return nanoseconds since the epoch: when one of the runs was locked, or the file written."""
+    seeds = read_seeds(folder)
+    numbers = () if seeds is None else seeds.seeds
+    written = (folder / _NAME).stat().st_mtime_ns
+    return max([written, *(last_used(run_of(folder, seed)) for seed in numbers)])
 
 
 def best_of(folder: Path) -> Path:

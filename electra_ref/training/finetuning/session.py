@@ -27,10 +27,10 @@ from electra_ref.training.finetuning.seeds import (
     train_seeds,
     what_is_trained,
 )
-from electra_ref.training.finetuning.seeds_file import is_of_seeds
+from electra_ref.training.finetuning.seeds_file import is_of_seeds, newest_to_resume
 from electra_ref.training.loop import Trainer
 from electra_ref.training.progress import Progress, format_duration
-from electra_ref.training.run_directory import FINETUNING, PRETRAINING, new_run_path, newest_run
+from electra_ref.training.run_directory import PRETRAINING, new_run_path, newest_run
 from electra_ref.training.stop_signals import StopSignals
 
 __all__ = ["Ended", "Limits", "encoder_at", "new_settings", "train_new", "train_on"]
@@ -104,12 +104,12 @@ def train_new(
 def train_on(
     path: Path | None, given: Sequence[str], limits: Limits, progress: Progress, stop: StopSignals
 ) -> Ended | None:
-    """Continue the run, or the runs, in ``path``, by default the newest one in runs/.
+    """Continue the run, or the runs, in ``path``, by default the newest in runs/.
 
     ``given`` are ``key=value`` of settings that are free. Return None after a signal. Raises
     UserError.
     """
-    path = path or newest_run(RUNS, FINETUNING)
+    path = path or newest_to_resume(RUNS)
     if is_of_seeds(path):
         if given:
             raise UserError(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.finetuning import FinetuningConfig, unused_head_dropout
 from electra_ref.config.settings import count, setting
 from electra_ref.model.heads.span import SpanOptions, SpanTargets
 from electra_ref.text.wordpiece import WordPiece
@@ -62,6 +62,9 @@ class SpanConfig(FinetuningConfig):
     null_threshold: float = setting(
         -2.75, "null odds above which there is no answer, with no_answer", resumed="free"
     )
+
+    def _misfits(self) -> Iterator[str]:
+        yield from unused_head_dropout(self)
 
 
 TABLE = SpanConfig

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.finetuning import FinetuningConfig, unused_head_dropout
 from electra_ref.config.settings import setting, share
 from electra_ref.errors import UserError
 from electra_ref.model.heads.tagging import TagTargets
@@ -86,6 +86,7 @@ class TaggingConfig(FinetuningConfig):
         for name in ("word_column", "tag_column"):
             if getattr(self, name) == 0:
                 yield f"{name} = 0: columns are counted from 1, or from the end by -1"
+        yield from unused_head_dropout(self)
 
 
 TABLE = TaggingConfig
