@@ -231,7 +231,7 @@ def test_unfit_arguments_are_refused() -> None:
         BACKEND.attention(x, mask, 2, bits, 0.1)
     with pytest.raises(ValueError, match=r"rate .* 1\.0"):
         BACKEND.attention(x, mask, 2, bits, 1.0)
-    with pytest.raises(ValueError, match="5 rows are neither the 6 .* nor .* 6 tokens"):
+    with pytest.raises(ValueError, match=r"5 rows are neither the 6 .* nor .* 6 tokens"):
         BACKEND.attention(x[:5], mask, 1, None, 0.0)
     for wrong in (x[:, :11], x.astype(float)):
         with pytest.raises(ValueError, match="expected float32"):

@@ -95,17 +95,17 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
     "there may be any number of tasks from one to that of strips": {
         "cpu.matrix_product.multiply": ["numba.get_num_threads() [+ 1, - 1]"],
         "cpu.matrix_product._number_of_tasks": [
-            "ROWS [+ 1, - 1]",
+            "ROWS [+ 1]",
             "strips [+ 1]",
             "-strips [- 1]",
             "MOST_STRIPS [+ 1, - 1]",
-            "threads [+ 1]",
+            "threads [+ 1, - 1]",
             "MOST_STRIPS * threads [+ 1, - 1]",
             "-strips // (MOST_STRIPS * threads) [- 1]",
             "-(-strips // (MOST_STRIPS * threads)) [+ 1]",
             "rounds [+ 1]",
-            "threads #2 [+ 1]",
-            "rounds * threads [+ 1]",
+            "threads #2 [+ 1, - 1]",
+            "rounds * threads [+ 1, - 1]",
         ],
     },
     "one more strip moves borders between tasks; the last one is cut at the last row": {
