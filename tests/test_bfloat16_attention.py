@@ -231,7 +231,9 @@ def test_unfit_arguments_are_refused() -> None:
         BACKEND.attention(x, mask, 2, bits, 0.1)
     with pytest.raises(ValueError, match=r"rate .* 1\.0"):
         BACKEND.attention(x, mask, 2, bits, 1.0)
-    for wrong in (x[:5], x[:, :11], x.astype(float)):
+    with pytest.raises(ValueError, match=r"5 rows are neither the 6 .* nor .* 6 tokens"):
+        BACKEND.attention(x[:5], mask, 1, None, 0.0)
+    for wrong in (x[:, :11], x.astype(float)):
         with pytest.raises(ValueError, match="expected float32"):
             BACKEND.attention(wrong, mask, 1, None, 0.0)
     _, cache = BACKEND.attention(x, mask, 2, None, 0.0)

@@ -218,6 +218,23 @@ def test_linear_of_a_transposed_table(sizes: Sizes, seed: int) -> None:
 
 
 @given(sizes=SIZES, seed=SEEDS)
+def test_linear_of_a_gradient_that_is_a_transpose(sizes: Sizes, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, width, outputs = sizes.batch * sizes.length, sizes.width, sizes.outputs
+    inputs = draw(random, (rows, width), (width, outputs), (outputs,))
+    (dy,) = draw(random, (rows, outputs))
+
+    def case_of(backend: Backend) -> Case:
+        def backward_into(dy: Any, cache: Any, dweight: GradientSum, dbias: GradientSum) -> Any:
+            return backend.linear_backward(np.asfortranarray(dy), cache, dweight, dbias)
+
+        return Case(inputs, backend.linear, backward_into, parameters=2)
+
+    for backend, error in ((CPU, 0.0), (BFLOAT16_CPU, BFLOAT16)):
+        assert_case_within(case_of, dy, rounding_bounds.linear(inputs, dy, error), backend)
+
+
+@given(sizes=SIZES, seed=SEEDS)
 def test_linear_that_adds_to_what_is_there(sizes: Sizes, seed: int) -> None:
     """To the other part of dx, and to sums that are not empty."""
     random = np.random.default_rng(seed)
@@ -266,6 +283,24 @@ def test_dropout(sizes: Sizes, seed: int) -> None:
         bounds,
         lambda backend: (backend.dropout_bits(stream, sizes.batch, count), sizes.rate),
     )
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_dropout_of_chosen_rows(sizes: Sizes, seed: int) -> None:
+    """Their bits are those that they have among all rows."""
+    random = np.random.default_rng(seed)
+    stream, count = draw_stream(random), sizes.length * sizes.width
+    all_rows = sizes.batch * sizes.length
+    chosen = np.flatnonzero(random.random(all_rows) < 0.5)
+    x, dy = draw(random, *[(chosen.size, sizes.width)] * 2)
+    scales = scales_of(stream, sizes.batch, count, sizes.rate).reshape(all_rows, -1)[chosen]
+
+    def dropped(backend: Backend) -> tuple[Any, ...]:
+        bits = backend.dropout_bits(stream, sizes.batch, count)
+        return backend.bits_of_rows(bits, chosen, all_rows), sizes.rate
+
+    bounds = [rounding_bounds.dropout(array, scales) for array in (x, dy)]
+    assert_within("dropout", [x], dy, bounds, dropped)
 
 
 @given(sizes=SIZES, seed=SEEDS)
@@ -338,6 +373,29 @@ def test_attention(tokens: str, sizes: Sizes, seed: int) -> None:
     used = np.ones_like(different) if tokens == "one" else different
     assert_attention(random, sizes, draw_stream(random), used)
     assert_attention(random, sizes, draw_stream(random), used, scale=16.0)  # scores that overflow
+
+
+@given(sizes=SIZES, seed=SEEDS)
+def test_attention_without_rows_for_padding(sizes: Sizes, seed: int) -> None:
+    """Padding may lie between tokens, and a row of the batch may have no token."""
+    random = np.random.default_rng(seed)
+    batch, length, heads = sizes.batch, sizes.length, sizes.heads
+    stream, count = draw_stream(random), heads * length * length
+    width = heads * sizes.head_width
+    mask = random.random((batch, length)) < 0.6
+    x, dy = draw(random, (batch * length, 3 * width), (batch * length, width))
+    is_token = mask.ravel()
+    x[~is_token], dy[~is_token] = 0.0, 0.0
+    scales = scales_of(stream, batch, count, sizes.rate).reshape(batch, heads, length, length)
+    some = mask | ~mask.any(axis=1, keepdims=True)  # a row without a token has no bound
+    bounds = rounding_bounds.attention([x], dy, sizes, some, scales)
+    assert_within(
+        "attention",
+        [x[is_token]],
+        dy[is_token],
+        [bound[is_token] for bound in bounds],
+        lambda backend: (mask, heads, backend.dropout_bits(stream, batch, count), sizes.rate),
+    )
 
 
 def assert_attention(
@@ -707,7 +765,8 @@ def test_what_does_not_fit_is_refused() -> None:
         (ValueError, "float32", CPU.gelu, (x.astype(float),)),
         (ValueError, "float32", CPU.softmax_cross_entropy, (x.astype(float), ids[0], ids[0])),
         (ValueError, "3 heads", CPU.attention, (qkv, mask, 3, None, 0.0)),
-        (ValueError, "float32", CPU.attention, (qkv[:5], mask, 2, None, 0.0)),
+        (ValueError, "5 rows are neither", CPU.attention, (qkv[:5], mask, 2, None, 0.0)),
+        (ValueError, "float32", CPU.attention, (qkv.astype(float), mask, 2, None, 0.0)),
         (ValueError, "float32", CPU.attention, (qkv[:, :11], mask, 3, None, 0.0)),
         (ValueError, "rate", CPU.dropout, (x, None, 1.0)),
         (ValueError, "rate", CPU.dropout, (x, None, -0.1)),

@@ -19,6 +19,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numba
 import numpy as np
 import pytest
 
@@ -30,6 +31,7 @@ from tests.mutants import WRAP, Instrument, instrumented
 from tests.operation_cases import Sizes
 
 SHARE = 8  # of the mutants, one in so many is run every day
+THREADS = 2  # that products are split for, whatever the machine has
 
 ARGUMENTS: dict[str, list[Any]] = {  # of the judges
     "seed": [1],
@@ -53,55 +55,34 @@ ARGUMENTS: dict[str, list[Any]] = {  # of the judges
 # "expression [operators]".
 EQUIVALENT: dict[str, dict[str, list[str]]] = {
     "columns beyond the width of out are computed and left out": {
-        "cpu.matrix_product._multiply": [
-            "j #5 [+ 1]",
-            "1 #2 [+ 1]",
-            "j + 1 #2 [+ 1]",
-            "COLUMNS #3 [+ 1]",
-            "(j + 1) * COLUMNS #2 [+ 1]",
-            "width [- 1]",
-        ],
-        "cpu.matrix_product.pack_columns": ["panel.shape[1] [- 1]", "0.0 [1 for 0]"],
-        "cpu.matrix_product.pack_rows": ["0.0 [1 for 0]"],
-        "cpu.matrix_product._multiply_panels": [
+        "cpu.matrix_product.multiply_rows": [
             "np.zeros((a.shape[0], COLUMNS), np.float32) [1 for 0]",
         ],
-        "cpu.matrix_product.multiply_rows": ["np.zeros((ROWS, a.shape[1]), np.float32) [1 for 0]"],
     },
     "a slice ends where its array does": {
-        "cpu.matrix_product._multiply": ["last #2 [+ 1]", "last #4 [+ 1]"],
-        "cpu.matrix_product.multiply_rows": ["a.shape[1] [+ 1]"],
-        "cpu.matrix_product.multiply_columns": ["a.shape[0] [+ 1]"],
         "cpu.attention._head": ["x.shape[1] [+ 1]"],
-        "cpu.attention._attend": ["count #3 [+ 1]"],
-        "cpu.attention._attention": ["context.shape[0] [+ 1]"],
-        "cpu.attention._attend_backward": [
-            "max(length, head_width) [+ 1]",
-            "length [+ 1]",
-            "length #2 [+ 1]",
-        ],
     },
-    "there are so many tiles, and no more of their rows are copied at an edge": {
-        "cpu.matrix_product._multiply_panels": ["count #2 [+ 1]", "a.shape[0] [+ 1]"],
-        "cpu.matrix_product.multiply_rows": ["a.shape[0] #3 [+ 1]", "whole #4 [+ 1]"],
-        "cpu.matrix_product.multiply_columns": ["a.shape[1] #3 [+ 1]", "whole #4 [+ 1]"],
-        "cpu.attention._attend": ["count [+ 1]", "first #2 [+ 1]", "first + count [+ 1]"],
+    "there is more than is read": {
+        "cpu.attention._padding_scores": [
+            "batch [+ 1]",
+            "length [+ 1]",
+            "-length [- 1]",
+            "COLUMNS [- 1]",
+            "-length // COLUMNS [- 1]",
+            "-(-length // COLUMNS) [+ 1]",
+            "COLUMNS #2 [+ 1]",
+            "-(-length // COLUMNS) * COLUMNS [+ 1]",
+        ],
+        "cpu.attention._attend": ["width [+ 1]", "max(width, head_width) [+ 1]"],
         "cpu.attention._attend_backward": [
-            "last [+ 1]",
-            "last #2 [+ 1]",
-            "last #3 [+ 1]",
-            "last #4 [+ 1]",
+            "values.shape[0] [+ 1]",
+            "COLUMNS [+ 1]",
+            "values.shape[0] * COLUMNS [+ 1]",
+            "max(values.shape[0] * COLUMNS, head_width) [+ 1]",
+            "length [+ 1]",
         ],
     },
     "some rows are computed twice, to the same end": {
-        "cpu.attention._attend_backward": [
-            "first [+ 1]",
-            "first #6 [+ 1]",
-            "ROWS [+ 1]",
-            "ROWS #2 [+ 1]",
-            "first + ROWS [+ 1]",
-            "first + ROWS #2 [+ 1]",
-        ],
         "cpu.dropout_add_layer_norm._dropout_add_layer_norm": [
             "chunk * CHUNK [- 1]",
             "CHUNK #3 [+ 1]",
@@ -111,48 +92,50 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "(chunk + 1) * CHUNK [+ 1]",
         ],
     },
-    "a task may have any number of rows": {
-        "cpu.matrix_product._multiply": ["_rows_of_a_task(count) [+ 1, - 1]"],
-        "cpu.matrix_product._rows_of_a_task": [
-            "count [+ 1, - 1]",
-            "-count [+ 1, - 1]",
-            "ROWS [+ 1, - 1]",
-            "-count // ROWS [+ 1, - 1]",
-            "-(-count // ROWS) [+ 1, - 1]",
-            "strips [+ 1, - 1]",
-            "LEAST_TASKS [+ 1, - 1]",
-            "strips // LEAST_TASKS [+ 1, - 1]",
-            "1 [+ 1]",
-            "max(strips // LEAST_TASKS, 1) [+ 1]",
-            "min(max(strips // LEAST_TASKS, 1), MOST_STRIPS) [+ 1]",
-            "ROWS #2 [+ 1, - 1]",
-            "ROWS * min(max(strips // LEAST_TASKS, 1), MOST_STRIPS) [+ 1, - 1]",
+    "there may be any number of tasks from one to that of strips": {
+        "cpu.matrix_product.multiply": ["numba.get_num_threads() [+ 1, - 1]"],
+        "cpu.matrix_product._number_of_tasks": [
+            "ROWS [+ 1]",
+            "strips [+ 1]",
+            "-strips [- 1]",
+            "MOST_STRIPS [+ 1, - 1]",
+            "threads [+ 1, - 1]",
+            "MOST_STRIPS * threads [+ 1, - 1]",
+            "-strips // (MOST_STRIPS * threads) [- 1]",
+            "-(-strips // (MOST_STRIPS * threads)) [+ 1]",
+            "rounds [+ 1]",
+            "threads #2 [+ 1, - 1]",
+            "rounds * threads [+ 1, - 1]",
+        ],
+    },
+    "one more strip moves borders between tasks; the last one is cut at the last row": {
+        "cpu.matrix_product._rows_of_task": [
+            "count [+ 1]",
+            "-count [- 1]",
+            "-count // ROWS [- 1]",
+            "-(-count // ROWS) [+ 1]",
         ],
     },
     "nothing is read there": {
-        "cpu.attention._pack": ["np.zeros((1, COLUMNS), np.float32) [1 for 0]"],
-        "cpu.attention.attention": ["1 [+ 1]", "1 #2 [+ 1]", "0 [+ 1]", "0 #2 [+ 1]"],
+        "cpu.attention.attention": ["1 #4 [+ 1]", "1 #5 [+ 1]", "0 [+ 1]", "0 #2 [+ 1]"],
         "cpu.dropout_add_layer_norm._dropout_add_layer_norm": [
             "room [drop, sign, x 2, x 0.5, x 1.001]"
         ],
     },
     "the way around the edge is taken more often, to the same end": {
         "cpu.matrix_product._as_stored": ["is_transpose(matrix) [not]"],
-        "cpu.matrix_product.multiply_rows": ["whole [- 1]", "whole #5 [- 1]"],
-        "cpu.matrix_product.multiply_columns": ["whole [- 1]", "whole #5 [- 1]"],
-        "cpu.matrix_product._multiply_panels": ["count [- 1]", "COLUMNS [+ 1]"],
-        "cpu.attention._pack": ["columns.stop [+ 1]", "matrix.shape[1] [- 1]"],
+        "cpu.matrix_product._multiply": [
+            "j #5 [+ 1]",
+            "1 #2 [+ 1]",
+            "j + 1 #2 [+ 1]",
+            "COLUMNS #3 [+ 1]",
+            "(j + 1) * COLUMNS #2 [+ 1]",
+            "width [- 1]",
+        ],
         "cpu.dropout.draw": ["threshold [+ 1]", "0 [- 1]"],  # threshold 0 keeps all, by 1.0
         "cpu.dropout.dropout_backward": ["drop.threshold [+ 1]"],
     },
     "one more turn of a loop finds nothing left, or does the same again": {
-        "cpu.matrix_product._multiply": [
-            "count [+ 1]",
-            "-count [- 1]",
-            "block [- 1]",
-            "-count // block [- 1]",
-            "-(-count // block) [+ 1]",
-        ],
         "cpu.dropout_add_layer_norm._dropout_add_layer_norm": [
             "x.shape[0] [+ 1]",
             "-x.shape[0] [- 1]",
@@ -161,23 +144,20 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "-(-x.shape[0] // CHUNK) [+ 1]",
             "CHUNK #2 [- 1]",
         ],
-        "cpu.matrix_product.pack_rows": [
-            "depth [- 1]",
-            "depth % STRIP [+ 1]",
-            "depth - depth % STRIP [- 1]",
-        ],
     },
     "a sum, a maximum, or a batch, has no order; -1 is the last": {
-        "cpu.matrix_product._multiply": ["0 #2 [- 1]", "0 #3 [- 1]", "j #4 [- 1]"],
+        "cpu.matrix_product._multiply": ["0 #2 [- 1]", "0 #3 [- 1]"],
         "cpu.matrix_product._add_rows": ["k [- 1]"],
         "cpu.layer_norm.normalize_row": ["i [- 1]"],
         "cpu.softmax_cross_entropy._row_maximum": ["v [- 1]"],
         "cpu.softmax_cross_entropy._sum_of_exponentials": ["v [- 1]"],
         "cpu.attention._attention": [
-            "task #2 [+ 1, - 1]",
-            *("0 [- 1]", "0 #2 [- 1]", "0 #3 [- 1]", "0 #4 [- 1]"),
+            *("task [- 1]", "task // heads [- 1]", "task #2 [+ 1, - 1]"),
+            *("0 #2 [- 1]", "0 #3 [- 1]", "0 #4 [- 1]", "0 #5 [- 1]"),
         ],
-        "cpu.attention._attention_backward": ["task #2 [+ 1, - 1]"],
+        "cpu.attention._attention_backward": [
+            *("task [- 1]", "task // heads [- 1]", "task #2 [+ 1, - 1]")
+        ],
     },
     "sum of (x - mean) (x - c) is that of (x - mean)^2 for any c: the deviations sum to 0": {
         "cpu.layer_norm.normalize_row": [
@@ -214,10 +194,10 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         ],
         "cpu.attention._padding_scores": [
             "np.float32(0.0) [1 for 0]",
-            "np.where(attention_mask, np.float32(0.0), PADDING) [1 for 0]",
+            "np.where(is_token, np.float32(0.0), PADDING) [1 for 0]",
             "scores [1 for 0]",
         ],
-        "cpu.attention.attention": ["_padding_scores(attention_mask) [1 for 0]"],
+        "cpu.attention.attention": ["_padding_scores(attention_mask, is_there) [1 for 0]"],
         "cpu.softmax_cross_entropy._row_maximum": [
             "max(largest, logits[v]) [x 1.001]",
             "np.float32(largest) [x 1.001]",
@@ -234,10 +214,12 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
     },
     "exp of -5000, of -10000, of -20000 and of -infinity is 0": {
         "cpu.attention._padding_scores": [
-            "np.where(attention_mask, np.float32(0.0), PADDING) [x 2, x 0.5, x 1.001]",
+            "np.where(is_token, np.float32(0.0), PADDING) [x 2, x 0.5, x 1.001]",
             "scores [x 2, x 0.5, x 1.001]",
         ],
-        "cpu.attention.attention": ["_padding_scores(attention_mask) [x 2, x 0.5, x 1.001]"],
+        "cpu.attention.attention": [
+            "_padding_scores(attention_mask, is_there) [x 2, x 0.5, x 1.001]",
+        ],
     },
     "what is computed from it is replaced by 0": {
         "cpu.exponential.exp_of_negative": ["SMALLEST #2 [drop, sign, x 2, x 0.5, x 1.001]"],
@@ -291,6 +273,7 @@ def on_interpreted_kernels() -> Iterator[list[FunctionType]]:
         mock.patch.object(operations, "BFLOAT16_CPU", modules[f"{PACKAGE}.bfloat16"]),
         mock.patch.object(exponentials, "exponential", modules[f"{PACKAGE}.exponential"]),
         mock.patch.object(exponentials, "hard_arguments", return_value=few),
+        mock.patch.object(numba, "get_num_threads", return_value=THREADS),
         np.errstate(all="ignore"),
     ):
         yield functions_of(modules)

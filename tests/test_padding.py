@@ -10,6 +10,7 @@ import pytest
 from electra_ref import rng
 from electra_ref.arrays import Array
 from electra_ref.backends import Backend, cpu, reference
+from electra_ref.backends.cpu import bfloat16
 from electra_ref.batch import Batch
 from electra_ref.model.encoder import encode, encode_backward, encoder_specs
 from electra_ref.model.networks import discriminator_of
@@ -72,7 +73,11 @@ def test_no_bit_depends_on_padding(backend: Backend, dtype: str) -> None:
                 np.testing.assert_array_equal(got, wanted)
 
 
-@pytest.mark.parametrize(("backend", "dtype"), BACKENDS, ids=["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [*BACKENDS, (cast("Backend", bfloat16), "float32")],
+    ids=["cpu", "reference", "bfloat16"],
+)
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_attention_without_rows_for_padding(backend: Backend, dtype: str, rate: float) -> None:
     """Also where padding lies between tokens, and where a row has no token."""

@@ -90,7 +90,7 @@ def attention(
     probabilities = np.empty(shape, np.float32)
     context = np.empty((rows, width), np.float32)
     drop = draw(Dropout(bits, rate), shape)
-    if drop.threshold > 0:
+    if bits is not None:
         _move_bits(drop.bits, is_there)
     padding = _padding_scores(attention_mask, is_there)
     _attention(
