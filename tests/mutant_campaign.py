@@ -129,8 +129,8 @@ AREAS = {
                 )
             ),
         ),
-        "early_stopping finetune_command finetuning_data finetuning_run finetuning_seeds "
-        "finetuning_start predict_fine_tuned settings_of_finetuning",
+        "early_stopping finetune_command finetuning_data finetuning_reading finetuning_run "
+        "finetuning_seeds finetuning_start predict_fine_tuned settings_of_finetuning",
     ),
     "text_tasks": Area(
         (

@@ -142,6 +142,12 @@ def test_too_many_unknown_labels_are_an_error() -> None:
     assert len(records(text, "dev", ENTITY_LABELS, unseen_share=0.12)) == 9
 
 
+def test_unknown_labels_are_never_more_than_the_words_they_are_counted_among() -> None:
+    message = r"f\.conll: 3 of 4 tagged words have tags that the training data do not have"
+    with pytest.raises(UserError, match=message):  # of parts of speech O is a tag as any other
+        records("a O\nd O\na NOUN\nd ADJ\n", "dev", ("NOUN", "VERB"))
+
+
 def test_a_word_without_a_tag_is_no_unknown_label() -> None:
     tally = Tally()
     text = '{"tokens": ["a", "d"], "tags": ["", "B-X"]}'

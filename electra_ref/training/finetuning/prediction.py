@@ -131,10 +131,7 @@ def predict(
     write = _json_lines(opened) if form == JSON else reader.task.OUTPUTS[form]
     for line in write(answered, reader.settings, reader.labels):
         destination.write(f"{line}\n".encode("utf-8", "backslashreplace"))
-    lines = list(tally.lines())
-    if counts.invalid_bytes:
-        lines.append(f"{counts.invalid_bytes:,} invalid bytes left out")
-    return Counted(total[0], total[1], lines)
+    return Counted(total[0], total[1], [*tally.lines(), *counts.encoding_notes()])
 
 
 def check_form(opened: Opened, form: str) -> None:

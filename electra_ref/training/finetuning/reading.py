@@ -66,7 +66,8 @@ def _records(
     with open_input(path, check, counts) as file:
         records = list(task.records(file, settings, use, labels, tally))
     if not records:
-        raise UserError(f"{path} holds nothing to {'learn from' if use == 'train' else 'read'}")
+        purpose = "learn from" if use == "train" else "read"
+        raise UserError("; ".join([f"{path} holds nothing to {purpose}", *tally.lines()]))
     return records
 
 
@@ -102,6 +103,5 @@ def _read(
     }
     lines = [f"{path}: {len(records):,} examples, {len(features):,} rows, {tokens:,} tokens"]
     lines += list(tally.lines())
-    if counts.invalid_bytes:
-        lines.append(f"{counts.invalid_bytes:,} invalid bytes left out")
+    lines += list(counts.encoding_notes())
     return ReadFile(data, lines, facts)

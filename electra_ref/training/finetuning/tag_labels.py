@@ -103,9 +103,11 @@ def check_labels(
     first, unseen, tagged = "", 0, 0
     for one in sentences:
         tags = one.tags or ()
-        tagged += sum(tag not in (UNTAGGED, OUTSIDE) for tag in tags)
         for tag, number in zip(tags, label_numbers(tags, tag_scheme, labels), strict=True):
-            if number < 0 and tag != UNTAGGED:
+            if tag == UNTAGGED or (tag == OUTSIDE and number >= 0):
+                continue
+            tagged += 1
+            if number < 0:
                 unseen += 1
                 first = first or f"{tag!r} in the sentence of {one.place}"
                 tally.add("words with a tag that the training data do not have, missed", first)

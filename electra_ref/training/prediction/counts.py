@@ -34,14 +34,15 @@ class Counts:
         ]
         return ", ".join(parts)
 
+    def encoding_notes(self) -> Iterator[str]:
+        """Yield how many bytes are invalid, and what to do if they are many, a line each."""
+        if self.invalid_bytes:
+            yield f"{_many(self.invalid_bytes, 'invalid byte')} left out"
+        yield from self._legacy_encoding()
+
     def notes(self) -> Iterator[str]:
         """Yield what probably went wrong, a line each."""
-        if self.invalid_bytes > LEGACY_SHARE * self.bytes:
-            yield (
-                f"{100 * self.invalid_bytes / self.bytes:.1f} % of the bytes are not valid UTF-8, "
-                "so the text is probably in another encoding; convert it first: "
-                "iconv -f WINDOWS-1252 -t UTF-8"
-            )
+        yield from self._legacy_encoding()
         if self.like_json:
             look = "looks like a JSON object and was"
             if self.like_json > 1:
@@ -49,6 +50,14 @@ class Counts:
             yield (
                 f"{_many(self.like_json, 'line')} of text {look} read as text; --input-format "
                 "jsonl reads JSON"
+            )
+
+    def _legacy_encoding(self) -> Iterator[str]:
+        if self.invalid_bytes > LEGACY_SHARE * self.bytes:
+            yield (
+                f"{100 * self.invalid_bytes / self.bytes:.1f} % of the bytes are not valid UTF-8, "
+                "so the text is probably in another encoding; convert it first: "
+                "iconv -f WINDOWS-1252 -t UTF-8"
             )
 
     def _masks(self, *, counts_masks: bool) -> Iterator[str]:

@@ -1,0 +1,50 @@
+"""What reading a labelled file says of what it left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from electra_ref.errors import UserError
+from electra_ref.text.wordpiece import WordPiece
+from electra_ref.training.finetuning.reading import ReadFile, read_training
+from electra_ref.training.finetuning.table import task_of
+from tests.finetuning_files import write
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "caf")
+
+
+def read(kind: str, path: str) -> ReadFile:
+    task = task_of(kind)
+    tokenizer = WordPiece(WORDS)
+    return read_training(task, path, tokenizer, task.TABLE(), lambda: None)[0]
+
+
+def test_a_file_without_a_usable_record_says_what_was_left_out(tmp_path: Path) -> None:
+    question = {"id": "a", "question": "Who?", "answers": [{"text": "dog", "answer_start": 4}]}
+    paragraph = {"context": "The cat sat.", "qas": [question]}
+    path = write(tmp_path, "train.json", json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    with pytest.raises(UserError) as error:
+        read("span-extraction", path)
+    assert str(error.value) == (
+        f"{path} holds nothing to learn from; 1 questions skipped: their answer is not in the "
+        f"context where the file says (the first: {path}, article 1, paragraph 1, question 1, id a)"
+    )
+
+
+def test_a_file_in_another_encoding_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_bytes("text\tlabel\ngood café\t1\nbad café\t0\n".encode("latin-1"))
+    lines = read("classification", str(path)).lines
+    assert "2 invalid bytes left out" in lines
+    assert any("convert it first: iconv -f WINDOWS-1252 -t UTF-8" in line for line in lines)
+
+
+def test_a_single_invalid_byte_is_said_without_a_plural(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    rows = "good\t1\nbad\t0\n" * 20
+    path.write_bytes(f"text\tlabel\ncafé\t1\n{rows}".encode("latin-1"))
+    lines = read("classification", str(path)).lines
+    assert lines[-1] == "1 invalid byte left out"  # too few for another encoding
