@@ -199,11 +199,15 @@ def test_train_does_not_take_a_fine_tuned_run(
 ) -> None:
     path = str(folder / "tagger")
     (tmp_path / "text.txt").write_text("a b c d e f g h\n\n" * 50)
-    for arguments in (
-        ["--resume", "--output-dir", path],
-        ["--init-from", path, "--corpus", "text.txt", "--output-dir", "run"],
+    for arguments, advice in (
+        (["--resume", "--output-dir", path], f"finetune --resume --output-dir {path}"),
+        (
+            ["--init-from", path, "--corpus", "text.txt", "--output-dir", "run"],
+            f"predict --model {path} --input FILE",
+        ),
     ):
-        assert path in refused(capsys, lambda given=arguments: train.main(given))  # type: ignore[misc]
+        message = refused(capsys, lambda given=arguments: train.main(given))  # type: ignore[misc]
+        assert message.endswith(advice)
     assert not (tmp_path / "run").exists()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -126,7 +127,7 @@ def find_model(path: Path) -> StoredModel:
     if kind_of(run.path) != PRETRAINING:
         raise UserError(
             f"{path} holds a fine-tuned model, which neither detects nor guesses words; to use it: "
-            "python -m electra_ref.predict --task, with its task"
+            f"python -m electra_ref.predict --model {shlex.quote(str(path))} --input FILE"
         )
     if not run.vocabulary.exists() and not list_checkpoints(run.checkpoints):
         raise UserError(f"the run in {run.path} has saved no model yet: it has no vocabulary")

@@ -10,6 +10,7 @@ All is checked before a number is read: configuration, tokenizer, names and shap
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -127,7 +128,8 @@ def _part_of(folder: str, weights: Weights) -> str:
     if not found and task is not None:
         raise UserError(
             f"the model in {weights.path} is fine-tuned, for {task.name}: it neither detects nor "
-            "guesses words; to use it: python -m electra_ref.predict --task, with its task"
+            "guesses words; to use it: python -m electra_ref.predict --model "
+            f"{shlex.quote(str(weights.path))} --input FILE"
         )
     if not found:
         needed = " or ".join(f"{prefix}* ({_HEADS[part]})" for part, prefix in _PREFIXES.items())

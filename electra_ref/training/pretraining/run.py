@@ -42,7 +42,13 @@ from electra_ref.training.progress import (
     wants_colour,
 )
 from electra_ref.training.run_data import read_key, read_vocabulary, record_data
-from electra_ref.training.run_directory import IMPORTED, RunDirectory, new_run_path
+from electra_ref.training.run_directory import (
+    IMPORTED,
+    PRETRAINING,
+    RunDirectory,
+    kind_of,
+    new_run_path,
+)
 from electra_ref.training.saved_model import find_model
 from electra_ref.training.stop_signals import StopSignals
 
@@ -109,6 +115,11 @@ def resume(
             raise UserError(
                 f"the model in {path} was imported and never trained, so there is nothing to "
                 f"resume; to train on from its weights: --init-from {path}"
+            )
+        if kind_of(path) != PRETRAINING:
+            raise UserError(
+                f"the run in {path} is one of fine-tuning; to go on with it: "
+                f"python -m electra_ref.finetune --resume --output-dir {shlex.quote(str(path))}"
             )
         before = resolve_config(path=run.config)
         config = changed_configuration(
