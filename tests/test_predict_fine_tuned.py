@@ -43,7 +43,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     sizes: dict[str, Any] = {"vocab_size": 31, "max_position_embeddings": 60, "max_length": 50}
     windows = {"max_length": 20, "doc_stride": 5, "no_answer": True}
-    changes = {"spans": windows, "original spans": {**windows, "head": "original"}}
+    changes: dict[str, dict[str, Any]] = {
+        "spans": windows,
+        "original spans": {**windows, "head": "original"},
+    }
     return {
         name: write_run(
             folder / name,
@@ -138,7 +141,7 @@ def test_files_of_squad_say_what_the_lines_of_json_say(
             text = "".join(answers(models[name], tmp_path, lines, *flags, *more))
             pairs = list(json.loads(text).items())
             assert [one for one, _ in pairs] == [one["id"] for one in objects]
-            expected = [one[key] for one in objects]
+            expected: Any = [one[key] for one in objects]
             if key == "null_odds":
                 expected = pytest.approx(expected, rel=1e-9)
             assert [value for _, value in pairs] == expected
