@@ -192,3 +192,9 @@ def test_files_of_predictions_are_written_as_answers_come() -> None:
         raise AssertionError("read too far")
 
     assert next(task.squad_lines(answers(), SETTINGS, ())) == '{"a": "cat"'
+
+
+def test_a_dropout_that_does_nothing_is_refused() -> None:
+    assert SpanConfig(task="span-extraction", head="huggingface", head_dropout=0.5)
+    with pytest.raises(UserError, match="does nothing with head = 'original'"):
+        SpanConfig(task="span-extraction", head_dropout=0.5)
