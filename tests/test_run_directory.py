@@ -334,7 +334,7 @@ def test_a_run_without_a_lock_file_is_the_oldest(tmp_path: Path) -> None:
         make_run(tmp_path / name)
     os.utime(tmp_path / "a" / ".lock", ns=(0, 0))
     (tmp_path / "b" / ".lock").unlink()
-    assert run_directory._last_used(tmp_path / "b") == 0
+    assert run_directory.last_used(tmp_path / "b") == 0
     os.utime(tmp_path / "a" / ".lock", ns=(1, 1))
     assert newest_run(tmp_path) == tmp_path / "a"
 
