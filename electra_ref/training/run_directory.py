@@ -67,12 +67,12 @@ class RunDirectory:
         Raises UserError, and writes nothing, if the folder holds a run or anything else, or if
         another process is at work in it. Raises UserError if the disk refuses.
         """
-        _require_unused(path)
+        require_unused(path)
         with disk_errors(f"create {path}"):
             path.mkdir(parents=True, exist_ok=True)
         run = cls(path, _lock(path))
         try:
-            _require_unused(path)  # again: another process may have begun before we got the lock
+            require_unused(path)  # again: another process may have begun before we got the lock
             run._tidy()
             run.rewrite(config, environment)
             with disk_errors(f"create {path}"):
@@ -230,7 +230,7 @@ def _read_marker(path: Path) -> dict[str, Any] | None:
     return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else None
 
 
-def _require_unused(path: Path) -> None:
+def require_unused(path: Path) -> None:
     """Raise UserError unless a new run may begin in ``path``."""
     with disk_errors(f"use {path} as the output folder"):
         if not os.path.lexists(path):

@@ -33,7 +33,10 @@ def read_training(
     records = _records(task, path, settings, "train", None, tally, counts, check)
     labels = task.labels_of(records, settings)
     settings = task.settled(records, settings)
+    read = len(records)
     records = task.augmented(records, settings)
+    if len(records) > read:
+        tally.note(f"{len(records) - read:,} of the examples are others with their texts swapped")
     features = _features(task, records, tokenizer, settings, labels, tally, check)
     return _read(path, records, features, tally, counts), labels, settings
 

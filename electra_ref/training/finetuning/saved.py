@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,10 @@ def settings_of(run: RunDirectory, given: Sequence[str] = ()) -> FinetuningConfi
     """Return the settings of a fine-tuning run, with ``key=value`` settings on top."""
     kind = run.environment().get("task")
     if kind_of(run.path) != FINETUNING or not isinstance(kind, str):
-        raise UserError(f"the run in {run.path} is no fine-tuning run")
+        raise UserError(
+            f"the run in {run.path} is no fine-tuning run; to begin with its model: --model "
+            f"{shlex.quote(str(run.path))}"
+        )
     table = task_of(kind).TABLE
     chosen_values(table, run.config, ())  # names an unknown key by its file
     return resolve(table, {}, path=run.config, settings=given)

@@ -30,7 +30,7 @@ from electra_ref.training.finetuning.seeds import (
 from electra_ref.training.finetuning.seeds_file import is_of_seeds, newest_to_resume
 from electra_ref.training.loop import Trainer
 from electra_ref.training.progress import Progress, format_duration
-from electra_ref.training.run_directory import PRETRAINING, new_run_path, newest_run
+from electra_ref.training.run_directory import PRETRAINING, new_run_path, newest_run, require_unused
 from electra_ref.training.stop_signals import StopSignals
 
 __all__ = ["Ended", "Limits", "encoder_at", "new_settings", "train_new", "train_on"]
@@ -75,6 +75,8 @@ def train_new(
 
     Raises UserError; then nothing is left behind that was not there.
     """
+    if path is not None:
+        require_unused(path)  # before all data are read
     prepared = _prepared(settings, files, encoder, progress, stop)
     if prepared is None:
         return None

@@ -114,5 +114,5 @@ def check_labels(
     if unseen > allowed * max(tagged, 1):
         raise UserError(
             f"{name}: {unseen} of {tagged} tagged words have tags that the training data do not "
-            f"have, the first {first}: correct the file or the columns, or set unseen_share"
+            f"have, the first {first}: correct the file or the columns, or --set unseen_share=1"
         )
