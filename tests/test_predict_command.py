@@ -308,7 +308,7 @@ def test_a_group_is_bounded_by_its_answers_too(
         (["--task", "qa"], "argument --task: invalid choice: 'qa'"),
         (["--model", "nothing"], "there is no folder"),
         (["--model", ""], "an empty name stands for no folder"),
-        (["--top-k", "3"], "--top-k counts fillings"),
+        (["--top-k", "3"], "--top-k counts the fillings"),
     ],
 )
 def test_wrong_arguments_are_one_line(

@@ -329,7 +329,8 @@ class Finishing(Trainer):
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         run, progress = RunDirectory(folder), listening()
-        nothing: Any = type("Nothing", (), {"step": step, "warnings": lambda *_: []})()
+        says = {"warnings": lambda *_: [], "is_best": lambda *_: False, "why_stop": lambda *_: None}
+        nothing: Any = type("Nothing", (), {"step": step, **says})()
         super().__init__(small_config(steps=20), reference, nothing, nothing, run, progress)
         self.trained: tuple[int, float] | None = None
 

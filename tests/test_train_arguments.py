@@ -21,6 +21,7 @@ from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.training import run_directory
+from electra_ref.training.completing import Limits
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.pretraining.source import Source
 
@@ -99,11 +100,11 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
         recorded.resumed = arguments
         return recorded.trainer
 
-    def complete(*arguments: Any, started: float, max_minutes: float | None) -> None:
+    def complete(trainer: Any, stop: Any, limits: Limits) -> None:
         assert recorded.closed is False  # the lock is held
-        recorded.completed = arguments
-        recorded.max_minutes = max_minutes
-        assert 0 <= time.monotonic() - started < 60
+        recorded.completed = trainer, stop, limits.max_steps
+        recorded.max_minutes = limits.max_minutes
+        assert 0 <= time.monotonic() - limits.started < 60
 
     @contextmanager
     def reporting() -> Iterator[tuple[Any, Any]]:
