@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.reading import ReadFile, read_training
 from electra_ref.training.finetuning.table import task_of
 from tests.finetuning_files import write
+from tests.small_finetuning import run_finetune, write_encoder
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "caf")
 
@@ -48,3 +50,15 @@ def test_a_single_invalid_byte_is_said_without_a_plural(tmp_path: Path) -> None:
     path.write_bytes(f"text\tlabel\ncafé\t1\n{rows}".encode("latin-1"))
     lines = read("classification", str(path)).lines
     assert lines[-1] == "1 invalid byte left out"  # too few for another encoding
+
+
+def test_what_only_the_training_data_tell_is_kept_by_the_run(tmp_path: Path) -> None:
+    """The scheme of the tags: without it, entities of IOB1 would be written in another scheme."""
+    sentences = "good I-X\nbad O\n\nbad I-X\ngood B-X\n\n"  # B only between neighbours: IOB1
+    path = Path(write(tmp_path, "train.conll", sentences))
+    model = write_encoder(tmp_path / "model")
+    output = tmp_path / "run"
+    assert run_finetune(model, "tagging", path, path, output, "--max-steps", "1") == 0
+    kept = tomllib.loads((output / "config.toml").read_text(encoding="utf-8"))
+    assert kept["tag_scheme"] == "iob1"
+    assert read("tagging", str(path)).facts["records"] == 2
