@@ -3,6 +3,10 @@
 All that a run depends on is its configuration, its data and the step, so a run that is stopped
 anywhere and resumed from its newest checkpoint ends with the same bits as one that is not. The loop
 knows nothing of what is trained: a ``Task`` does.
+
+Of several processes each runs the loop. All compute the steps and the evaluations together; the
+first one alone has the lock of the run, and alone reads and writes its files. What it learns there
+it tells the others (``of_first``), so that all go the same way.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +30,7 @@ from electra_ref.files import disk_errors
 from electra_ref.model.labelled import LabelledBatch
 from electra_ref.model.objectives import Model, Trainable
 from electra_ref.model.parameters import FlatParameters
+from electra_ref.processes import ALONE, Processes
 from electra_ref.training.checkpoint import (
     Groups,
     checkpoint_path,
@@ -40,7 +46,7 @@ from electra_ref.training.continuation import (
 )
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Bar, Progress, format_duration
-from electra_ref.training.records import RecordFile, read_records, truncate_records
+from electra_ref.training.records import Records, open_records, read_records, truncate_records
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.step import StepResult, train_step
 from electra_ref.training.stop_signals import StopSignals
@@ -99,9 +105,10 @@ class Trainer:
         task: Task,
         run: RunDirectory,
         progress: Progress,
+        processes: Processes = ALONE,
     ) -> None:
         self.config, self.backend, self.state, self.task = config, backend, state, task
-        self.run, self.progress = run, progress
+        self.run, self.progress, self.processes = run, progress, processes
         self._evaluations: dict[int, Evaluation] = {}  # by step; only the last one is kept
 
     def restore(self, before: TrainingConfig) -> None:
@@ -114,6 +121,21 @@ class Trainer:
         belongs to another run, or if there is none although one was due. Raises UserError if the
         run has more steps behind it than it shall have.
         """
+        self.processes.of_first(lambda: self._restore(before))
+        self.share_state()
+
+    def share_state(self) -> None:
+        """Give all processes the state of the first one."""
+        state = self.state
+        state.step = self.processes.of_first(lambda: state.step)
+        if self.processes.size == 1:
+            return
+        for flat in (state.parameters, state.first_moment, state.second_moment):
+            vector = self.backend.to_host(flat.vector)
+            self.processes.share(vector)
+            flat.vector[...] = self.backend.to_device(vector)
+
+    def _restore(self, before: TrainingConfig) -> None:
         if list_checkpoints(self.run.checkpoints):
             identity, saved = self.task.identity(), self.run.checkpoints
             newest = load_newest_checkpoint(saved, warn=lambda _: None, groups=())
@@ -137,57 +159,59 @@ class Trainer:
     def train(self, stop: StopSignals, last_step: int, deadline: float = math.inf) -> None:
         """Train up to ``last_step``; save a checkpoint at the end.
 
-        End earlier if a signal asks to, or after the first step that ends after ``deadline``, a
-        time of ``time.monotonic``. Raises UserError if the loss or the gradients stop being
-        finite; the parameters of that step are not saved.
+        End earlier if a signal asks one of the processes to, or after the first step that ends
+        after ``deadline``, a time of ``time.monotonic`` in the first process. Raises UserError if
+        the loss or the gradients stop being finite; the parameters of that step are not saved.
         """
         bar = Bar(self.progress, "training", last_step, start=self.state.step)
         self.progress.bar = bar
         is_last = self.state.step >= last_step or self._ends_early()
         is_first = True  # its time is that of the compiler
-        with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
-            while not is_last and stop.requested is None:
+        is_late = False
+        with self._records() as records:
+            while not is_last and not stop.agree(self.processes, is_late):
                 started = time.monotonic()
                 result = self._step()
                 seconds = time.monotonic() - started
                 rate = None if is_first else result.tokens / seconds
                 is_first = False
-                is_last = self.state.step >= last_step or time.monotonic() >= deadline
+                is_last, is_late = self.state.step >= last_step, time.monotonic() >= deadline
                 bar.move_to(self.state.step, _note(result.loss, rate))
-                if not is_last and (left := bar.first_estimate()) is not None:
+                goes_on = not is_last and not is_late
+                if goes_on and (left := bar.first_estimate()) is not None:
                     left = min(left, deadline - time.monotonic())
                     self.progress.say(f"about {format_duration(left)} of training left")
                 if self._is_due(self.config.log_every):
-                    metrics.append(self._training_record(result, rate))
+                    records.metrics.append(self._training_record(result, rate))
                 is_best = False
                 if self._is_due(self.config.evaluate_every):
-                    evaluation = self._record_evaluation(metrics, samples)
-                    is_best = self._is_best()
+                    evaluation = self._record_evaluation(records)
+                    is_best = self._is_best(self.held_out_records())
                     is_last = self._ends_early() or is_last
-                    if not is_last:  # then the caller has the last word
+                    if not is_last and not is_late:  # then the caller has the last word
                         self.progress.say(f"step {self.state.step}: {evaluation.summary}")
                 if self._is_due(self.config.checkpoint_every) or is_best:
-                    self._save(metrics, samples)
+                    self._save(records)
                 if is_best:
                     self._save_best()
             if not self._is_due(self.config.checkpoint_every):
-                self._save(metrics, samples)
+                self._save(records)
         self.progress.close()
 
     def save(self) -> None:
         """Save a checkpoint of the present step. Raises UserError."""
-        with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
-            self._save(metrics, samples)
+        with self._records() as records:
+            self._save(records)
 
     def closing_evaluation(self) -> Evaluation:
         """Return the evaluation at the present parameters; record it if it is not recorded yet."""
         evaluation = self.evaluate()
-        if self._held_out_record(evaluation) in read_records(self.run.metrics):
+        if self._held_out_record(evaluation) in self.held_out_records():
             return evaluation
-        with RecordFile(self.run.metrics) as metrics, RecordFile(self.run.samples) as samples:
-            self._record_evaluation(metrics, samples)
-            if self._is_best():
-                self._save(metrics, samples)
+        with self._records() as records:
+            self._record_evaluation(records)
+            if self._is_best(self.held_out_records()):
+                self._save(records)
                 self._save_best()
         return evaluation
 
@@ -210,6 +234,7 @@ class Trainer:
                     self.task.model,
                     self.state,
                     batches,
+                    self.processes,
                 )
         except FloatingPointError as error:
             raise self._diverged(step, str(error)) from error
@@ -248,17 +273,23 @@ class Trainer:
     def _held_out_record(self, evaluation: Evaluation) -> dict[str, Any]:
         return {"step": self.state.step, "split": "held_out", **evaluation.metrics}
 
-    def _record_evaluation(self, metrics: RecordFile, samples: RecordFile) -> Evaluation:
+    def _records(self) -> AbstractContextManager[Records]:
+        return open_records(self.run.metrics, self.run.samples, self.processes)
+
+    def _record_evaluation(self, records: Records) -> Evaluation:
         evaluation = self.evaluate()
-        metrics.append(self._held_out_record(evaluation))
+        records.metrics.append(self._held_out_record(evaluation))
         for sample in evaluation.samples:
-            samples.append({"step": self.state.step, **sample})
+            records.samples.append({"step": self.state.step, **sample})
         for warning in self.task.warnings(self.held_out_records()):
             self.progress.say(warning)
         return evaluation
 
     def held_out_records(self) -> list[dict[str, Any]]:
         """Return the evaluations so far, the newest last. Raises UserError."""
+        return self.processes.of_first(self._read_held_out)
+
+    def _read_held_out(self) -> list[dict[str, Any]]:
         records = read_records(self.run.metrics)
         return [record for record in records if record.get("split") == "held_out"]
 
@@ -268,9 +299,11 @@ class Trainer:
             self.progress.say(reason)
         return reason is not None
 
-    def _is_best(self) -> bool:
-        """Return whether the present model was evaluated, and is to be kept."""
-        records = self.held_out_records()
+    def _is_best(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the present model was evaluated, and is to be kept.
+
+        ``records`` are the evaluations so far.
+        """
         is_present = bool(records) and records[-1]["step"] == self.state.step
         return is_present and self.task.is_best(records)
 
@@ -279,6 +312,9 @@ class Trainer:
 
         Its checkpoint is saved already, so a run that is killed does not resume before it.
         """
+        self.processes.of_first(self._write_best)
+
+    def _write_best(self) -> None:
         with disk_errors(f"save {self.run.best}"):
             self.run.best.mkdir(exist_ok=True)
         model = {name: self.backend.to_host(x) for name, x in self.state.parameters.views.items()}
@@ -296,12 +332,15 @@ class Trainer:
             for path in list_checkpoints(self.run.best):
                 if path > kept:
                     shutil.rmtree(path)
-        if self._is_best() and kept not in list_checkpoints(self.run.best):
-            self._save_best()
+        if self._is_best(self._read_held_out()) and kept not in list_checkpoints(self.run.best):
+            self._write_best()
 
-    def _save(self, metrics: RecordFile, samples: RecordFile) -> None:
-        for records in (metrics, samples):
-            records.sync()
+    def _save(self, records: Records) -> None:
+        self.processes.of_first(lambda: self._write_checkpoint(records))
+
+    def _write_checkpoint(self, records: Records) -> None:
+        for file in records:
+            file.sync()
         save_checkpoint(
             self.run.checkpoints,
             self.state.step,

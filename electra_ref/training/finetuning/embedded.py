@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_text_atomically
+from electra_ref.processes import ALONE, Processes
 from electra_ref.text.embedded_corpus import files_by_package, read_documentation
 from electra_ref.training.completing import Limits
 from electra_ref.training.finetuning.encoder_source import EncoderSource
@@ -74,6 +75,7 @@ def compare(
     limits: Limits,
     progress: Progress,
     stop: StopSignals,
+    processes: Processes = ALONE,
 ) -> list[str]:
     """Fine-tune with the encoder and without it; return a table for people, [] after a signal.
 
@@ -81,18 +83,16 @@ def compare(
     """
     if "from_scratch=true" in given:
         raise UserError("--from-scratch: without --task both are shown; leave it out")
-    settings = new_settings("classification", encoder, config, given)
-    path = _new_folder(output_dir)
-    train, dev = embedded_task()
+    settings = new_settings("classification", encoder, config, given, processes.size)
+    path = processes.of_first(lambda: _new_folder(output_dir))
     files = Files(str(encoder.path), *(str(path / name) for name in ("train.jsonl", "dev.jsonl")))
-    for name, texts in ((files.train, train), (files.dev, dev)):
-        write_text_atomically(Path(name), "".join(_line(text) for text in texts))
+    train, dev = processes.of_first(lambda: _written_task(files))
     progress.say(f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about")
     ended: dict[str, Ended] = {}
     for name, setting in STARTS.items():
         progress.say(f"{name}:")
-        own = new_settings("classification", encoder, config, [*given, setting])
-        one = train_new(path / name, own, files, encoder, seeds, limits, progress, stop)
+        own = new_settings("classification", encoder, config, [*given, setting], processes.size)
+        one = train_new(path / name, own, files, encoder, seeds, limits, progress, stop, processes)
         progress.close()
         if one is None:
             return []
@@ -108,6 +108,14 @@ def compare(
     if pretrained < scratch:
         lines.append(TOO_SHORT)
     return [*lines, *_last(path)]
+
+
+def _written_task(files: Files) -> tuple[list[Text], list[Text]]:
+    """Return the texts of the task, written to ``files``. Raises UserError."""
+    train, dev = embedded_task()
+    for name, texts in ((files.train, train), (files.dev, dev)):
+        write_text_atomically(Path(name), "".join(_line(text) for text in texts))
+    return train, dev
 
 
 def _texts_of(sentences: Sequence[str], seen: set[str]) -> Iterator[str]:
