@@ -109,6 +109,8 @@ def _ending_of(command: Callable[[], int], if_too_large: str) -> Ending:
 def _ending_with_defects(command: Callable[[], int], if_too_large: str) -> Ending:
     try:
         return _ending_of(command, if_too_large)
+    except SystemExit as end:  # of a parser that was asked for help
+        return Ending(end.code if isinstance(end.code, int) else int(end.code is not None))
     except Exception as error:  # a defect, or a lost connection: the others must not wait
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return Ending(1, what, traceback.format_exc())
