@@ -11,6 +11,7 @@ Only this module imports mpi4py, and only where a launcher has started several p
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
@@ -144,7 +145,10 @@ def open_processes() -> Processes:
     if size == 1:
         return ALONE
     try:
-        from mpi4py import MPI  # noqa: PLC0415  (an extra, and it connects the processes)
+        with warnings.catch_warnings():
+            # that it is of another MPI than the launcher, which is said below
+            warnings.simplefilter("ignore", RuntimeWarning)
+            from mpi4py import MPI  # noqa: PLC0415  (an extra, and it connects the processes)
     except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
         raise UserError(
             f"{size} processes were started, and mpi4py cannot be loaded ({error}): "
