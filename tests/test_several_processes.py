@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from electra_ref.backends import reference
+from electra_ref.backends import Backend, reference
 from electra_ref.batch import Batch, MadeOnDemand
 from electra_ref.config.settings import to_toml
 from electra_ref.config.training import TrainingConfig, require_micro_batches, shared_out
@@ -30,6 +30,7 @@ from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory, opened_by_first
 from electra_ref.training.step import StepResult, train_step
 from electra_ref.training.stop_signals import StopSignals
+from tests.fixed_steps import BACKENDS
 from tests.small_runs import quiet
 from tests.test_loop import CONFIG, LineTask, what_is_left
 from tests.test_metamorphic import draw_rows
@@ -47,15 +48,17 @@ def micro_batches(count: int) -> MadeOnDemand[Batch]:
     return MadeOnDemand(count, lambda part: Batch(*(array[parts[part]] for array in batch)))
 
 
-def steps(processes: Processes, count: int) -> tuple[list[StepResult], bytes]:
+def steps(
+    processes: Processes, count: int, backend: Backend = reference
+) -> tuple[list[StepResult], bytes]:
     """Return what STEPS steps report, and the bits that they leave."""
     config = tiny_config(
         batch_size=ROWS, max_length=9, learning_rate=0.01, warmup_steps=0, initializer_range=0.3
     )
-    state = tiny_state(config, "float32")
+    state = tiny_state(config, "float32", backend)
     results = [
         train_step(
-            config, reference, electra, tiny_model(config), state, micro_batches(count), processes
+            config, backend, electra, tiny_model(config), state, micro_batches(count), processes
         )
         for _ in range(STEPS)
     ]
@@ -68,6 +71,12 @@ def steps(processes: Processes, count: int) -> tuple[list[StepResult], bytes]:
 def test_a_step_has_the_same_bits_for_any_number_of_processes(size: int, count: int) -> None:
     """Also where a process has no micro-batch at all."""
     assert in_processes(size, lambda own: steps(own, count)) == [steps(ALONE, count)] * size
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_fast_steps_have_the_same_bits_for_any_number_of_processes(name: str) -> None:
+    backend = BACKENDS[name]
+    assert in_processes(3, lambda own: steps(own, 5, backend)) == [steps(ALONE, 5, backend)] * 3
 
 
 def test_each_process_makes_its_own_micro_batches_only() -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from electra_ref import command_line, train
+from electra_ref import command_line, running, train
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
+from electra_ref.processes import ALONE
 from electra_ref.training import run_directory
 from electra_ref.training.completing import Limits
 from electra_ref.training.pretraining import run as pretraining
@@ -91,13 +92,17 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
     recorded = Calls()
 
     def begin(*arguments: Any) -> Trainer:
-        recorded.begun = arguments
+        *begun, processes = arguments
+        recorded.begun = tuple(begun)
+        assert processes is ALONE
         if recorded.error is not None:
             raise recorded.error
         return recorded.trainer
 
     def resume(*arguments: Any) -> Trainer:
-        recorded.resumed = arguments
+        *resumed, processes = arguments
+        recorded.resumed = tuple(resumed)
+        assert processes is ALONE
         return recorded.trainer
 
     def complete(trainer: Any, stop: Any, limits: Limits) -> None:
@@ -107,7 +112,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
         assert 0 <= time.monotonic() - limits.started < 60
 
     @contextmanager
-    def reporting() -> Iterator[tuple[Any, Any]]:
+    def reporting(processes: Any) -> Iterator[tuple[Any, Any]]:
+        assert processes is ALONE
         yield recorded, recorded.stop
 
     monkeypatch.setattr(pretraining, "begin", begin)
@@ -384,13 +390,13 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_command_prepares_its_process_first(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(command_line, "prepare_process", lambda: done.append("prepared"))
+    monkeypatch.setattr(running, "prepare_process", lambda: done.append("prepared"))
 
     def command() -> int:
         done.append("ran")
         return 5
 
-    assert command_line.run_command("program", command) == 5
+    assert running.run_command("program", command) == 5
     assert done == ["prepared", "ran"]
 
 

@@ -27,7 +27,6 @@ _THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
 )  # of BLAS: numba's threads change no bit
-_OWN_PRODUCTS = "cpu"  # the device whose steps call no BLAS
 _KERNEL_VARIABLES = (
     "OPENBLAS_CORETYPE",
     "MKL_CBWR",
@@ -40,8 +39,9 @@ _KERNEL_VARIABLES = (
 
 def describe_environment(*, device: str, precision: str, backend: str) -> dict[str, Any]:
     """Return plain JSON for ``environment.json``; its ``fingerprint`` is what decides the bits."""
-    threads = {} if device == _OWN_PRODUCTS else {"cores": len(usable_cores())}
-    names = _KERNEL_VARIABLES + (() if device == _OWN_PRODUCTS else _THREAD_VARIABLES)
+    calls_blas = not backend.startswith("cpu")
+    threads = {"cores": len(usable_cores())} if calls_blas else {}
+    names = _KERNEL_VARIABLES + (_THREAD_VARIABLES if calls_blas else ())
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
