@@ -37,12 +37,12 @@ def why_no_mpi() -> str | None:
     """Return why no command can be started in several processes, None if it can."""
     if launcher() is None:
         return "there is no mpiexec (extra: mpi)"
-    show = "from mpi4py import MPI; print(MPI.COMM_WORLD.Get_size())"
-    done = run_mpi(2, "-c", show)
+    count = "import sys; from mpi4py import MPI; sys.exit(10 * (MPI.COMM_WORLD.Get_size() != 2))"
+    done = run_mpi(2, "-c", count)
+    if done.returncode == 10:
+        return f"{launcher()} belongs to another MPI than mpi4py"
     if done.returncode != 0:
         return f"mpi4py cannot be used (extra: mpi): {done.stderr.strip().splitlines()[-1:]}"
-    if done.stdout.split() != ["2", "2"]:
-        return f"{launcher()} belongs to another MPI than mpi4py"
     return None
 
 

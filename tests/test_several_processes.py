@@ -329,6 +329,23 @@ def test_a_figure_that_is_not_finite_is_an_error_of_all(tmp_path: Path) -> None:
     assert all(one["split"] == "training" for one in read_records(tmp_path / "run/metrics.jsonl"))
 
 
+@pytest.mark.parametrize("flat", ["parameters", "first_moment", "second_moment"])
+def test_processes_that_drift_apart_do_not_save(flat: str, tmp_path: Path) -> None:
+    """A bit has flipped in the memory of the second one."""
+
+    def train(own: MpiProcesses) -> None:
+        trainer = trainer_in(tmp_path / "run", own, CONFIG, LineTask())
+        with trainer.run:
+            trainer.save()
+            if own.rank == 1:
+                vector = getattr(trainer.state, flat).vector
+                vector[1] = np.nextafter(vector[1], 9)
+            with pytest.raises(UserError, match=r"step 0 is not saved: processes [01] and [01] "):
+                trainer.save()
+
+    in_processes(2, train)
+
+
 def test_only_the_first_process_holds_the_lock(tmp_path: Path) -> None:
     """The others neither release it nor delete anything."""
 

@@ -32,6 +32,9 @@ class Stop:
 
     requested: int | None = None
 
+    def agree(self, processes: Any) -> None:
+        assert processes is ALONE
+
 
 class Run:
     """Stands in for a run's folder: notes when its lock is given back."""

@@ -16,6 +16,7 @@ import math
 import shlex
 import shutil
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
@@ -130,7 +131,7 @@ class Trainer:
         state.step = self.processes.of_first(lambda: state.step)
         if self.processes.size == 1:
             return
-        for flat in (state.parameters, state.first_moment, state.second_moment):
+        for flat in self._flats():
             vector = self.backend.to_host(flat.vector)
             self.processes.share(vector)
             flat.vector[...] = self.backend.to_device(vector)
@@ -336,6 +337,7 @@ class Trainer:
             self._write_best()
 
     def _save(self, records: Records) -> None:
+        self._require_one_state()
         self.processes.of_first(lambda: self._write_checkpoint(records))
 
     def _write_checkpoint(self, records: Records) -> None:
@@ -348,6 +350,25 @@ class Trainer:
             state_of(self.task.identity(), dataclasses.asdict(self.config)),
             keep=self.config.keep_checkpoints,
         )
+
+    def _require_one_state(self) -> None:
+        """Raise UserError if the processes have parameters or moments that differ."""
+        if self.processes.size == 1:
+            return
+        digest = 0
+        for flat in self._flats():
+            digest = zlib.crc32(self.backend.to_host(flat.vector), digest)
+        for rank, other in enumerate(self.processes.gather(digest)):
+            if other != digest:
+                raise UserError(
+                    f"step {self.state.step} is not saved: processes {self.processes.rank} and "
+                    f"{rank} have drifted apart, so the memory or the processor of one of them may "
+                    "be faulty; go on from the last checkpoint on other nodes: --resume "
+                    f"--output-dir {shlex.quote(str(self.run.path))}"
+                )
+
+    def _flats(self) -> tuple[FlatParameters, FlatParameters, FlatParameters]:
+        return self.state.parameters, self.state.first_moment, self.state.second_moment
 
     def _views(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the model's parameters and the optimizer's moments by their names in a file."""
