@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from electra_ref.errors import UserError
 from electra_ref.process import limit_threads
@@ -144,29 +144,41 @@ def open_processes() -> Processes:
     _, size = launched()
     if size == 1:
         return ALONE
-    try:
-        with warnings.catch_warnings():
-            # that it is of another MPI than the launcher, which is said below
-            warnings.simplefilter("ignore", RuntimeWarning)
-            from mpi4py import MPI  # noqa: PLC0415  (an extra, and it connects the processes)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
-        raise UserError(
-            f"{size} processes were started, and mpi4py cannot be loaded ({error}): "
-            "pip install 'electra-ref[mpi]'"
-        ) from error
-    if (found := MPI.COMM_WORLD.Get_size()) != size:
-        raise UserError(
-            f"the launcher started {size} processes, but mpi4py's MPI sees "
-            f"{'only this one' if found == 1 else found}: they belong to different MPIs; use the "
-            "launcher of the same MPI (pip install mpich brings an mpiexec), or install mpi4py "
-            "for the MPI of this launcher"
-        )
-    local = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+    world, local = _connected(size)
     cores = usable_cores()
     limit_threads(threads_for(cores, local.allgather(cores)))
     from electra_ref.message_passing import MpiProcesses  # noqa: PLC0415  (loads NumPy)
 
-    return MpiProcesses(MPI.COMM_WORLD, local)
+    return MpiProcesses(world, local)
+
+
+def _connected(size: int) -> tuple[Any, Any]:
+    """Return the communicators of all ``size`` processes and of those on this node."""
+    try:
+        with warnings.catch_warnings():
+            # that it is of another MPI than the launcher, which is said below
+            warnings.simplefilter("ignore", RuntimeWarning)
+            import mpi4py  # noqa: PLC0415  (an extra)
+
+            mpi4py.rc(initialize=False, finalize=True)
+            from mpi4py import MPI  # noqa: PLC0415  (it loads the library of MPI)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no such library
+        raise UserError(
+            f"{size} processes were started, and mpi4py cannot be loaded ({error}): "
+            "pip install 'electra-ref[mpi]'"
+        ) from error
+    vendor, found = MPI.get_vendor()[0], 1
+    if _SIZES[0] not in os.environ or vendor == "Open MPI":  # another MPI would end the process
+        MPI.Init_thread()
+        found = MPI.COMM_WORLD.Get_size()
+    if found != size:
+        raise UserError(
+            f"the launcher started {size} processes, but the {vendor} of mpi4py sees "
+            f"{'only this one' if found == 1 else found}: they belong to different MPIs; use the "
+            "launcher of the same MPI (pip install mpich brings an mpiexec), or install mpi4py "
+            "for the MPI of this launcher"
+        )
+    return MPI.COMM_WORLD, MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
 
 
 def launched() -> tuple[int, int]:

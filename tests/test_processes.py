@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -201,16 +202,29 @@ def test_mpiexec_within_a_job_of_slurm_counts(monkeypatch: pytest.MonkeyPatch) -
     assert launched() == (1, 2)
 
 
-def stand_in_for_mpi4py(monkeypatch: pytest.MonkeyPatch, started: int, found: int) -> None:
-    """Let mpi4py find so many processes, and a launcher say that it has started so many."""
+def stand_in_for_mpi4py(
+    monkeypatch: pytest.MonkeyPatch, started: int, found: int, vendor: str = "MPICH"
+) -> list[str]:
+    """Let mpi4py find so many processes, and a launcher say that it has started so many.
+
+    Return what is done with it.
+    """
+    done: list[str] = []
     world = Communicator(Shared(1), 0)
-    world.Get_size = lambda: found  # type: ignore[method-assign]
+    monkeypatch.setattr(world, "Get_size", lambda: found)
     local = SimpleNamespace(allgather=lambda value: [value])
-    world.Split_type = lambda _: local  # type: ignore[attr-defined]
-    module = SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=world, COMM_TYPE_SHARED=0))
+    monkeypatch.setattr(world, "Split_type", lambda _: local, raising=False)
+    mpi = SimpleNamespace(
+        COMM_WORLD=world,
+        COMM_TYPE_SHARED=0,
+        get_vendor=lambda: (vendor, (5, 0)),
+        Init_thread=lambda: done.append("connected"),
+    )
+    module = SimpleNamespace(MPI=mpi, rc=lambda **settings: done.append(str(settings)))
     monkeypatch.setitem(sys.modules, "mpi4py", module)
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", str(started))
+    return done
 
 
 def test_one_process_needs_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +243,27 @@ def test_the_launcher_of_another_mpi_is_refused(
     found: int, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in_for_mpi4py(monkeypatch, started=3, found=found)
-    with pytest.raises(UserError, match=f"started 3 processes, but mpi4py's MPI sees {seen}: "):
+    with pytest.raises(UserError, match=f"started 3 processes, but the MPICH of .* sees {seen}: "):
         open_processes()
+
+
+@pytest.mark.parametrize("vendor", ["MPICH", "Open MPI"])
+def test_a_launcher_of_open_mpi_is_recognised_before_another_mpi_begins(
+    vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPICH would end the process with lines of its own."""
+    done = stand_in_for_mpi4py(monkeypatch, started=2, found=2, vendor=vendor)
+    for name, value in zip(LAUNCHERS["Open MPI"], ("0", "2"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(message_passing, "MpiProcesses", lambda world, local: (world, local))
+    settings = str({"initialize": False, "finalize": True})
+    if vendor == "Open MPI":
+        open_processes()
+        assert done == [settings, "connected"]
+    else:
+        with pytest.raises(UserError, match="the MPICH of mpi4py sees only this one"):
+            open_processes()
+        assert done == [settings]
 
 
 def test_threads_are_set_before_numpy_could_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,8 +297,10 @@ def test_slices_of_all_vectors_are_added_in_the_order_of_the_ranks(
     monkeypatch.setattr(message_passing, "SLICE", 1)
     counts = [3, 0, 1, 2, 1][:size]
     random = np.random.default_rng(0)
-    vectors = [random.standard_normal((count, length)).astype(dtype) for count in counts]
-    expected = np.zeros(length, dtype)
+    vectors: list[Array] = [
+        random.standard_normal((count, length)).astype(dtype) for count in counts
+    ]
+    expected: Array = np.zeros(length, dtype)
     for vector in np.concatenate(vectors):  # as fold_in_a_row; 0 + x is x
         expected += vector
 
@@ -316,14 +351,14 @@ def test_aborting_says_nothing_more_and_ends_all(monkeypatch: pytest.MonkeyPatch
     done: list[Any] = []
     own = in_processes(1, lambda own: own)[0]
     own._world.Abort = lambda code: done.append(("abort", code))
-    monkeypatch.setattr(message_passing.time, "sleep", lambda s: done.append(("sleep", s)))
-    monkeypatch.setattr(message_passing.os, "dup2", lambda _, to: done.append(("silence", to)))
+    monkeypatch.setattr(time, "sleep", lambda s: done.append(("sleep", s)))
+    monkeypatch.setattr(os, "dup2", lambda _, to: done.append(("silence", to)))
 
     def leave(code: int) -> None:
         done.append(("exit", code))
         raise EndedError
 
-    monkeypatch.setattr(message_passing.os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(EndedError):
         own.abort(5)
     forwarding = message_passing.FORWARDING_SECONDS

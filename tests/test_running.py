@@ -6,6 +6,7 @@ The processes are threads here: see ``threaded_mpi``.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_what_no_process_can_do_is_said_by_the_first(
 ) -> None:
     """They cannot talk to each other; the launcher has told them their numbers."""
     slept: list[float] = []
-    monkeypatch.setattr(running.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(running, "launched", lambda: (rank, 2))
     monkeypatch.setattr(running, "open_processes", failing(UserError("no MPI")))
     assert run_together("name", failing(AssertionError())) == 2

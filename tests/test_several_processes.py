@@ -45,7 +45,12 @@ def micro_batches(count: int) -> MadeOnDemand[Batch]:
     """Return ROWS drawn rows, with padding, in ``count`` parts."""
     batch = draw_rows(ROWS, 9, 0)
     parts = np.array_split(np.arange(ROWS)[::-1], count)[::-1]
-    return MadeOnDemand(count, lambda part: Batch(*(array[parts[part]] for array in batch)))
+
+    def make(part: int) -> Batch:
+        ids, segments, mask = (array[parts[part]] for array in batch)
+        return Batch(ids.astype(np.int32), segments.astype(np.int32), mask.astype(bool))
+
+    return MadeOnDemand(count, make)
 
 
 def steps(
