@@ -174,9 +174,9 @@ def test_the_cores_of_a_node_are_divided(
 
 def test_the_first_line_for_people() -> None:
     line = "8 processes on 2 nodes, 4 threads each"
-    assert describe(SimpleNamespace(size=8, nodes=2), 4) == line  # type: ignore[arg-type]
+    assert describe(SimpleNamespace(size=8, nodes=2), 4) == line
     line = "2 processes on 1 node, 1 thread each"
-    assert describe(SimpleNamespace(size=2, nodes=1), 1) == line  # type: ignore[arg-type]
+    assert describe(SimpleNamespace(size=2, nodes=1), 1) == line
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
