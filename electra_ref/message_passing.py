@@ -3,7 +3,8 @@
 ``sum_slices`` moves as many bytes as the usual ring: with K processes, each sends a slice of a Kth
 to every other one, adds up the slices it got, and sends the sum to all. It adds in the order that
 ``fold`` decides; MPI's own sum adds in an order that depends on K. Long vectors are summed a piece
-at a time, so that what is received needs little memory.
+at a time, so that what is received needs little memory. All slices of a piece are of one length:
+MPICH's functions for slices of any length take twice as long.
 
 Before every exchange all processes meet. While it waits, a process sleeps and Python's signal
 handlers run; within a call of MPI it would keep its core busy, and no handler would run.
@@ -23,7 +24,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import numpy as np
 
 from electra_ref.arrays import Array
-from electra_ref.processes import Fold, share_of
+from electra_ref.processes import Fold
 
 T = TypeVar("T")
 Communicator = Any  # mpi4py's
@@ -89,32 +90,34 @@ class MpiProcesses:
     ) -> None:
         """Let ``result`` (P,) be the sum of the ``vectors`` (P,) of all processes."""
         self.meet()
-        piece = max(PIECE, SLICE * self.size)
-        for start in range(0, result.size, piece):
-            part = slice(start, start + piece)
-            own = [vector[part] for vector in vectors]
-            self._sum_piece(own, counts, result[part], fold)
+        piece = max(PIECE // self.size, SLICE) * self.size
+        whole = result.size - result.size % self.size
+        for start in range(0, whole, piece):
+            part = slice(start, min(start + piece, whole))
+            self._sum_piece([vector[part] for vector in vectors], counts, result[part], fold)
+        if whole < result.size:
+            last = self._padded(result[whole:])
+            self._sum_piece([self._padded(v[whole:]) for v in vectors], counts, last, fold)
+            result[whole:] = last[: result.size - whole]
+
+    def _padded(self, rest: Array) -> Array:
+        """Return the ``rest`` of a vector and zeros: a number for each process."""
+        padded = np.zeros(self.size, rest.dtype)
+        padded[: rest.size] = rest
+        return padded
 
     def _sum_piece(
         self, vectors: Sequence[Array], counts: Sequence[int], result: Array, fold: Fold
     ) -> None:
-        slices = [share_of(result.size, rank, self.size) for rank in range(self.size)]
-        lengths, starts = [len(each) for each in slices], [each.start for each in slices]
-        width, none = lengths[self.rank], [0] * self.size
-        rows = np.empty((sum(counts), width), result.dtype)  # the slices, in the order of ranks
-        first_rows = [sum(counts[:rank]) for rank in range(self.size)]
-        for number in range(max(counts)):
-            has_one = [number < count for count in counts]
-            sent = lengths if has_one[self.rank] else none
-            vector = vectors[number] if has_one[self.rank] else result
-            received = [width * has for has in has_one]
-            places = [
-                width * (first + number) if has else 0
-                for first, has in zip(first_rows, has_one, strict=True)
-            ]
-            self._world.Alltoallv([vector, (sent, starts)], [rows, (received, places)])
-        fold(list(rows))
-        self._world.Allgatherv(rows[0], [result, (lengths, starts)])
+        """Sum vectors whose length is a multiple of the number of processes."""
+        rows = np.empty((max(counts), self.size, result.size // self.size), result.dtype)
+        for number, received in enumerate(rows):
+            has_one = number < len(vectors)  # otherwise what it sends is not read
+            self._world.Alltoall(vectors[number] if has_one else result, received)
+        parts = [rows[number, rank] for rank in range(self.size) for number in range(counts[rank])]
+        fold(parts)
+        result.reshape(self.size, -1)[self.rank] = parts[0]
+        self._world.Allgather(None, result)  # None: each has its slice in place
 
     def ends_together(self) -> bool:
         """Return whether all processes call this within a second."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from electra_ref import finetune, train
+from electra_ref.backends import open_backend
 from electra_ref.errors import UserError
 from electra_ref.processes import ALONE, Processes
 from electra_ref.training.pretraining import run as pretraining
@@ -144,10 +145,8 @@ def test_a_signal_while_data_are_prepared_stops_all(
 
 
 def test_gpus_take_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from electra_ref.training import opening  # noqa: PLC0415
-
-    on_gpu = opening.open_backend("reference", "float64")._replace(device="gpu")
-    monkeypatch.setattr(opening, "open_backend", lambda *_: on_gpu)
+    on_gpu = open_backend("reference", "float64")._replace(device="gpu")
+    monkeypatch.setattr("electra_ref.training.opening.open_backend", lambda *_: on_gpu)
     corpus = str(write_corpus(tmp_path / "corpus.txt"))
     with pytest.raises(UserError, match=r"cannot train on GPUs yet: .* set --device cpu"):
         run_train(2, "--corpus", corpus, *pretraining_arguments("run"))

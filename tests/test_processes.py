@@ -314,7 +314,9 @@ def test_slices_of_all_vectors_are_added_in_the_order_of_the_ranks(
         np.testing.assert_array_equal(result, expected)
 
 
-@pytest.mark.parametrize(("size", "piece"), [(1, 2**22), (2, 2**22), (64, 2**22), (1024, 2**26)])
+@pytest.mark.parametrize(
+    ("size", "piece"), [(1, 2**22), (2, 2**22), (64, 2**22), (1024, 2**26), (3, 2**22 - 1)]
+)
 def test_a_piece_is_large_enough_for_every_process(size: int, piece: int) -> None:
     """Its slices are not so small that a message takes longer than its bytes."""
     pieces: list[int] = []
@@ -330,9 +332,10 @@ def test_a_piece_is_large_enough_for_every_process(size: int, piece: int) -> Non
             del vectors, counts, fold
             pieces.append(result.size)
 
-    result = np.broadcast_to(np.float32(0), (3 * piece // 2,))
+    rest = piece // 2 // size * size
+    result = np.broadcast_to(np.float32(0), (piece + rest,))
     Measuring().sum_slices([], [], result, fold_in_a_row)
-    assert pieces == [piece, piece // 2]
+    assert pieces == [piece, rest]
 
 
 def test_waiting_ends_when_all_are_there_or_the_time_is_over() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from electra_ref.arrays import Array
@@ -100,26 +100,16 @@ class Communicator:
         assert len({array.shape for array in arrays}) == 1
         sums[...] = sum(arrays)
 
-    def Alltoallv(self, sent: Sequence[Any], received: Sequence[Any]) -> None:  # noqa: N802
-        array, (counts, starts) = sent
-        parts = [
-            array.reshape(-1)[start : start + count]
-            for count, start in zip(counts, starts, strict=True)
-        ]
-        self._receive(
-            [of_each[self._rank] for of_each in self._exchange("Alltoallv", parts)], received
-        )
+    def Alltoall(self, sent: Array, received: Array) -> None:  # noqa: N802
+        size = self._shared.size
+        parts = [array.reshape(size, -1) for array in self._exchange("Alltoall", sent)]
+        assert len({part.shape for part in parts}) == 1
+        received.reshape(size, -1)[...] = [part[self._rank] for part in parts]
 
-    def Allgatherv(self, sent: Array, received: Sequence[Any]) -> None:  # noqa: N802
-        self._receive(self._exchange("Allgatherv", sent), received)
-
-    def _receive(self, parts: Sequence[Array], received: Sequence[Any]) -> None:
-        array, (counts, starts) = received
-        flat = array.reshape(-1)
-        assert flat.base is not None or flat is array
-        for part, count, start in zip(parts, counts, starts, strict=True):
-            assert part.size == count
-            flat[start : start + count] = part
+    def Allgather(self, sent: None, array: Array) -> None:  # noqa: N802
+        assert sent is None  # each has its slice in place
+        rows = array.reshape(self._shared.size, -1)
+        rows[...] = self._exchange("Allgather", rows[self._rank])
 
 
 def in_processes(size: int, work: Callable[[MpiProcesses], T], nodes: int = 1) -> list[T]:

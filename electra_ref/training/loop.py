@@ -357,7 +357,7 @@ class Trainer:
             return
         digest = 0
         for flat in self._flats():
-            digest = zlib.crc32(memoryview(self.backend.to_host(flat.vector)), digest)
+            digest = zlib.crc32(self.backend.to_host(flat.vector).data, digest)
         for rank, other in enumerate(self.processes.gather(digest)):
             if other != digest:
                 raise UserError(
