@@ -125,10 +125,8 @@ def cache_ids(
     """
     shards, total = plan_id_shards(paths)
     checked = do_all(id_checker, shards, workers, stage("checking the token ids", total))
-    facts = join_facts(checked)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    if facts.largest < 0:
-        raise UserError(f"{name} holds nothing but padding: every id is negative")
+    facts = join_facts(checked, name)
     names = id_vocabulary(facts.largest)
     if vocabulary is not None:
         names = fit_vocabulary(names, vocabulary, name)

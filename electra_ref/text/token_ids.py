@@ -120,13 +120,19 @@ def check_ids(
     return IdFacts(largest, documents, rows, doubled)
 
 
-def join_facts(parts: Sequence[IdFacts]) -> IdFacts:
-    """Return the facts of several arrays, or parts of one, taken together."""
+def join_facts(parts: Sequence[IdFacts], path: str) -> IdFacts:
+    """Return the facts of several arrays, or parts of one, taken together.
+
+    Raises UserError if there is nothing but padding; it calls them ``path``.
+    """
     doubled: Counter[int] = Counter()
     for part in parts:
         doubled.update(part.doubled)
+    largest = max(part.largest for part in parts)
+    if largest < 0:
+        raise UserError(f"{path} holds nothing but padding: every id is negative")
     return IdFacts(
-        max(part.largest for part in parts),
+        largest,
         sum(part.documents for part in parts),
         sum(part.rows for part in parts),
         doubled,

@@ -168,7 +168,8 @@ def _serve(begin: Callable[[], Work[Any, Any]], pipe: Connection) -> None:
                 work = begin() if work is None else work
                 result = work(task, report.add)
             except Exception as error:
-                error.add_note("".join(traceback.format_exception(error)))
+                if not isinstance(error, UserError):  # a mistake in the program: where it happened
+                    error.add_note("".join(traceback.format_exception(error)))
                 pipe.send((_ERROR, error))
             else:
                 report.flush()
