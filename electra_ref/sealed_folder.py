@@ -44,13 +44,22 @@ def seal(index: Path, facts: Mapping[str, Any]) -> None:
 
     ``facts`` is plain JSON; its ``format`` says what kind of folder this is. Raises OSError.
     """
-    files = {}
+    files: dict[str, Entry] = {}
     for path in sorted(index.parent.iterdir()):
         with _opened(path) as stream:
             force_to_disk(stream.fileno())
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            files[path.name] = {"bytes": stream.tell(), "sha256": digest}
-    write_new_file(index, _render({**facts, "files": files}))
+            files[path.name] = Entry(stream.tell(), digest)
+    write_index(index, facts, files)
+
+
+def write_index(index: Path, facts: Mapping[str, Any], files: Mapping[str, Entry]) -> None:
+    """Write ``index`` with ``facts`` and the entry of each file, and force it to the disk.
+
+    Raises OSError.
+    """
+    entries = {name: entry._asdict() for name, entry in files.items()}
+    write_new_file(index, _render({**facts, "files": entries}))
     sync_folder(index.parent)
 
 

@@ -74,13 +74,9 @@ def test_any_number_of_processes_and_of_shards_give_the_same(
 ) -> None:
     one = prepared(new_folder(tmp_path, "one"), text)
     assert len(one.training.cache.shards) == 5
-    assert one.report["unknown_tokens"] == 5
-    assert one.report["missing_characters"] == ["\u4f60", "\u597d"]
-    assert (one.report["files"], one.report["documents"], one.report["invalid_bytes"]) == (
-        1,
-        100,
-        2,
-    )
+    assert (one.report["unknown_tokens"], one.report["missing_characters"]) == (2, ["\u597d"])
+    assert (one.report["files"], one.report["documents"]) == (1, 100)
+    assert one.report["invalid_bytes"] == 2
     stages: list[str] = []
     two = prepared(new_folder(tmp_path, "two"), text, reading=TWO, stages=stages)
     assert_the_same(two, one)
