@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_ref.config.normalization import NormalizationConfig
-from electra_ref.text.cache_folder import CacheFolder, cache_key, open_intact, open_or_build
+from electra_ref.text.cache_folder import CacheFolder, cache_key, is_key, open_intact, open_or_build
 from electra_ref.text.corpus import hash_files, read_documents
 from electra_ref.text.corpus_file import BytesRead, CorpusFile, CorpusReport
 from electra_ref.text.shards import SHARD_BYTES, Shard, hash_contents, open_to_others, plan_shards
@@ -154,9 +154,13 @@ def _remembered(
     Return None if there are none, or if one of them is no longer in the cache.
     """
     folder = open_intact(cache_dir, _key_of(files, recipe))
-    if folder is None:
+    found = [] if folder is None else folder.facts.get("shards", [])
+    try:
+        shards = [TokenizedShard(str(key), str(content)) for key, content in found]
+    except (TypeError, ValueError):  # anybody can seal a folder
         return None
-    shards = [TokenizedShard(*map(str, shard)) for shard in folder.facts["shards"]]
+    if not shards or not all(is_key(shard.key) for shard in shards):
+        return None
     whole = all(open_intact(cache_dir, shard.key, contents=False) for shard in shards)
     return shards if whole else None
 
