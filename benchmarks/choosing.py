@@ -1,4 +1,4 @@
-"""What the commands that compare rivals check alike: names of rivals, and numbers."""
+"""What the commands check alike: names of rivals, numbers and seeds."""
 
 from __future__ import annotations
 
@@ -61,3 +61,14 @@ def check_numbers(options: argparse.Namespace, least: Mapping[str, int]) -> None
         for number in given if isinstance(given, list) else [given]:
             if number < lowest:
                 raise UserError(f"--{option.replace('_', '-')} {number}: at least {lowest}")
+
+
+def seeds_of(text: str) -> list[int]:
+    """Return the seeds in ``text``, separated by commas. Raises UserError."""
+    try:
+        seeds = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text}: write whole numbers, separated by commas") from None
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {text}: a seed is given twice")
+    return seeds

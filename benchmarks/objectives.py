@@ -25,26 +25,31 @@ last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.harness import CHECKOUT, origin, print_origin, print_summary
-from benchmarks.turns import THREAD_VARIABLES
-from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
+from benchmarks import pretraining_runs
+from benchmarks.choosing import seeds_of
+from benchmarks.harness import origin, print_origin, print_summary
+from benchmarks.pretraining_runs import (
+    HALF,
+    Plan,
+    Run,
+    check_folders,
+    last_record,
+    steps_of_equal_flop,
+    train,
+)
+from benchmarks.side_by_side import Job, run_jobs
+from electra_ref.config.pretraining import PRESETS, PretrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.training.pretraining.products import run_flop
-from electra_ref.training.records import read_records
 
 PRESET, MEASURE = "tiny", "electra"
 STEPS = int(PRESETS[PRESET]["steps"])
-WARMUP_SHARE = float(PRESETS[PRESET]["warmup_steps"]) / STEPS
 FIGURES = (
     *("mlm_accuracy", "encoder_mlm_accuracy", "generator_entropy"),
     *("rtd_auc", "rtd_masked_auc", "replaced_share"),
@@ -52,7 +57,7 @@ FIGURES = (
 EQUAL_SIZES = ("generator_hidden_size=1", "generator_layers=1")
 GUMBEL = ("adversarial=gumbel-softmax",)
 FOOLS = ("adversarial_weight=10",)  # a masked token then weighs about as much as in the MLM loss
-VARIANTS: dict[str, tuple[str, ...]] = {  # {half} stands for half of the steps
+VARIANTS: dict[str, tuple[str, ...]] = {
     "electra": (),
     "electra-15": ("objective=electra-15",),
     "mlm": ("objective=mlm",),
@@ -69,40 +74,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # {half} stands for half of the steps
     "paired": ("discriminator_input=paired",),
     "two-stage": (
         *("sharing=none", *EQUAL_SIZES, "num_attention_heads=2"),  # as many as the generator's
-        "two_stage_steps={half}",
+        f"two_stage_steps={HALF}",
     ),
     "uniform-generator": ("uniform_generator=true",),
     "exploration": ("exploration=0.1",),
     "disallow-correct": ("disallow_correct=true",),
-    "temperature-schedule": ("temperature=2", "temperature_end=1", "temperature_steps={half}"),
+    "temperature-schedule": ("temperature=2", "temperature_end=1", f"temperature_steps={HALF}"),
 }
 STUDIES = {"adversarial": ("electra", "reinforce", "gumbel-straight-through")}
-
-
-class Plan(NamedTuple):
-    """A variant, and how long it trains."""
-
-    variant: str
-    steps: int
-    settings: tuple[str, ...]  # key=value
-    flop_per_step: float  # of matrix products, the mean of all steps
-
-    def config(self, seed: int) -> PretrainingConfig:
-        """Return the whole configuration. Raises UserError for a setting that is wrong."""
-        return resolve_config(preset=PRESET, settings=[*self.settings, f"seed={seed}"])
-
-
-class Run(NamedTuple):
-    """A plan with one seed, in its folder."""
-
-    plan: Plan
-    seed: int
-    folder: Path
-
-    @property
-    def log(self) -> Path:
-        """Return the file for what the training command prints."""
-        return self.folder.with_name(f"{self.folder.name}.log")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--jobs {options.jobs}: at least 1")
         where_from = origin(("numpy", "numba"))
         print_origin(where_from)
-        failures = train_all([run for run in runs if last_record(run) is None], options.jobs)
+        missing = [run for run in runs if last_record(run) is None]
+        failures = run_jobs([Job(run.name, partial(train, run)) for run in missing], options.jobs)
         results = [result(plan, [run for run in runs if run.plan == plan]) for plan in plans]
     except UserError as error:
         print(f"benchmarks.objectives: error: {error}", file=sys.stderr)
@@ -174,17 +154,6 @@ def names_of(options: argparse.Namespace) -> list[str]:
     return names
 
 
-def seeds_of(text: str) -> list[int]:
-    """Return the seeds in ``text``, separated by commas. Raises UserError."""
-    try:
-        seeds = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {text}: write whole numbers, separated by commas") from None
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {text}: a seed is given twice")
-    return seeds
-
-
 def plans_of(names: Iterable[str], steps: int, *, equal_flop: bool) -> list[Plan]:
     """Return the plans of the variants ``names``, each with ``steps`` or with equal FLOP.
 
@@ -196,21 +165,13 @@ def plans_of(names: Iterable[str], steps: int, *, equal_flop: bool) -> list[Plan
     if not equal_flop:
         return plans
     budget = steps * plan_of(MEASURE, steps).flop_per_step
-    return [plan_of(plan.variant, round(budget / plan.flop_per_step)) for plan in plans]
+    return [plan_of(plan.variant, steps_of_equal_flop(plan, budget)) for plan in plans]
 
 
 def plan_of(variant: str, steps: int) -> Plan:
     """Return the plan of ``variant`` that takes ``steps``. Raises UserError."""
-    settings = (
-        *(setting.format(half=steps // 2) for setting in VARIANTS[variant]),
-        *(f"steps={steps}", f"warmup_steps={round(WARMUP_SHARE * steps)}"),
-        *(f"evaluate_every={steps}", "device=cpu"),
-    )
-    config = resolve_config(preset=PRESET, settings=settings)
-    counted = resolve_config(
-        preset=PRESET, settings=[*settings, f"vocab_size={config.max_vocab_size}"]
-    )
-    return Plan(variant, steps, settings, run_flop(counted) / steps)
+    settings = (*VARIANTS[variant], f"evaluate_every={steps}")
+    return pretraining_runs.plan_of(variant, PRESET, settings, steps)
 
 
 def runs_of(plans: Iterable[Plan], seeds: Iterable[int], output: Path) -> list[Run]:
@@ -223,79 +184,8 @@ def runs_of(plans: Iterable[Plan], seeds: Iterable[int], output: Path) -> list[R
         for seed in seeds
         for plan in plans
     ]
-    for run in runs:
-        wanted, path = asdict(run.plan.config(run.seed)), run.folder / "config.toml"
-        if path.exists():
-            there = asdict(resolve_config(path=path))
-            other = [key for key, value in wanted.items() if there[key] != value]
-            if other:
-                raise UserError(
-                    f"{run.folder} holds a run with another {other[0]}: "
-                    "move it elsewhere, or choose another --output-dir"
-                )
+    check_folders(runs)
     return runs
-
-
-def last_record(run: Run) -> dict[str, Any] | None:
-    """Return the evaluation at the end of ``run``, or None if it has not finished.
-
-    Raises UserError if the file is damaged.
-    """
-    for record in reversed(read_records(run.folder / "metrics.jsonl")):
-        if record.get("split") == "held_out":
-            return record if record["step"] == run.plan.steps else None
-    return None
-
-
-def command_of(run: Run) -> list[str]:
-    """Return the command that begins ``run``, or continues it if it has begun."""
-    command = [sys.executable, "-m", "electra_ref.train", "--output-dir", str(run.folder)]
-    if (run.folder / "config.toml").exists():
-        return [*command, "--resume"]
-    command += ["--preset", PRESET, "--seed", str(run.seed)]
-    return [*command, *(part for setting in run.plan.settings for part in ("--set", setting))]
-
-
-def train_all(runs: Sequence[Run], jobs: int) -> list[str]:
-    """Train ``runs``, ``jobs`` at a time; return one line for each that failed.
-
-    If this process is interrupted, the runs that have not begun do not begin, and it waits for the
-    others: a terminal interrupts them, too, and they save a checkpoint.
-    """
-    failures: list[str] = []
-    with ThreadPoolExecutor(jobs) as pool:
-        futures: dict[Future[None], Run] = {pool.submit(train, run): run for run in runs}
-        try:
-            for number, future in enumerate(as_completed(futures), start=1):
-                run = futures[future]
-                if (error := future.exception()) is not None:
-                    failures.append(f"{run.plan.variant}, seed {run.seed}: {error}")
-                print(
-                    f"run {number} of {len(runs)}: {run.plan.variant}, seed {run.seed}, "
-                    f"{'ended' if error is None else 'failed'}",
-                    file=sys.stderr,
-                )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return failures
-
-
-def train(run: Run) -> None:
-    """Begin or continue ``run`` and wait for its end. Raises UserError if it fails."""
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    with run.log.open("a", encoding="utf-8") as log:
-        code = subprocess.run(
-            command_of(run),
-            cwd=CHECKOUT,
-            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
-    if code:
-        raise UserError(f"the training command ended with exit code {code}; see {run.log}")
 
 
 def result(plan: Plan, runs: Iterable[Run]) -> dict[str, Any]:

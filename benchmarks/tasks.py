@@ -18,6 +18,7 @@ The table has the mean of the first score over the seeds, and their standard dev
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import statistics
 import subprocess
@@ -30,6 +31,7 @@ from benchmarks.harness import CHECKOUT, origin, print_origin, print_summary
 from electra_ref.errors import UserError
 
 LAST_TENTH = 10
+GZIP = ".gz"
 
 
 class TaskFiles(NamedTuple):
@@ -39,27 +41,38 @@ class TaskFiles(NamedTuple):
     dev: str | None  # None: the last tenth of ``train``
     arguments: tuple[str, ...]
     blocks: bool = False  # records are blocks of lines with blank lines between them
+    header: bool = False  # the first line names the columns
 
 
 TASKS = {
     "CoLA": TaskFiles("cola/train.tsv", "cola/dev.tsv", ("--glue", "cola")),
     "SNIPS intent": TaskFiles(
-        "snips/train.tsv.gz", "snips/valid.tsv", ("--task", "classification")
+        "snips/train.tsv.gz", "snips/valid.tsv", ("--task", "classification"), header=True
     ),
-    "SNIPS slots": TaskFiles("snips/train.tsv.gz", "snips/valid.tsv", ("--task", "tagging")),
+    "SNIPS slots": TaskFiles(
+        "snips/train.tsv.gz", "snips/valid.tsv", ("--task", "tagging"), header=True
+    ),
     "COPA": TaskFiles("copa/train.jsonl", "copa/val.jsonl", ("--task", "multiple-choice")),
     "Wikigold entities": TaskFiles(
         "wikigold/wikigold.conll.txt", None, ("--task", "tagging"), blocks=True
     ),
     "UD part of speech": TaskFiles(
-        "ud_ewt/en_ewt-train.pos.conllu.gz", "ud_ewt/en_ewt-ud-dev.conllu.gz", ("--task", "tagging")
+        "ud_ewt/en_ewt-train.pos.conllu.gz",
+        "ud_ewt/en_ewt-ud-dev.conllu.gz",
+        ("--task", "tagging"),
+        blocks=True,
     ),
-    "STS-B": TaskFiles("stsb/train.tsv", None, ("--glue", "stsb")),
-    "AG News": TaskFiles("ag_news/train.tsv.gz", "ag_news/test.tsv", ("--task", "classification")),
+    "STS-B": TaskFiles("stsb/train.tsv", None, ("--glue", "stsb"), header=True),
+    "AG News": TaskFiles(
+        "ag_news/train.tsv.gz", "ag_news/test.tsv", ("--task", "classification"), header=True
+    ),
     "PropBank roles": TaskFiles(
-        "srl_propbank_ewt/train.props.gz", "srl_propbank_ewt/dev.props", ("--task", "tagging")
+        "srl_propbank_ewt/train.props.gz",
+        "srl_propbank_ewt/dev.props",
+        ("--task", "tagging"),
+        blocks=True,
     ),
-    "SST-2": TaskFiles("sst2/train.tsv.gz", "sst2/dev.tsv", ("--glue", "sst2")),
+    "SST-2": TaskFiles("sst2/train.tsv.gz", "sst2/dev.tsv", ("--glue", "sst2"), header=True),
     "SQuAD 1.1": TaskFiles(
         "squad/train-v1.1-sample.json.gz", "squad/dev-v1.1.json.gz", ("--task", "span-extraction")
     ),
@@ -81,11 +94,16 @@ class Run(NamedTuple):
 
     def scores(self) -> dict[str, dict[str, float]] | None:
         """Return the scores by the seed, None if not all are done."""
-        try:
-            facts: dict[str, Any] = json.loads((self.folder / "seeds.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        return None if facts["best"] is None else facts["scores"]
+        return scores_in(self.folder)
+
+
+def scores_in(folder: Path) -> dict[str, dict[str, float]] | None:
+    """Return the scores of a folder with a run for each seed, None if not all are done."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / "seeds.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return None if facts["best"] is None else facts["scores"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,14 +182,43 @@ def files_of(task: TaskFiles, data: Path, output: Path) -> tuple[Path, Path]:
     whole = data / task.train
     if task.dev is not None:
         return whole, data / task.dev
-    parts = [output / f"{whole.parent.name}-{part}{whole.suffix}" for part in ("train", "dev")]
-    separator = "\n\n" if task.blocks else "\n"
-    records = whole.read_text(encoding="utf-8").strip("\n").split(separator)
-    header = [] if task.blocks else [records.pop(0)]
+    header, records = records_of(task, whole)
     first = len(records) - len(records) // LAST_TENTH
+    parts = [output / f"{whole.parent.name}-{part}{whole.suffix}" for part in ("train", "dev")]
     for path, chosen in zip(parts, (records[:first], records[first:]), strict=True):
-        path.write_text(separator.join([*header, *chosen]) + "\n", encoding="utf-8")
+        write_records(task, path, header, chosen)
     return parts[0], parts[1]
+
+
+def some_records(task: TaskFiles, data: Path, output: Path, count: int) -> Path:
+    """Write ``count`` records of the training file, at equal distances; return the new file."""
+    whole = data / task.train
+    header, records = records_of(task, whole)
+    if count > len(records):
+        raise UserError(f"{whole} has {len(records)} records, not {count}")
+    chosen = [records[index * len(records) // count] for index in range(count)]
+    name = whole.name.removesuffix(GZIP)
+    path = output / f"{whole.parent.name}-{count}{Path(name).suffix}"
+    write_records(task, path, header, chosen)
+    return path
+
+
+def records_of(task: TaskFiles, path: Path) -> tuple[list[str], list[str]]:
+    """Return the header and the records of a file. Raises UserError if it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    text = (gzip.decompress(data) if path.name.endswith(GZIP) else data).decode("utf-8")
+    records = text.strip("\n").split("\n\n" if task.blocks else "\n")
+    return (records[:1], records[1:]) if task.header else ([], records)
+
+
+def write_records(task: TaskFiles, path: Path, header: list[str], records: list[str]) -> None:
+    """Write a file that ``records_of`` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = ("\n\n" if task.blocks else "\n").join([*header, *records])
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def result(name: str, runs: Sequence[Run]) -> dict[str, Any] | None:

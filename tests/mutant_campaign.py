@@ -67,9 +67,9 @@ AREAS = {
     ),
     "model": Area(
         ("model",),
-        "discriminator_input electra_gradients fixtures generation inference metamorphic "
-        "objective_gradients objective_runs objective_values objectives padding parameters step "
-        "step_wiring task_heads",
+        "discriminator_input electra_gradients fixtures generation inference initial_attention "
+        "metamorphic objective_gradients objective_runs objective_values objectives padding "
+        "parameters step step_wiring task_heads",
     ),
     "huggingface": Area(
         (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +20,14 @@ from benchmarks.objectives import (
     FIGURES,
     STUDIES,
     VARIANTS,
-    Plan,
-    Run,
     cell,
-    command_of,
-    last_record,
     plan_of,
     plans_of,
     result,
     runs_of,
     table,
 )
+from benchmarks.pretraining_runs import Plan, Run, command_of, last_record, train
 from electra_ref.config.pretraining import PRESETS
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
@@ -97,15 +95,15 @@ def test_the_steps_are_the_presets() -> None:
 def test_a_run_begins_and_continues(tmp_path: Path) -> None:
     (run,) = runs_of([plan_of("mlm", 40)], [7], tmp_path)
     assert run.folder == tmp_path / "mlm/40-steps-seed-7"
-    *python, module, folder_flag, folder = command_of(run)[:5]
-    assert (python[1:], module, folder_flag, folder) == (
-        ["-m"], "electra_ref.train", "--output-dir", str(run.folder),
-    )  # fmt: skip
-    options = build_parser().parse(command_of(run)[3:])
+    assert command_of(run)[:3] == ["electra_ref.train", "--output-dir", str(run.folder)]
+    options = build_parser().parse(command_of(run)[1:])
     assert (options.preset, options.seed, options.resume) == ("tiny", 7, False)
     assert "objective=mlm" in options.settings
+    assert options.corpus == []
+    given = build_parser().parse(command_of(run._replace(corpus=("a.txt", "b.txt")))[1:])
+    assert given.corpus == ["a.txt", "b.txt"]
     write_run(run)
-    options = build_parser().parse(command_of(run)[3:])
+    options = build_parser().parse(command_of(run)[1:])
     assert (options.preset, options.seed, options.resume) == (None, None, True)
     assert options.output_dir == run.folder
 
@@ -128,7 +126,7 @@ def test_only_the_evaluation_at_the_end_counts(tmp_path: Path) -> None:
     write_run(run, rtd_auc=0.7)
     record = last_record(run)
     assert record == {"step": 40, "split": "held_out", "rtd_auc": 0.7}
-    longer = Plan("electra", 41, (), 1.0)
+    longer = Plan("electra", "tiny", 41, (), 1.0)
     assert last_record(run._replace(plan=longer)) is None
 
 
@@ -240,7 +238,7 @@ def test_an_interrupted_benchmark_begins_nothing_more(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmarks.objectives.as_completed", interrupt)
+    monkeypatch.setattr("benchmarks.side_by_side.as_completed", interrupt)
     options = ("--variants", "electra", "--seeds", "0,1,2,3")
     assert run_main(train, tmp_path, monkeypatch, *options) == 130
     assert trained in ([], [0])
@@ -258,12 +256,12 @@ def test_the_command_of_a_run_has_one_thread_and_a_log(
         return subprocess.CompletedProcess(command, len(calls) - 1)
 
     monkeypatch.setenv("NUMBA_NUM_THREADS", "5")
-    monkeypatch.setattr("benchmarks.objectives.subprocess.run", call)
+    monkeypatch.setattr("benchmarks.side_by_side.subprocess.run", call)
     (run,) = runs_of([plan_of("electra", 40)], [0], tmp_path)
-    objectives.train(run)
+    train(run)
     with pytest.raises(UserError, match=r"exit code 1; see .*40-steps-seed-0\.log"):
-        objectives.train(run)
-    assert calls == [(command_of(run), "1")] * 2
+        train(run)
+    assert calls == [([sys.executable, "-m", *command_of(run)], "1")] * 2
     assert run.log.read_text() == "what it said\n" * 2
     assert not run.folder.exists()  # the training command wants to create it
 

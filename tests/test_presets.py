@@ -53,6 +53,7 @@ MODEL: dict[str, Any] = {
     "attention_dropout": 0.1,  # bert; paper: 0.1
     "layer_norm_eps": 1e-12,  # bert: tf.contrib.layers.layer_norm
     "initializer_range": 0.02,  # bert
+    "initial_attention": "random",  # bert
 }
 OBJECTIVE: dict[str, Any] = {
     "mask_probability": 0.15,  # config; paper: 15

@@ -41,6 +41,7 @@ ALL: dict[str, Any] = {
     "tie_word_embeddings": False,
     "layer_norm_eps": 1e-3,
     "initializer_range": 0.05,
+    "initial_attention": "neighbours",
     "mask_probability": 0.3,
     "temperature": 3.0,
     "generator_weight": 2.0,
@@ -107,6 +108,7 @@ FULL_SIZE = {"generator_hidden_size": 1.0, "generator_layers": 1.0, "num_attenti
              "intermediate_size": 32}  # fmt: skip
 GUMBEL = {"adversarial": "gumbel-softmax"}
 BESIDE: dict[str, dict[str, Any]] = {
+    "initial_attention": {"embedding_size": 8},
     "encoder_weight": {"objective": "replace-mlm"},
     "temperature_end": {"temperature_steps": 40, "temperature_end": 40.0},
     "temperature_steps": {"temperature_steps": 40, "temperature_end": 40.0},

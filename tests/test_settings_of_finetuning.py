@@ -34,7 +34,7 @@ MODELS = (
 # What the run begins with is another, and so are its steps.
 BEGINNING: dict[str, Any] = {
     "from_scratch": "true", "initializer_range": 0.1, "seed": 1, "precision": "float32",
-    "head": "huggingface",
+    "head": "huggingface", "initial_attention": "neighbours",
 }  # fmt: skip
 # The steps alone change.
 STEPS: dict[str, Any] = {
@@ -53,7 +53,10 @@ NOTHING: dict[str, Any] = {
 }  # fmt: skip
 BACKEND = {"device": "cpu"}
 # What stands beside a setting: the original's head for tags drops nothing, and begins otherwise.
-BESIDE = {key: {"head": "huggingface"} for key in ("head_dropout", "initializer_range")}
+BESIDE = {
+    **{key: {"head": "huggingface"} for key in ("head_dropout", "initializer_range")},
+    "initial_attention": {"from_scratch": "true"},
+}
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -69,7 +72,7 @@ class Ending(NamedTuple):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    write_encoder(folder / "model", **SMALLEST)
+    write_encoder(folder / "model", **{**SMALLEST, "embedding_size": 8})
     write_examples(folder / "train", "tagging", 16, 0)
     write_examples(folder / "dev", "tagging", 6, 1)
     return folder

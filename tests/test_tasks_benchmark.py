@@ -39,7 +39,7 @@ def test_a_file_is_divided_once(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     lines = [f"row {number}" for number in range(25)]
     (tmp_path / "set" / "all.tsv").write_text("\n".join(["header", *lines, ""]), encoding="utf-8")
-    train, dev = files_of(TaskFiles("set/all.tsv", None, ()), tmp_path, tmp_path)
+    train, dev = files_of(TaskFiles("set/all.tsv", None, (), header=True), tmp_path, tmp_path)
     assert train.read_text(encoding="utf-8").splitlines() == ["header", *lines[:23]]
     assert dev.read_text(encoding="utf-8").splitlines() == ["header", *lines[23:]]
 

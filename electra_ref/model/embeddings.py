@@ -51,9 +51,11 @@ def read_only_specs(network: Network) -> Iterator[ParameterSpec]:
 def _table_specs(network: Network, prefix: str, initializer: str) -> Iterator[ParameterSpec]:
     config = network.config
     heights = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
-    for table, height in zip(TABLES, heights, strict=True):
+    finds = config.initial_attention == "neighbours" and initializer != "zeros"
+    initializers = initializer, "sinusoids" if finds else initializer, initializer
+    for table, height, values in zip(TABLES, heights, initializers, strict=True):
         shape = height, config.embedding_size
-        yield ParameterSpec(f"{prefix}.{table}.weight", shape, initializer, decays=True)
+        yield ParameterSpec(f"{prefix}.{table}.weight", shape, values, decays=True)
 
 
 class EmbeddingsCache(NamedTuple):

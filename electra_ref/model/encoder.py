@@ -17,7 +17,7 @@ Source: Devlin et al. 2019, arXiv:1810.04805, section 3; google-research/electra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from electra_ref.arrays import Array, get_xp, spread_rows
 from electra_ref.backends import Bits, Cache
@@ -43,12 +43,26 @@ def encoder_specs(network: Network) -> Iterator[ParameterSpec]:
     width, intermediate = network.size.hidden_size, network.size.intermediate_size
     for number in range(network.size.num_hidden_layers):
         name = f"{network.layers}.layer.{number}"
-        yield from linear_specs(f"{name}.attention.query_key_value", width, 3 * width)
+        weight, bias = linear_specs(f"{name}.attention.query_key_value", width, 3 * width)
+        yield weight._replace(**_neighbours(network)) if number == 0 else weight
+        yield bias
         yield from linear_specs(f"{name}.attention.output", width, width)
         yield from layer_norm_specs(f"{name}.attention.layer_norm", width)
         yield from linear_specs(f"{name}.intermediate", width, intermediate)
         yield from linear_specs(f"{name}.output", intermediate, width)
         yield from layer_norm_specs(f"{name}.layer_norm", width)
+
+
+def _neighbours(network: Network) -> dict[str, Any]:
+    """Return what the specs of the first queries and keys have in place of random numbers.
+
+    A network that projects its embeddings keeps random ones, whatever the configuration says.
+    """
+    config, size = network.config, network.size
+    projects = config.embedding_size != size.hidden_size
+    if config.initial_attention == "random" or projects:
+        return {}
+    return {"initializer": "neighbours", "heads": size.num_attention_heads}
 
 
 class LayerCache(NamedTuple):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from electra_ref.arrays import Array
 from electra_ref.gradient import GradientSum
+from electra_ref.model.initial_attention import neighbour_projections, sinusoids
 from electra_ref.rng import Purpose, RandomStream, random_words
 
 
@@ -26,9 +27,10 @@ class ParameterSpec(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    initializer: str  # "truncated_normal", "glorot_uniform", "zeros" or "ones"
+    initializer: str  # see ``initial_values``
     decays: bool  # whether weight decay applies
     rate_scale: float = 1.0  # multiplies the learning rate
+    heads: int = 0  # of attention, for the initializer "neighbours"
 
 
 class ParameterGroup(NamedTuple):
@@ -77,7 +79,7 @@ class FlatParameters:
         groups, start = [], 0
         pairs = zip(self.specs, self.ends, strict=True)
         for (alike, stays), members in itertools.groupby(
-            pairs, lambda pair: (pair[0][3:], pair[0].name in unchanged)
+            pairs, lambda pair: (pair[0][3:5], pair[0].name in unchanged)
         ):
             *_, (_, end) = members
             if not stays:
@@ -125,6 +127,8 @@ def initial_values(
     Glorot uniform: +-sqrt(6 / (inputs + outputs)), Glorot and Bengio 2010, equation 16. Where the
     original uses which: google-research/electra model/modeling.py (``create_initializer``; layers
     without one take TensorFlow's default, glorot uniform).
+    Zeros, ones. Sinusoids, and neighbours (queries and keys; values are as truncated normal): see
+    ``initial_attention``.
     """
     vector = np.empty(sum(math.prod(spec.shape) for spec in specs), dtype)
     views = FlatParameters(specs, vector).views
@@ -136,6 +140,9 @@ def initial_values(
 def _initial_tensor(spec: ParameterSpec, seed: int, deviation: float) -> npt.NDArray[np.float64]:
     if spec.initializer in ("zeros", "ones"):
         return np.full(spec.shape, float(spec.initializer == "ones"))
+    if spec.initializer == "sinusoids":
+        positions, width = spec.shape
+        return sinusoids(positions, width, deviation)
     uniform = _uniform(seed, spec.name, math.prod(spec.shape)).reshape(spec.shape)
     if spec.initializer == "glorot_uniform":
         limit = math.sqrt(6.0 / sum(spec.shape))
@@ -145,6 +152,9 @@ def _initial_tensor(spec: ParameterSpec, seed: int, deviation: float) -> npt.NDA
     low, high = ndtr(-2.0), ndtr(2.0)
     cut_normal: npt.NDArray[np.float64] = ndtri(low + (high - low) * uniform)
     cut_normal *= deviation
+    if spec.initializer == "neighbours":
+        width, _ = spec.shape
+        cut_normal[:, : 2 * width] = neighbour_projections(width, spec.heads)
     return cut_normal
 
 

@@ -35,7 +35,7 @@ from electra_ref.training.huggingface.names import encoder_tensors
 from electra_ref.training.saved_model import StoredModel, find_model, read_parameters
 
 # what belongs to how a model is trained
-TRAININGS = ("hidden_dropout", "attention_dropout", "initializer_range")
+TRAININGS = ("hidden_dropout", "attention_dropout", "initializer_range", "initial_attention")
 
 
 class EncoderSource(NamedTuple):

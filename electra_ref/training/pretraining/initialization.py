@@ -21,7 +21,10 @@ from electra_ref.model.objectives.table import objective_of
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.saved_model import StoredModel, read_parameters
 
-NOT_THE_MODELS = ("hidden_dropout", "attention_dropout", "initializer_range")
+NOT_THE_MODELS = (
+    *("hidden_dropout", "attention_dropout"),
+    *("initializer_range", "initial_attention"),
+)
 THE_GENERATORS = (
     "sharing", "generator_hidden_size", "generator_layers", "tie_word_embeddings", *GENERATOR_SIZES,
 )  # fmt: skip

@@ -1,0 +1,241 @@
+"""What each objective teaches for the same compute: the paper's table 5, small, and two figures.
+
+    python -m benchmarks.equal_compute --corpus FILE ... --data DIR [--preset NAME] [--steps N]
+        [--seeds N,N,...] [--finetuning-seeds N] [--jobs N] [--output-dir DIR] [--set KEY=VALUE ...]
+    python -m benchmarks.equal_compute --from FILE.csv [--plot FILE.svg]
+
+Clark et al. 2020 (arXiv:2003.10555), section 3.4, table 5: ELECTRA, all-tokens MLM, replace MLM,
+ELECTRA 15 % and BERT, here each for the floating-point operations that ``--steps`` steps of ELECTRA
+take. Other generators of ELECTRA (figure 3, left) get the same operations, too. All variants of one
+seed read the same batches, mask the same places, and begin with the same numbers where they have
+the same parameters.
+
+Every model is then fine-tuned ``--finetuning-seeds`` times for each of four tasks
+(``scored_encoders``), ELECTRA and BERT also after a quarter, half and three quarters of their steps
+(figure 1). So are random numbers in the place of a model, as often as the models of one variant.
+What has finished is not repeated, so the command can be stopped and started again. All scores go to
+``equal_compute.csv`` in the output folder, which ``--from`` reads.
+
+The score of a pre-trained model is the mean over its fine-tuning seeds. Differences between two
+variants are formed for each pre-training seed, and their mean is given with a 95 % interval:
+percentile bootstrap over the pre-training seeds, and inside each over the fine-tuning seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import pretraining_runs
+from benchmarks.choosing import check_numbers, seeds_of
+from benchmarks.equal_compute_report import Score, print_report
+from benchmarks.harness import origin, print_origin
+from benchmarks.pretraining_runs import (
+    Plan,
+    Run,
+    check_folders,
+    last_record,
+    steps_of_equal_flop,
+    train,
+)
+from benchmarks.scored_encoders import SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.side_by_side import Job, run_jobs
+from electra_ref.config.pretraining import PRESETS
+from electra_ref.errors import UserError
+from electra_ref.training.checkpoint import checkpoint_path
+
+ELECTRA, BERT = "electra", "mlm"
+OBJECTIVES = (ELECTRA, "all-tokens-mlm", "replace-mlm", "electra-15", BERT)
+WITH_CURVES = (ELECTRA, BERT)
+PARTS = 4  # a quarter, half, three quarters and all of the steps
+RANDOM = "random"  # random numbers in the place of a model
+GENERATORS = {
+    f"electra, generator {name}": (f"generator_hidden_size={share}",)
+    for name, share in (("1/8", 1 / 8), ("1/4", 1 / 4))
+}
+VARIANTS = {**{name: (f"objective={name}",) for name in OBJECTIVES}, **GENERATORS}
+REFERENCES = (RANDOM, BERT)  # differences are shown to them
+CSV_FILE = "equal_compute.csv"
+
+
+class Scored(NamedTuple):
+    """An encoder that is fine-tuned, and what it is."""
+
+    variant: str
+    seed: int
+    step: int
+    flop: float
+    encoder: Encoder
+    finetuning_seeds: int
+    repeats: int = 1  # so many times as many seeds, which count as those of further models
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
+    options = build_parser().parse_args(arguments)
+    try:
+        if options.scores is not None:
+            print_report(read_scores(options.scores), options.plot, REFERENCES)
+            return 0
+        failures = compare(options)
+    except UserError as error:
+        print(f"benchmarks.equal_compute: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks.equal_compute: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    for failure in failures:
+        print(f"benchmarks.equal_compute: error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.equal_compute",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--corpus", nargs="+", default=[], metavar="FILE", help="default: the embedded corpus")
+    add("--data", type=Path, metavar="DIR", help="folder of the tasks' files; see benchmarks.tasks")
+    add("--preset", choices=list(PRESETS), default="tiny", help="default: %(default)s")
+    add("--steps", type=int, metavar="N", help="of ELECTRA; default: the preset's")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    add("--variants", metavar="NAME;...", help=f"default: all of {'; '.join(VARIANTS)}")
+    add("--seeds", default="0,1,2", metavar="N,...", help="of pre-training; default: %(default)s")
+    add("--finetuning-seeds", type=int, default=3, metavar="N", help="default: %(default)s")
+    add("--jobs", type=int, default=2, metavar="N", help="runs at a time; default: %(default)s")
+    folder = Path("runs/equal-compute")
+    add("--output-dir", type=Path, default=folder, metavar="DIR", help="default: %(default)s")
+    add("--from", type=Path, metavar="CSV", dest="scores", help="only report what this file has")
+    add("--plot", type=Path, metavar="FILE.svg", help="draw both figures; needs matplotlib")
+    return parser
+
+
+def compare(options: argparse.Namespace) -> list[str]:
+    """Train and fine-tune what is missing, write and report all scores; return the failures."""
+    check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
+    if options.data is None:
+        raise UserError("--data names no folder; give the folder with the files of the tasks")
+    output = options.output_dir.resolve()
+    plans, seeds = plans_of(options), seeds_of(options.seeds)
+    corpus = tuple(str(Path(name).resolve()) for name in options.corpus)
+    runs = [
+        Run(plan, seed, folder_of(output, plan, seed), corpus) for seed in seeds for plan in plans
+    ]
+    check_folders(runs)
+    files = small_files(options.data.resolve(), output)
+    print_origin(origin(("numpy", "numba", "scikit-learn")))
+    to_score = {run: list(encoders_of(run, output, options.finetuning_seeds)) for run in runs}
+    to_score[runs[0]].append(random_encoder(runs[0], output, options.finetuning_seeds, len(seeds)))
+    jobs = [Job(run.name, partial(do, run, to_score[run], files)) for run in runs]
+    failures = run_jobs(jobs, options.jobs)
+    found = (scores_of(scored) for run in runs for scored in to_score[run])
+    scores = list(itertools.chain.from_iterable(found))
+    write_scores(output / CSV_FILE, scores)
+    print_report(scores, options.plot, REFERENCES)
+    return failures
+
+
+def plans_of(options: argparse.Namespace) -> list[Plan]:
+    """Return the plans of all variants, with the FLOP of ``--steps`` steps of ELECTRA."""
+    steps = options.steps or int(PRESETS[options.preset]["steps"])
+    if steps < PARTS:
+        raise UserError(f"--steps {steps}: at least {PARTS}")
+    names = list(VARIANTS) if options.variants is None else options.variants.split(";")
+    for name in names:
+        if name not in VARIANTS:
+            raise UserError(f"--variants {name}: none of {'; '.join(VARIANTS)}")
+    budget = steps * _plan(ELECTRA, options, steps).flop_per_step
+    plans = [_plan(name, options, steps) for name in names]
+    return [_plan(plan.variant, options, steps_of_equal_flop(plan, budget)) for plan in plans]
+
+
+def _plan(variant: str, options: argparse.Namespace, steps: int) -> Plan:
+    part = -(-steps // PARTS)
+    settings = (
+        *(*options.settings, *VARIANTS[variant]),
+        *(f"evaluate_every={part}", f"checkpoint_every={part}", f"keep_checkpoints={PARTS}"),
+    )
+    return pretraining_runs.plan_of(variant, options.preset, settings, steps)
+
+
+def folder_of(output: Path, plan: Plan, seed: int) -> Path:
+    """Return the folder of a pre-training run."""
+    name = plan.variant.replace(", ", "-").replace(" ", "-").replace("/", "-")
+    return output / "pre-trained" / f"{name}-{plan.steps}-steps-seed-{seed}"
+
+
+def do(run: Run, to_score: Iterable[Scored], files: dict[str, tuple[Path, Path]]) -> None:
+    """Train and fine-tune what is missing of ``run``. Raises UserError if something fails."""
+    if last_record(run) is None:
+        train(run)
+    for scored in to_score:
+        fine_tune(scored.encoder, files, scored.repeats * scored.finetuning_seeds)
+
+
+def encoders_of(run: Run, output: Path, finetuning_seeds: int) -> Iterator[Scored]:
+    """Yield the encoders of ``run`` that are fine-tuned, the last one last."""
+    plan, steps = run.plan, [run.plan.steps]
+    if plan.variant in WITH_CURVES:
+        part = -(-plan.steps // PARTS)
+        steps = [*range(part, plan.steps, part), plan.steps]
+    for step in steps:
+        folder = output / "fine-tuned" / run.folder.name / f"step-{step}"
+        encoder = Encoder(checkpoint_path(run.folder / "checkpoints", step), folder)
+        flop = step * plan.flop_per_step
+        yield Scored(plan.variant, run.seed, step, flop, encoder, finetuning_seeds)
+
+
+def random_encoder(run: Run, output: Path, finetuning_seeds: int, repeats: int) -> Scored:
+    """Return random numbers in place of the model of ``run``, with its sizes and vocabulary."""
+    encoder = Encoder(run.folder, output / "fine-tuned" / RANDOM, from_scratch=True)
+    return Scored(RANDOM, 0, 0, 0.0, encoder, finetuning_seeds, repeats)
+
+
+def scores_of(scored: Scored) -> Iterator[Score]:
+    """Yield the scores of the tasks that are done."""
+    for task in SMALL_TASKS:
+        for number, value in (scored.encoder.scores(task) or {}).items():
+            again, seed = divmod(number, scored.finetuning_seeds)
+            yield Score(
+                *(scored.variant, scored.seed + again, scored.step, scored.flop),
+                *(task, seed, value),
+            )
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    """Write one line for each score."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Score._fields)
+        writer.writerows(scores)
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Return what ``write_scores`` wrote. Raises UserError if it is something else."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            Score(
+                *(row["variant"], int(row["seed"]), int(row["step"]), float(row["flop"])),
+                *(row["task"], int(row["finetuning_seed"]), float(row["score"])),
+            )
+            for row in rows
+        ]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: no file of scores, whose columns are {Score._fields}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Search for a recipe: pre-train with each configuration of a folder, and score what it taught.
+
+    python -m benchmarks.recipe --corpus FILE ... --data DIR [--names NAME,...]
+        [--finetuning-seeds N] [--jobs N] [--output-dir DIR] [--results DIR]
+
+``--results`` is a folder with a file NAME.toml for each run: the settings in which it differs from
+the ``tiny`` preset. ``results.csv`` in it has a line for each run that was made: its tokens (steps
+x batch x length, padding included), the FLOP of its matrix products, its last figures on held-out
+text, and the mean score of its fine-tuned models for each of the tasks of ``scored_encoders``. The
+line ``random`` has random numbers in place of a model, with the sizes of the first run.
+
+What has finished is not repeated, and what was stopped goes on. Lines of other runs stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.choosing import check_numbers
+from benchmarks.harness import CHECKOUT, commit, origin, print_origin
+from benchmarks.pretraining_runs import Plan, Run, check_folders, last_record, plan_with, train
+from benchmarks.scored_encoders import SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.side_by_side import Job, run_jobs
+from electra_ref.errors import UserError
+
+PRESET = "tiny"
+RANDOM = "random"
+RESULTS = CHECKOUT / "benchmarks" / "results" / "recipe"
+FIGURES = ("mlm_accuracy", "encoder_mlm_accuracy", "rtd_auc", "rtd_masked_auc")
+COLUMNS = ("name", "commit", "tokens", "flop", *FIGURES, "seeds", *SMALL_TASKS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
+    options = build_parser().parse_args(arguments)
+    try:
+        failures = search(options)
+    except UserError as error:
+        print(f"benchmarks.recipe: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks.recipe: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    for failure in failures:
+        print(f"benchmarks.recipe: error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recipe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--corpus", nargs="+", default=[], metavar="FILE", help="default: the embedded corpus")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of the tasks' files")
+    add("--names", metavar="NAME,...", help="of files without .toml; default: all")
+    add("--finetuning-seeds", type=int, default=1, metavar="N", help="default: %(default)s")
+    add("--jobs", type=int, default=2, metavar="N", help="runs at a time; default: %(default)s")
+    folder = Path("runs/recipe")
+    add("--output-dir", type=Path, default=folder, metavar="DIR", help="default: %(default)s")
+    add("--results", type=Path, default=RESULTS, metavar="DIR", help="default: %(default)s")
+    return parser
+
+
+def search(options: argparse.Namespace) -> list[str]:
+    """Train and score what is missing, write the lines; return what failed. Raises UserError."""
+    check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
+    output, seeds = options.output_dir.resolve(), options.finetuning_seeds
+    corpus = tuple(str(Path(name).resolve()) for name in options.corpus)
+    plans = plans_of(options.results, options.names)
+    runs = [Run(plan, 0, output / plan.variant, corpus) for plan in plans]
+    check_folders(runs)
+    files = small_files(options.data.resolve(), output)
+    print_origin(origin(("numpy", "numba", "scikit-learn")))
+    encoders = {run.plan.variant: encoder_of(run, output) for run in runs}
+
+    def do(run: Run) -> None:
+        if last_record(run) is None:
+            train(run)
+        fine_tune(encoders[run.plan.variant], files, seeds)
+
+    failures = run_jobs([Job(run.plan.variant, partial(do, run)) for run in runs], options.jobs)
+    first = runs[0]
+    random = Encoder(first.folder, output / "fine-tuned" / RANDOM, from_scratch=True)
+    failures += run_jobs([Job(RANDOM, partial(fine_tune, random, files, seeds))], 1)
+    lines = [line_of(run, encoders[run.plan.variant]) for run in runs]
+    update(options.results / "results.csv", [{"name": RANDOM, **scores_of(random)}, *lines])
+    return failures
+
+
+def plans_of(folder: Path, names: str | None) -> list[Plan]:
+    """Return the plans of the files in ``folder`` that have these names. Raises UserError."""
+    there = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    if not there:
+        raise UserError(f"--results {folder}: no file NAME.toml is there")
+    chosen = list(there) if names is None else names.split(",")
+    for name in chosen:
+        if name not in there:
+            raise UserError(f"--names {name}: none of {', '.join(there)}")
+    return [plan_with(name, PRESET, settings_in(there[name])) for name in chosen]
+
+
+def settings_in(path: Path) -> list[str]:
+    """Return the settings of a file as key=value. Raises UserError if it cannot be read."""
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+    return [f"{key}={str(value).lower()}" for key, value in table.items()]
+
+
+def encoder_of(run: Run, output: Path) -> Encoder:
+    """Return what is fine-tuned of ``run``."""
+    return Encoder(run.folder, output / "fine-tuned" / run.folder.name)
+
+
+def line_of(run: Run, encoder: Encoder) -> dict[str, Any]:
+    """Return the line of ``run``, as far as it is done."""
+    plan = run.plan
+    config = plan.config(run.seed)
+    tokens = plan.steps * config.batch_size * config.max_length
+    record = last_record(run) or {}
+    return {
+        "name": plan.variant,
+        "tokens": tokens,
+        "flop": f"{plan.steps * plan.flop_per_step:.3g}",
+        **{key: f"{record[key]:.4f}" for key in FIGURES if record.get(key) is not None},
+        **scores_of(encoder),
+    }
+
+
+def scores_of(encoder: Encoder) -> dict[str, Any]:
+    """Return the mean score of each task that is done, and where they come from."""
+    found = {task: scores for task in SMALL_TASKS if (scores := encoder.scores(task))}
+    means = {task: f"{statistics.mean(scores.values()):.4f}" for task, scores in found.items()}
+    seeds = {len(scores) for scores in found.values()}
+    return {"commit": commit(), "seeds": max(seeds, default=0), **means}
+
+
+def update(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``lines`` into the file in place of those with the same names. Raises UserError."""
+    try:
+        before = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except FileNotFoundError:
+        before = []
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    table = {line["name"]: line for line in [*before, *lines]}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
