@@ -15,6 +15,7 @@ import pytest
 from electra_ref.errors import UserError
 from electra_ref.text import corpus_file, id_shards, shards, tokenizing
 from electra_ref.text.cache_folder import open_or_build
+from electra_ref.text.corpus import hash_files
 from electra_ref.text.listing import list_files
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.reading import ONE_PROCESS, Reading
@@ -165,7 +166,6 @@ def test_a_corpus_that_has_not_changed_is_not_read(
 
     first = again()
     read: list[Sequence[Any]] = []
-    hash_files = tokenizing.hash_files
 
     def noting(files: Sequence[Any], *rest: Any) -> str:
         read.append(files)
