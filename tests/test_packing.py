@@ -282,6 +282,10 @@ def test_shards_and_runs_do_not_change_the_examples(
         assert joined.folder.sizes["training.bin"] == 12 * several[0].count
         runs = len(joined.folder.facts["training.bin"]["runs"])
         assert runs == 1 if longest_run > 10_000 else runs > 4
+    rows = np.concatenate([part.index.rows(np.arange(part.count)) for part in several])
+    rows = rows[np.argsort(rows[:, 0])]
+    assert rows[:, 0].tolist() == [0, *rows[:-1, 2].tolist()], "every token is in one example"
+    assert rows[-1, 2] == cache.tokens.size
     every = open_all_examples(tmp_path, cache, rules)
     assert every.documents == 90
     assert every.tokens == cache.tokens.size
