@@ -19,6 +19,7 @@ from electra_ref.command_line import (
     add_data_arguments,
     add_settings_arguments,
     folder,
+    reading_of,
     reporting,
     run_command,
     settings_of,
@@ -178,16 +179,19 @@ def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
     from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
     started = time.monotonic()
+    reading = reading_of(options)
     with reporting() as (progress, stop):
         try:
             if config is None:
                 path = options.output_dir or newest_run(pretraining.RUNS)
                 moved = source_of(options) if options.corpus or options.tokens else None
                 settings = settings_of(options)
-                trainer = pretraining.resume(path, settings, moved, progress, stop)
+                trainer = pretraining.resume(path, settings, moved, progress, stop, reading)
             else:
                 source = start_of(options)
-                trainer = pretraining.begin(options.output_dir, config, source, progress, stop)
+                trainer = pretraining.begin(
+                    options.output_dir, config, source, progress, stop, reading
+                )
             with trainer.run:
                 require_within_schedule(options, trainer.config)
                 limits = Limits(options.max_steps, options.max_minutes, started)

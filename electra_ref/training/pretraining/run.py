@@ -22,6 +22,7 @@ from electra_ref.masking import masked_slots
 from electra_ref.terminal_text import visible
 from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
+from electra_ref.text.reading import ONE_PROCESS, Reading
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.completing import Limits, train_to_end
@@ -67,6 +68,7 @@ def begin(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading = ONE_PROCESS,
 ) -> Trainer:
     """Create the run's folder, prepare the data, return the trainer at step 0.
 
@@ -83,7 +85,8 @@ def begin(
     path = path or new_run_path(RUNS, config.preset)
     run = RunDirectory.create(path, to_toml(config), {**environment, "source": source._asdict()})
     try:
-        trainer = _trainer(run, config, opened, source, progress, stop, resume_command(path))
+        again = resume_command(path)
+        trainer = _trainer(run, config, opened, source, progress, stop, reading, again)
         if source.init_from is not None:
             trainer.save()  # what it begins with may be gone or be another when it is resumed
         return trainer
@@ -101,6 +104,7 @@ def resume(
     source: Source | None,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading = ONE_PROCESS,
 ) -> Trainer:
     """Continue the run at ``path`` from its newest checkpoint.
 
@@ -136,7 +140,9 @@ def resume(
         again = resume_command(path, settings, source)
         moved = source is not None
         trainer = _trainer(
-            run, config, opened, named, progress, stop, again, resumed=True, moved=moved
+            *(run, config, opened, named, progress, stop, reading, again),
+            resumed=True,
+            moved=moved,
         )
         trainer.restore(before)
         if config != before or source is not None:
@@ -182,7 +188,7 @@ def resume_command(path: Path, settings: Sequence[str] = (), source: Source | No
     for setting in settings:
         words += ["--set", setting]
     if source is not None:
-        words += ["--tokens", source.tokens] if source.tokens else ["--corpus", *source.corpus]
+        words += ["--tokens", *source.tokens] if source.tokens else ["--corpus", *source.corpus]
     return f"{COMMAND} {shlex.join(words)}"
 
 
@@ -193,6 +199,7 @@ def _trainer(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading,
     again: str,
     *,
     resumed: bool = False,
@@ -203,7 +210,7 @@ def _trainer(
     The data of a resumed run that were ``moved`` are read again. Raises UserError if the vocabulary
     of the data has not as many entries as ``config`` asks for.
     """
-    data = _prepare(run, config, source, progress, stop, again, moved=moved)
+    data = _prepare(run, config, source, progress, stop, reading, again, moved=moved)
     entries = len(data.tokenizer.vocab)
     if config.vocab_size not in (0, entries):
         raise UserError(
@@ -243,6 +250,7 @@ def _prepare(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading,
     again: str,
     *,
     moved: bool,
@@ -263,14 +271,15 @@ def _prepare(
             find_cache_dir(run.path / "cache"),
             corpus=source.corpus,
             text_key=source.text_key,
-            ids_path=source.tokens,
+            ids_paths=source.tokens,
             vocabulary=_vocabulary(run, source),
             known_key=read_key(run) if run.data.exists() else None,
             moved=moved,
             progress=report,
+            reading=reading,
         )
     except UserError as error:
-        names = [name for name in (*source.corpus, source.tokens) if name not in ("-", None)]
+        names = [name for name in (*source.corpus, *source.tokens) if name != "-"]
         if run.data.exists() and not moved and not all(map(os.path.exists, names)):
             raise UserError(
                 f"{error}; if it lies elsewhere now, name it: --resume --corpus or --tokens"
