@@ -1,5 +1,7 @@
 """What each objective and each option learns: train the tiny preset with all of them.
 
+Attention begins with random numbers in all of them, as in the original.
+
     python -m benchmarks.objectives [--variants NAME,NAME,...|--study NAME] [--seeds N,N,...]
         [--steps N] [--equal-flop] [--jobs N] [--output-dir DIR]
 
@@ -49,6 +51,7 @@ from electra_ref.config.pretraining import PRESETS, PretrainingConfig
 from electra_ref.errors import UserError
 
 PRESET, MEASURE = "tiny", "electra"
+START = "initial_attention=random"  # the original's, for which all of these were made
 STEPS = int(PRESETS[PRESET]["steps"])
 FIGURES = (
     *("mlm_accuracy", "encoder_mlm_accuracy", "generator_entropy"),
@@ -170,7 +173,7 @@ def plans_of(names: Iterable[str], steps: int, *, equal_flop: bool) -> list[Plan
 
 def plan_of(variant: str, steps: int) -> Plan:
     """Return the plan of ``variant`` that takes ``steps``. Raises UserError."""
-    settings = (*VARIANTS[variant], f"evaluate_every={steps}")
+    settings = (*VARIANTS[variant], START, f"evaluate_every={steps}")
     return pretraining_runs.plan_of(variant, PRESET, settings, steps)
 
 

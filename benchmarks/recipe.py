@@ -9,7 +9,8 @@ x batch x length, padding included), the FLOP of its matrix products, its last f
 text, and the mean score of its fine-tuned models for each of the tasks of ``scored_encoders``. The
 line ``random`` has random numbers in place of a model, with the sizes of the first run.
 
-What has finished is not repeated, and what was stopped goes on. Lines of other runs stay.
+What has finished is not repeated, and what was stopped goes on. Lines of other runs stay, and so do
+notes, which only people write.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PRESET = "tiny"
 RANDOM = "random"
 RESULTS = CHECKOUT / "benchmarks" / "results" / "recipe"
 FIGURES = ("mlm_accuracy", "encoder_mlm_accuracy", "rtd_auc", "rtd_masked_auc")
-COLUMNS = ("name", "commit", "tokens", "flop", *FIGURES, "seeds", *SMALL_TASKS)
+COLUMNS = ("name", "commit", "tokens", "flop", *FIGURES, "seeds", *SMALL_TASKS, "note")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,7 +157,10 @@ def update(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         before = []
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    table = {line["name"]: line for line in [*before, *lines]}
+    notes = {line["name"]: line["note"] for line in before}
+    table = {line["name"]: line for line in before}
+    for line in lines:
+        table[line["name"]] = {"note": notes.get(line["name"], ""), **line}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

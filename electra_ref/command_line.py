@@ -22,6 +22,7 @@ from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.process import threads_set
 from electra_ref.processes import ALONE, Processes, describe
+from electra_ref.text.reading import Reading, usable_cores
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
 from electra_ref.training.stop_signals import StopSignals
@@ -105,14 +106,35 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="files and folders of text (.txt, .text; named directly also .md or no ending; blank "
         "line = document) or JSON lines (.jsonl; named directly also .json; object = document), "
-        "also compressed (.gz, .bz2, .xz, .zst), or - for standard input",
+        "also compressed (.gz, .bz2, .xz, .zst), or tables (.parquet; row = document), or - for "
+        "standard input",
     )
-    add("--text-key", metavar="KEY", help="key of the text in JSON lines (default: text)")
+    add(
+        "--text-key",
+        metavar="KEY",
+        help="key of the text in JSON lines, column of it in .parquet (default: text)",
+    )
     add(
         "--tokens",
+        nargs="+",
         metavar="FILE.npy",
-        help="integer array to train on in place of text: one "
+        default=[],
+        help="integer arrays to train on in place of text, each one "
         "stream (1-D), or a document a row (2-D, negative = padding)",
+    )
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that tokenize a large corpus (default: one for each processor that may be "
+        "used); the result does not depend on it",
+    )
+    add(
+        "--verify",
+        action="store_true",
+        help="read all tokens in the cache and compare them with their SHA-256 before they are "
+        "used, and hash the corpus even if no file has a new date; otherwise only sizes are "
+        "compared",
     )
 
 
@@ -124,12 +146,21 @@ def source_of(options: argparse.Namespace) -> Source:
     if options.corpus and options.tokens:
         raise UserError("--corpus and --tokens exclude each other; give one of them")
     if options.text_key is not None and not options.corpus:
-        raise UserError("--text-key names a key of JSON lines; name them with --corpus")
-    if "" in (*options.corpus, options.tokens):
+        raise UserError(
+            "--text-key names a key of JSON lines or a column; name the files with --corpus"
+        )
+    if "" in (*options.corpus, *options.tokens):
         raise UserError("an empty name stands for no file; check the variable it comes from")
     corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
-    tokens = os.path.abspath(options.tokens) if options.tokens else None
+    tokens = [os.path.abspath(name) for name in options.tokens]
     return Source(corpus, tokens, "text" if options.text_key is None else options.text_key)
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    """Return how the data are read. Raises UserError."""
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers}: at least 1")
+    return Reading(options.workers or usable_cores(), options.verify)
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser, presets: Presets | None = None) -> None:

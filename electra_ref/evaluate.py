@@ -15,6 +15,7 @@ from electra_ref.command_line import (
     Parser,
     add_data_arguments,
     folder,
+    reading_of,
     reporting,
     source_of,
 )
@@ -65,7 +66,7 @@ def evaluate(options: argparse.Namespace) -> int:
     """Do what ``options`` say; return the exit code. Raises UserError."""
     if options.batches is not None and options.batches < 1:
         raise UserError(f"--batches {options.batches}: at least 1")
-    source = source_of(options)
+    source, reading = source_of(options), reading_of(options)
     from electra_ref.training.pretraining import evaluation  # noqa: PLC0415  (loads numba)
 
     named = source if options.corpus or options.tokens else None
@@ -79,6 +80,7 @@ def evaluate(options: argparse.Namespace) -> int:
                 options.precision,
                 progress,
                 stop,
+                reading,
             )
         except evaluation.StoppedError:
             return exit_code(stop.requested or signal.SIGINT)

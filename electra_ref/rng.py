@@ -53,6 +53,7 @@ class Purpose(enum.IntEnum):
     UNIFORM = 8
     EXPLORE = 9
     GUMBEL = 10
+    HOLD_OUT = 11
     DROPOUT = 0x100  # plus the number of the dropout site
 
 

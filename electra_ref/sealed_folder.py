@@ -4,7 +4,8 @@ The index of a folder is a JSON file. It holds facts about the folder, the size 
 file, and a SHA-256 of itself. Fill a folder under a temporary name, ``seal`` it, then rename it: so
 it appears complete or not at all.
 
-Reading follows no link. Use no file before ``check_file`` has compared its SHA-256. Only one
+Reading follows no link. Use no file before ``check_file`` has compared its SHA-256; where that
+would take too long, ``check_file_size`` finds at least the files that were cut short. Only one
 spelling of an index is accepted, the one that ``seal`` writes.
 """
 
@@ -43,13 +44,22 @@ def seal(index: Path, facts: Mapping[str, Any]) -> None:
 
     ``facts`` is plain JSON; its ``format`` says what kind of folder this is. Raises OSError.
     """
-    files = {}
+    files: dict[str, Entry] = {}
     for path in sorted(index.parent.iterdir()):
         with _opened(path) as stream:
             force_to_disk(stream.fileno())
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            files[path.name] = {"bytes": stream.tell(), "sha256": digest}
-    write_new_file(index, _render({**facts, "files": files}))
+            files[path.name] = Entry(stream.tell(), digest)
+    write_index(index, facts, files)
+
+
+def write_index(index: Path, facts: Mapping[str, Any], files: Mapping[str, Entry]) -> None:
+    """Write ``index`` with ``facts`` and the entry of each file, and force it to the disk.
+
+    Raises OSError.
+    """
+    entries = {name: entry._asdict() for name, entry in files.items()}
+    write_new_file(index, _render({**facts, "files": entries}))
     sync_folder(index.parent)
 
 
@@ -85,6 +95,12 @@ def check_file(path: Path, entry: Entry) -> None:
     """
     with _opened(path, entry.bytes) as stream:
         _compare(path, hashlib.file_digest(stream, "sha256").hexdigest(), entry)
+
+
+def check_file_size(path: Path, entry: Entry) -> None:
+    """Raise OSError, and DamageError if a file is not as long as the one sealed."""
+    with _opened(path, entry.bytes):
+        pass
 
 
 def _render(index: Mapping[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ from electra_ref.command_line import (
     add_data_arguments,
     add_settings_arguments,
     folder,
+    reading_of,
     reporting,
     settings_of,
     source_of,
@@ -194,6 +195,7 @@ def run(
     from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
     started = time.monotonic()
+    reading = reading_of(options)
     with reporting(processes=processes) as (progress, stop):
         try:
             if config is None:
@@ -202,11 +204,13 @@ def run(
                 )
                 moved = source_of(options) if options.corpus or options.tokens else None
                 settings = settings_of(options)
-                trainer = pretraining.resume(path, settings, moved, progress, stop, processes)
+                trainer = pretraining.resume(
+                    path, settings, moved, progress, stop, reading, processes
+                )
             else:
                 source = start_of(options)
                 trainer = pretraining.begin(
-                    options.output_dir, config, source, progress, stop, processes
+                    options.output_dir, config, source, progress, stop, reading, processes
                 )
             with trainer.run:
                 require_within_schedule(options, trainer.config)

@@ -20,6 +20,7 @@ from tests.task_heads import DrawTargets, make_head_problem
 from tests.variants import VariantProblem
 
 FORMS: tuple[str, ...] = ("original", "huggingface")
+FORMS_FOR_ROWS = (*FORMS, "mean")
 LABELS = 3
 CHOICE_LENGTHS = (9, 6, 3, 7, 8, 5, 4)  # of the rows of a question with four choices, and of three
 
@@ -74,14 +75,15 @@ def draw_tags(random: np.random.Generator, tokens: Batch) -> TagTargets:
 
 
 HEAD_CASES = {
-    "labels": HeadCase("classification", LABELS, draw_labels),
-    "label sets": HeadCase("classification", LABELS, draw_label_sets),
-    "scores": HeadCase("regression", 1, draw_scores),
+    "labels": HeadCase("classification", LABELS, draw_labels, forms=FORMS_FOR_ROWS),
+    "label sets": HeadCase("classification", LABELS, draw_label_sets, forms=FORMS_FOR_ROWS),
+    "scores": HeadCase("regression", 1, draw_scores, forms=FORMS_FOR_ROWS),
     "choices": HeadCase(
         "multiple-choice",
         1,
         draw_choices,
         {"lengths": CHOICE_LENGTHS, "shifts": {"task.output.bias": "task.output.weight"}},
+        FORMS_FOR_ROWS,
     ),
     "tags": HeadCase("tagging", LABELS, draw_tags),
 }

@@ -52,7 +52,7 @@ def write_corpus(path: Path, *, seed: int = 0, documents: int = 40) -> Path:
 
 def begin_small(folder: Path, corpus: Path, **changes: Any) -> Trainer:
     """Begin a small run on ``corpus`` in ``folder``; it says nothing."""
-    source = Source([str(corpus)], None)
+    source = Source([str(corpus)], [])
     return begin(folder, small_config(**changes), source, quiet(), StopSignals())
 
 

@@ -270,7 +270,7 @@ def begin_at(
     if text:
         corpus.write_text(text)
     settings = {"steps": 640, "evaluate_every": 20, "log_every": 100, "accumulate": 1, **changes}
-    source = Source([str(corpus)], None)
+    source = Source([str(corpus)], [])
     trainer = begin(folder / "run", small_config(**settings), source, progress, StopSignals())
     trainer.state.step = step
     return trainer

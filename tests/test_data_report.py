@@ -31,6 +31,8 @@ def test_good_text_is_one_line() -> None:
     assert lines(unknown_tokens=34) == [f"{text}; 0.17 % of the tokens are [UNK]"]
     assert lines(unknown_tokens=200) == [f"{text}; 1.0 % of the tokens are [UNK]"]
     one = lines(files=1, documents=1, sentences=1, bytes=1, object_files=1)
+    several = lines(files=5, object_files=2, row_files=1)
+    assert several[0].startswith("text: 5 files (2 of JSON lines, 1 of Parquet), 60 documents")
     assert one[0].startswith("text: 1 file (1 of JSON lines), 1 document, 1 sentence, 1 byte; ")
 
 
@@ -50,14 +52,14 @@ def test_a_cache_from_before_unknown_words_were_counted_says_less() -> None:
     [
         (
             {"skipped": 4, "skipped_names": ["'a/wiki_00'", "'b'", "'c.json'"]},
-            "4 files in folders were skipped, because their names do not end in .txt, .text or "
-            ".jsonl: 'a/wiki_00', 'b', 'c.json', ...; "
+            "4 files in folders were skipped, because their names do not end in .txt, .text, "
+            ".jsonl or .parquet: 'a/wiki_00', 'b', 'c.json', ...; "
             f"{NAMED_THEMSELVES}",
         ),
         (
             {"skipped": 1, "skipped_names": ["'b'"]},
-            "1 file in folders was skipped, because its name does not end in .txt, .text or "
-            ".jsonl: 'b'; "
+            "1 file in folders was skipped, because its name does not end in .txt, .text, "
+            ".jsonl or .parquet: 'b'; "
             f"{NAMED_THEMSELVES}",
         ),
         (

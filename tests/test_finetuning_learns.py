@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 STEADY: dict[str, Any] = {"batch_size": 8, "lr_decay_power": 1.0}
 NO_DROPOUT = {"head_dropout": 0.0}  # the original's heads for tags and spans have none
+CLS = {"head": "original", **NO_DROPOUT}  # small models read the mean if nothing is said
 
 
 class Case(NamedTuple):
@@ -44,17 +45,20 @@ class Case(NamedTuple):
 CASES = {
     "tagging": Case("tagging", {"epochs": 6}, "accuracy"),
     "roles": Case("tagging", {"epochs": 4}, "f1"),
-    "multiple-choice": Case("multiple-choice", {"epochs": 1, **NO_DROPOUT}, "accuracy"),
-    "classification": Case("classification", {"epochs": 2, **NO_DROPOUT}, "accuracy"),
+    "multiple-choice": Case("multiple-choice", {"epochs": 1, **CLS}, "accuracy"),
+    "classification": Case("classification", {"epochs": 2, **CLS}, "accuracy"),
     "regression": Case(
         "regression",
-        {"epochs": 3, "learning_rate": 2e-3, "highest_score": 6.0, **STEADY, **NO_DROPOUT},
+        {"epochs": 3, "learning_rate": 2e-3, "highest_score": 6.0, **STEADY, **CLS},
         "pearson",
     ),
     "spans": Case("span-extraction", {"epochs": 2, "learning_rate": 1e-3, **STEADY}, "exact", 100),
 }
 CASES["huggingface spans"] = CASES["spans"]._replace(
     settings={**CASES["spans"].settings, "head": "huggingface", **NO_DROPOUT}
+)
+CASES["mean of tokens"] = CASES["classification"]._replace(
+    settings={**CASES["classification"].settings, "head": "mean"}
 )
 BROKEN: dict[str, Callable[[Any], Any]] = {
     "no gradient": lambda gradient: 0.0 * gradient,

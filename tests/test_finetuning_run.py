@@ -234,7 +234,7 @@ def test_other_data_are_refused(
     [
         ("seed=3", "seed is 0 in .* and cannot become 3"),
         ("max_length=20", "max_length is 40 in .* and cannot become 20"),
-        ("layerwise_decay=1", "layerwise_decay is 0.8 in .* and cannot become 1"),
+        ("layerwise_decay=0.5", "layerwise_decay is 1.0 in .* and cannot become 0.5"),
         ("head=huggingface", "head is 'original' in .* and cannot become 'huggingface'"),
         ("epochs=5", "epochs is 2.0 in .* and cannot become 5"),
         ("word_column=2", "word_column is 1 in .* and cannot become 2"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +11,67 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from electra_ref.text.holding_out import SHORTEST_SHARE, Division, divide, document_numbers
+from electra_ref.rng import Purpose, philox4x32
+from electra_ref.text import holding_out
+from electra_ref.text.holding_out import (
+    BINS,
+    SHORTEST_SHARE,
+    Division,
+    bins_of,
+    choose,
+    divide,
+)
+from electra_ref.text.token_cache import Documents, digest_of
 
-Documents = list[list[int]]
+Texts = list[list[int]]
 
 
-def divided(documents: Documents, fraction: float, seed: int = 0, line: int = 7) -> Division:
-    """Divide ``documents``, whose sentences are ``line`` tokens long."""
+class Shards(NamedTuple):
+    """Documents in shards, as a token cache has them."""
+
+    shards: list[Documents]
+
+    def documents(self, shard: int) -> Documents:
+        return self.shards[shard]
+
+
+def shard_of(documents: Texts, line: int) -> Documents:
+    """Return one shard, whose sentences are ``line`` tokens long."""
     sentences = [
         [min(line, len(document) - first) for first in range(0, len(document), line)]
         for document in documents
     ]
-    sentence_ends = np.cumsum([length for lengths in sentences for length in lengths])
-    document_ends = np.cumsum([len(lengths) for lengths in sentences])
-    return divide(tokens_of(documents), sentence_ends, document_ends, fraction, seed)
+    digests = [np.frombuffer(digest_of(np.array(d, np.uint16)), np.uint64)[0] for d in documents]
+    return Documents(
+        tokens_of(documents),
+        np.cumsum([length for lengths in sentences for length in lengths], dtype=np.int64),
+        np.cumsum([len(lengths) for lengths in sentences], dtype=np.int64),
+        np.array(digests, np.uint64),
+    )
 
 
-def tokens_of(documents: Documents) -> npt.NDArray[np.uint16]:
+def divided(
+    documents: Texts, fraction: float, seed: int = 0, line: int = 7, shards: int = 1
+) -> Division:
+    """Divide ``documents`` in ``shards``; return the division as that of one."""
+    size = -(-len(documents) // shards)
+    parts = [documents[first : first + size] for first in range(0, len(documents), size)]
+    corpus = Shards([shard_of(part, line) for part in parts])
+    shares = choose(corpus, len(parts), fraction, seed)
+    found = [divide(corpus.documents(shard), shares, shard) for shard in range(len(parts))]
+    assert shares.first_documents == [
+        sum(each.document_ends.size for each in found[:shard]) for shard in range(len(parts))
+    ]
+    tokens = np.cumsum([0, *(shard.tokens.size for shard in corpus.shards[:-1])])
+    sentences = np.cumsum([0, *(each.sentence_ends.size for each in found[:-1])])
+    return Division(
+        np.concatenate([e.sentence_ends + n for e, n in zip(found, tokens, strict=True)]),
+        np.concatenate([e.document_ends + n for e, n in zip(found, sentences, strict=True)]),
+        np.concatenate([each.held_out for each in found]),
+    )
+
+
+def tokens_of(documents: Texts) -> npt.NDArray[np.uint16]:
     return np.array([token for document in documents for token in document], np.uint16)
 
 
@@ -46,12 +89,12 @@ def share_of(division: Division, tokens: npt.NDArray[Any]) -> float:
     return sum(len(p) for p, held in pieces(division, tokens) if held) / tokens.nbytes
 
 
-def random_documents(seed: int, lengths: list[int]) -> Documents:
+def random_documents(seed: int, lengths: list[int]) -> Texts:
     random = np.random.default_rng(seed)
     return [random.integers(0, 60_000, length).tolist() for length in lengths]
 
 
-CORPORA: dict[str, Callable[[int], Documents]] = {
+CORPORA: dict[str, Callable[[int], Texts]] = {
     "letters": lambda seed: random_documents(seed, [40] * 3000),
     "one book": lambda seed: random_documents(seed, [50_000]),
     "two books": lambda seed: random_documents(seed, [90_000, 500]),
@@ -117,16 +160,37 @@ def test_a_passage_that_fills_the_corpus_is_divided_all_the_same(letter: list[in
     assert share_of(divided(documents, 0.05), tokens_of(documents)) == pytest.approx(0.05, rel=0.5)
 
 
-def test_a_number_is_a_hash_of_the_ids_keyed_by_the_seed() -> None:
-    tokens = np.array([7, 8, 7, 8, 9], np.uint16)
-    first, copy, other = document_numbers(tokens, np.array([2, 4, 5]), seed=3).tolist()
-    expected = hashlib.blake2b(
-        b"\x07\0\x08\0", digest_size=8, key=(3).to_bytes(8, "little")
-    ).digest()
-    assert first == copy == int.from_bytes(expected, "little") != other
-    assert document_numbers(tokens, np.array([2, 4, 5]), seed=4)[0] != first
-    apart = document_numbers(tokens, np.array([2, 4, 5]), seed=3, apart=True)
+def test_a_number_is_a_hash_of_the_digest_keyed_by_the_seed() -> None:
+    digests = np.array([0x0123_4567_89AB_CDEF, 5, 0x0123_4567_89AB_CDEF], np.uint64)
+    counter = np.array([0x89AB_CDEF, 0x0123_4567, 0, Purpose.HOLD_OUT], np.uint32)
+    expected = philox4x32(counter, np.array([3, 1], np.uint32))[0] >> 12
+    first, other, copy = bins_of(digests, seed=3 + 2**32).tolist()
+    assert first == copy == expected != other
+    assert bins_of(digests, seed=4)[0] != first
+    apart = bins_of(digests, seed=3, first=7, salt=1)
     assert len(set(apart.tolist())) == 3
+    np.testing.assert_array_equal(bins_of(digests[1:], seed=3, first=8, salt=1), apart[1:])
+
+
+def test_many_documents_have_numbers_that_fill_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are looked at at a time."""
+    digests = np.arange(100_000, dtype=np.uint64)
+    bins = bins_of(digests, seed=0)
+    assert 0 <= bins.min() < 100 < BINS - 100 < bins.max() < BINS
+    assert abs(bins.mean() / BINS - 0.5) < 0.005  # five standard errors
+    monkeypatch.setattr(holding_out, "_DOCUMENTS_AT_A_TIME", 999)
+    np.testing.assert_array_equal(bins_of(digests, seed=0), bins)
+    salted = bins_of(digests, seed=0, first=5, salt=2)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(bins_of(digests, seed=0, first=5, salt=2), salted)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_shards_do_not_matter(name: str) -> None:
+    documents = CORPORA[name](0)
+    whole, shards = divided(documents, 0.05), divided(documents, 0.05, shards=3)
+    for one, other in zip(whole, shards, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_seed_decides_which_documents() -> None:

@@ -660,5 +660,5 @@ def test_the_originals_head_is_refused_by_the_command(
     assert run_command("--from", run, "--to", tmp_path / "hf") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"the model in {run} has the original's head for classification" in error
+    assert f"the model in {run} has the head 'original' for classification" in error
     assert not (tmp_path / "hf").exists()

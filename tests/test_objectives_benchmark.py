@@ -89,7 +89,9 @@ def test_the_steps_are_the_presets() -> None:
     assert PRESETS["tiny"]["steps"] == objectives.STEPS
     (plan,) = plans_of(["electra"], objectives.STEPS, equal_flop=False)
     assert plan.config(0).warmup_steps == PRESETS["tiny"]["warmup_steps"]
-    assert plan.config(0).preset == "tiny"
+    sizes = plan.config(0).hidden_size, plan.config(0).num_hidden_layers
+    assert sizes == (PRESETS["tiny"]["hidden_size"], PRESETS["tiny"]["num_hidden_layers"])
+    assert plan.config(0).initial_attention == "random"
 
 
 def test_a_run_begins_and_continues(tmp_path: Path) -> None:

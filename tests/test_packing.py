@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +14,21 @@ from scipy import stats
 from electra_ref.batch import SpecialTokens
 from electra_ref.errors import UserError
 from electra_ref.rng import key_words
-from electra_ref.text import packing
-from electra_ref.text.cache_folder import open_or_build
-from electra_ref.text.examples import ExampleSource, assemble, open_examples
+from electra_ref.text import example_index, packing
+from electra_ref.text.examples import (
+    ExampleSource,
+    assemble,
+    open_all_examples,
+    open_examples,
+)
 from electra_ref.text.packing import (
     SHORTEST_TARGET,
     PackingRules,
     pack,
     pack_reference,
 )
-from electra_ref.text.token_cache import EncodedDocument, open_tokens, write_tokens
+from electra_ref.text.token_cache import EncodedDocument
+from tests.cached_tokens import cached, cached_shards
 
 Integers = npt.NDArray[np.int64]
 
@@ -191,6 +195,20 @@ def test_rows_are_assembled_as_bert_reads_them(
         assert batch.attention_mask[row].tolist() == [True] * len(ids) + [False] * padding
 
 
+def test_the_number_of_the_first_document_names_its_random_numbers() -> None:
+    """The documents of a shard are packed as they are in the whole corpus."""
+    sentence_ends = np.arange(1, 601) * 3
+    document_ends = np.arange(1, 31) * 20
+    rules = PackingRules(16, 0.4, 0.4, 5)
+    whole = pack_reference(sentence_ends, document_ends, np.arange(30), rules)
+    last = sentence_ends[:200], document_ends[:10], np.arange(10), rules
+    (packed,) = pack(*last, first=20)
+    np.testing.assert_array_equal(packed + 1200, whole[whole[:, 0] >= 1200])
+    np.testing.assert_array_equal(pack_reference(*last, first=20), packed)
+    (other,) = pack(*last, first=2**32 + 20)
+    assert other.tolist() != packed.tolist()
+
+
 def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="does not fit 6"):
         assemble(np.arange(9), np.array([[0, 2, 4]]), 6, SPECIAL)
@@ -206,11 +224,7 @@ def sources(folder: Path, rules: PackingRules) -> tuple[ExampleSource, ExampleSo
         for start, end, part in zip(ends[:-1], ends[1:], lengths, strict=True)
     )
 
-    def build(path: Path) -> dict[str, Any]:
-        write_tokens(path, documents, 10_000)
-        return {}
-
-    cache = open_tokens(open_or_build(folder, "tokens", build), 10_000)
+    cache = cached(folder, documents, 10_000)
     return open_examples(folder, cache, rules, 0.2)
 
 
@@ -221,7 +235,7 @@ def ids_of(source: ExampleSource) -> set[int]:
 
 def test_training_and_held_out_examples_share_the_corpus(tmp_path: Path) -> None:
     training, held_out = sources(tmp_path, PackingRules(16, 0.1, 0.05, 0))
-    tokens = len(training.cache.tokens)
+    tokens = training.cache.tokens.size
     assert ids_of(training) | ids_of(held_out) == set(range(5, 5 + tokens))
     assert not ids_of(training) & ids_of(held_out)
     assert training.tokens + held_out.tokens == tokens
@@ -236,9 +250,45 @@ def test_packing_is_done_once_for_the_same_rules(tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     again, _ = sources(tmp_path, rules)
     assert sorted(tmp_path.iterdir()) == before
-    np.testing.assert_array_equal(first.examples, again.examples)
+    numbers = np.arange(first.count)
+    np.testing.assert_array_equal(first.index.rows(numbers), again.index.rows(numbers))
     other, _ = sources(tmp_path, rules._replace(seed=1))
     assert other.folder.path != first.folder.path
+
+
+@pytest.mark.parametrize("longest_run", [1 << 31, 300, 40])
+def test_shards_and_runs_do_not_change_the_examples(
+    longest_run: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An example index counts from the starts of its runs, of which a large corpus has several."""
+    monkeypatch.setattr(example_index, "LONGEST_RUN", longest_run)
+    rng = np.random.default_rng(1)
+    documents = [
+        EncodedDocument(rng.integers(5, 10_000, n), np.full(n, 1)) for n in rng.integers(1, 39, 90)
+    ]
+    rules = PackingRules(16, 0.1, 0.05, 0)
+    one = open_examples(tmp_path, cached(tmp_path, documents, 10_000), rules, 0.2)
+    parts = [documents[:0], documents[:50], documents[50:51], [], documents[51:]]
+    cache = cached_shards(tmp_path, parts, 10_000, "parts")
+    assert len(cache.shards) == 5
+    several = open_examples(tmp_path, cache, rules, 0.2)
+    for whole, joined in zip(one, several, strict=True):
+        assert (joined.count, joined.tokens) == (whole.count, whole.tokens)
+        assert joined.documents == whole.documents
+        numbers = np.arange(whole.count)[::-1]
+        np.testing.assert_array_equal(joined.index.rows(numbers), whole.index.rows(numbers))
+        ours, other = joined.batch(numbers, 16, SPECIAL), whole.batch(numbers, 16, SPECIAL)
+        np.testing.assert_array_equal(ours.input_ids, other.input_ids)
+        assert joined.folder.sizes["training.bin"] == 12 * several[0].count
+        runs = len(joined.folder.facts["training.bin"]["runs"])
+        assert runs == 1 if longest_run > 10_000 else runs > 4
+    rows = np.concatenate([part.index.rows(np.arange(part.count)) for part in several])
+    rows = rows[np.argsort(rows[:, 0])]
+    assert rows[:, 0].tolist() == [0, *rows[:-1, 2].tolist()], "every token is in one example"
+    assert rows[-1, 2] == cache.tokens.size
+    every = open_all_examples(tmp_path, cache, rules)
+    assert every.documents == 90
+    assert every.tokens == cache.tokens.size
 
 
 def test_the_order_follows_from_the_step_alone(tmp_path: Path) -> None:

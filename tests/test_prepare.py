@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
-from electra_ref.text import corpus_file, corpus_sample, embedded_corpus, token_ids
+from electra_ref.text import (
+    corpus_file,
+    corpus_sample,
+    embedded_corpus,
+    id_shards,
+    named_files,
+    token_ids,
+    tokenizing,
+)
 from electra_ref.text import examples as examples_module
 from electra_ref.text import prepare as prepare_module
 from electra_ref.text.cache_folder import open_or_build
@@ -46,8 +55,13 @@ def cache_dir(tmp_path: Path) -> Path:
 def words_of(data: PreparedData) -> list[str]:
     """All words of the corpus in the order of the token stream."""
     vocab = data.tokenizer.vocab
-    stream = " ".join(vocab[i] for i in data.training.cache.tokens)
+    stream = " ".join(vocab[i] for i in data.training.cache.tokens[:].tolist())
     return stream.replace(" ##", "").split()
+
+
+def rows_of(data: PreparedData) -> npt.NDArray[np.int64]:
+    """All rows to train on."""
+    return data.training.index.rows(np.arange(data.training.count))
 
 
 def test_text_becomes_examples(text: str, cache_dir: Path) -> None:
@@ -65,11 +79,11 @@ def test_a_second_start_reads_only_the_cache(text: str, cache_dir: Path) -> None
     again = prepare(
         configure(), cache_dir, corpus=[text], progress=lambda stage, *_: stages.append(stage)
     )
-    assert set(stages) == {"hashing the corpus"}
+    assert set(stages) == {"hashing the text", "tokenizing"}
     assert again.key == first.key
     assert again.report == first.report
     assert again.tokenizer.vocab == first.tokenizer.vocab
-    np.testing.assert_array_equal(again.training.examples, first.training.examples)
+    np.testing.assert_array_equal(rows_of(again), rows_of(first))
 
 
 def test_what_tokens_depend_on_is_in_their_key(text: str, cache_dir: Path) -> None:
@@ -115,15 +129,16 @@ def test_a_resumed_run_needs_its_cache_or_its_corpus(text: str, cache_dir: Path)
 
     content = Path(text).read_bytes()
     Path(text).unlink()
-    np.testing.assert_array_equal(resume().training.examples, first.training.examples)
-    (cache_dir / first.key / "tokens.bin").unlink()
+    np.testing.assert_array_equal(rows_of(resume()), rows_of(first))
+    (shard,) = first.training.cache.shards
+    (shard.path / "tokens.bin").unlink()
     with pytest.raises(UserError, match="No such file"):
         resume()
     Path(text).write_bytes(content + b"changed")
     with pytest.raises(UserError, match="not the one this run began with"):
         resume()
     Path(text).write_bytes(content)
-    np.testing.assert_array_equal(resume().training.examples, first.training.examples)
+    np.testing.assert_array_equal(rows_of(resume()), rows_of(first))
 
 
 def test_standard_input_is_read_once_and_leaves_nothing(
@@ -184,7 +199,7 @@ def test_another_key_of_the_text_is_another_corpus(cache_dir: Path, tmp_path: Pa
 
 
 def test_a_key_without_json_lines_is_an_error(text: str, cache_dir: Path) -> None:
-    with pytest.raises(UserError, match="--text-key body: the corpus has no JSON lines"):
+    with pytest.raises(UserError, match="--text-key body: the corpus has neither JSON lines nor"):
         prepare(configure(), cache_dir, corpus=[text], text_key="body")
     prepare(configure(), cache_dir, corpus=[text], text_key="text")
 
@@ -249,16 +264,16 @@ def test_one_document_in_one_line_still_has_a_held_out_part(
 def test_token_ids_come_back_under_their_own_names(cache_dir: Path, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 1000, 3000)
     np.save(tmp_path / "ids.npy", ids)
-    data = prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"))
+    data = prepare(configure(), cache_dir, ids_paths=[str(tmp_path / "ids.npy")])
     assert words_of(data) == [str(i) for i in ids]
     assert len(data.tokenizer.vocab) == 5 + ids.max() + 1
     assert data.held_out.count > 0
     vocabulary = data.tokenizer.vocab
     (tmp_path / "ids.npy").unlink()
     again = prepare(
-        configure(), cache_dir, ids_path="gone", vocabulary=vocabulary, known_key=data.key
+        configure(), cache_dir, ids_paths=["gone"], vocabulary=vocabulary, known_key=data.key
     )
-    np.testing.assert_array_equal(again.training.examples, data.training.examples)
+    np.testing.assert_array_equal(rows_of(again), rows_of(data))
 
 
 def test_what_token_ids_may_mean_is_a_note_of_every_start(cache_dir: Path, tmp_path: Path) -> None:
@@ -266,7 +281,7 @@ def test_what_token_ids_may_mean_is_a_note_of_every_start(cache_dir: Path, tmp_p
     rows[7] = -1
     np.save(tmp_path / "ids.npy", rows)
     for _ in range(2):
-        data = prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"))
+        data = prepare(configure(), cache_dir, ids_paths=[str(tmp_path / "ids.npy")])
         assert data.report["documents"] == 39
         (note,) = data.report["notes"]
         assert note.startswith("1 of 40 rows of")
@@ -283,7 +298,7 @@ def test_token_ids_that_change_while_they_are_read_are_refused(
             os.utime(tmp_path / "ids.npy", (1, 1))
 
     with pytest.raises(UserError, match="has changed"):
-        prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"), progress=change)
+        prepare(configure(), cache_dir, ids_paths=[str(tmp_path / "ids.npy")], progress=change)
     assert not list(cache_dir.glob("ids-*"))
 
 
@@ -304,7 +319,8 @@ def test_without_a_corpus_the_embedded_one_is_read_once(
 
 
 @pytest.mark.parametrize(
-    "stage", ["hashing the corpus", "training the vocabulary", "merging pieces", "tokenizing"]
+    "stage",
+    ["hashing the text", "training the vocabulary", "merging pieces", "tokenizing", "packing"],
 )
 def test_a_stop_at_any_stage_leaves_nothing_half_built(
     stage: str, text: str, cache_dir: Path
@@ -376,12 +392,12 @@ def test_a_large_alphabet_raises_a_size_that_was_not_asked_for(
 def always_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every cache folder one that another process is building just now."""
 
-    def open_late(*arguments: Any) -> Any:
+    def open_late(*arguments: Any, **options: Any) -> Any:
         on_wait = arguments[3]
         on_wait()
-        return open_or_build(*arguments)
+        return open_or_build(*arguments, **options)
 
-    for module in (prepare_module, examples_module):
+    for module in (prepare_module, examples_module, tokenizing, id_shards):
         monkeypatch.setattr(module, "open_or_build", open_late)
 
 
@@ -402,9 +418,10 @@ def test_progress_tells_each_stage_what_is_done_of_the_whole(
     counts = [(block, size), (2 * block, size), (size, size)]
     waiting = ("waiting", 0, 0)
     assert told == [
-        *(("hashing the corpus", *count) for count in counts),
+        *(("hashing the text", *count) for count in counts),
         *(waiting, *(("training the vocabulary", *count) for count in counts)),
-        *(("tokenizing", *count) for count in counts),
+        *(("tokenizing", *count) for count in [(0, size), *counts]),
+        ("packing", 0, 1440),
     ]
 
 
@@ -413,22 +430,21 @@ def test_progress_counts_token_ids(
     cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_ids, "LONGEST_ID_DOCUMENT", 400)
-    monkeypatch.setattr(prepare_module, "BLOCK_BYTES", 5000)
     np.save(tmp_path / "ids.npy", np.arange(1000))
     told: list[tuple[str, int, int]] = []
     prepare(
         configure(),
         cache_dir,
-        ids_path=str(tmp_path / "ids.npy"),
+        ids_paths=[str(tmp_path / "ids.npy")],
         progress=lambda *now: told.append(now),
     )
+    told = list(dict.fromkeys(told))
     counts = [(400, 1000), (800, 1000), (1000, 1000)]
     assert told == [
         *(("checking the token ids", *count) for count in counts),
-        *(("hashing the token ids", done, 8128) for done in (5000, 8128)),
+        *(("copying the token ids", *count) for count in [(0, 1000), *counts]),
         ("waiting", 0, 0),
-        *(("copying the token ids", *count) for count in counts),
-        ("waiting", 0, 0),
+        ("packing", 0, 1000),
     ]
 
 
@@ -437,7 +453,7 @@ def test_progress_counts_standard_input_and_the_documentation(
 ) -> None:
     told: list[tuple[str, int, int]] = []
     size = Path(text).stat().st_size
-    monkeypatch.setattr(prepare_module, "BLOCK_BYTES", size - 100)
+    monkeypatch.setattr(named_files, "BLOCK_BYTES", size - 100)
     with open(text, encoding="utf-8") as stream:
         monkeypatch.setattr("sys.stdin", stream)
         prepare(configure(), cache_dir, corpus=["-"], progress=lambda *now: told.append(now))
@@ -462,10 +478,10 @@ def test_cache_folders_are_named_after_what_they_hold(
 ) -> None:
     np.save(tmp_path / "ids.npy", np.arange(1000))
     prepare(configure(), cache_dir, corpus=[text])
-    prepare(configure(), cache_dir, ids_path=str(tmp_path / "ids.npy"))
+    prepare(configure(), cache_dir, ids_paths=[str(tmp_path / "ids.npy")])
     names = [path.name for path in cache_dir.iterdir() if not path.name.startswith(".")]
     assert sorted(name.partition("-")[0] for name in names) == [
-        *("examples", "examples", "ids", "tokens", "vocabulary")
+        *("examples", "examples", "ids", "shard", "tokens", "tokens", "vocabulary")
     ]
 
 

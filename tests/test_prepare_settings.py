@@ -17,7 +17,7 @@ from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.text import corpus_sample
 from electra_ref.text import prepare as prepare_module
 from electra_ref.text.corpus_sample import draw_sample, read_sample
-from electra_ref.text.holding_out import divide
+from electra_ref.text.holding_out import choose, divide
 from electra_ref.text.listing import list_files
 from electra_ref.text.packing import PackingRules, pack_reference
 from electra_ref.text.prepare import PreparedData, prepare
@@ -60,7 +60,7 @@ def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> Non
     cache = data.training.cache
     fraction, seed = config.held_out_fraction, config.seed
     sentence_ends, document_ends, held_out = divide(
-        cache.tokens, cache.sentence_ends, cache.document_ends, fraction, seed
+        cache.documents(0), choose(cache, 1, fraction, seed), 0
     )
     rules = PackingRules(
         max_length=config.max_length,
@@ -71,7 +71,7 @@ def assert_packed_as_asked(data: PreparedData, config: PretrainingConfig) -> Non
     for source, part in ((data.training, ~held_out), (data.held_out, held_out)):
         assert part.sum() > 3
         expected = pack_reference(sentence_ends, document_ends, np.flatnonzero(part), rules)
-        np.testing.assert_array_equal(source.examples, expected)
+        np.testing.assert_array_equal(source.index.rows(np.arange(source.count)), expected)
 
 
 def test_each_setting_reaches_its_place(text: Path, cache: Path) -> None:
@@ -84,9 +84,11 @@ def test_each_setting_reaches_its_place(text: Path, cache: Path) -> None:
     tokenizer = WordPiece(vocabulary, lowercase=False)
     ids, lengths = tokenizer.encode_lines(lines)
     np.testing.assert_array_equal(data.training.cache.tokens, ids)
-    np.testing.assert_array_equal(data.training.cache.sentence_ends, np.cumsum(lengths))
+    assert len(data.training.cache.shards) == 1
+    _, sentence_ends, document_ends, _ = data.training.cache.documents(0)
+    np.testing.assert_array_equal(sentence_ends, np.cumsum(lengths))
     np.testing.assert_array_equal(
-        data.training.cache.document_ends, np.cumsum([len(document) for document in documents])
+        document_ends, np.cumsum([len(document) for document in documents])
     )
     assert_packed_as_asked(data, CONFIG)
     assert data.tokenizer.encode("Tést") == tokenizer.encode("Tést") != tokenizer.encode("test")
@@ -105,7 +107,7 @@ def test_accents_are_stripped_apart_from_lower_casing_but_not_in_cased_text(
     data = prepare(config, cache, corpus=[str(path)])
     (piece,) = data.tokenizer.encode("Tést")
     assert data.tokenizer.vocab[piece] == kept.replace(" ", "")
-    assert set(data.training.cache.tokens.tolist()) == {piece}
+    assert set(data.training.cache.tokens[:].tolist()) == {piece}
 
 
 def test_a_wanted_number_of_entries_counts_more_than_the_largest(text: Path, cache: Path) -> None:
@@ -130,7 +132,7 @@ def test_a_given_vocabulary_is_used_as_it_is(text: Path, cache: Path) -> None:
 def test_ids_are_packed_by_the_same_settings(tmp_path: Path, cache: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 50, (40, 30))
     np.save(tmp_path / "ids.npy", ids)
-    data = prepare(CONFIG, cache, ids_path=str(tmp_path / "ids.npy"))
+    data = prepare(CONFIG, cache, ids_paths=[str(tmp_path / "ids.npy")])
     np.testing.assert_array_equal(data.training.cache.tokens, ids.ravel() + ID_SHIFT)
     assert len(data.tokenizer.vocab) == ids.max() + 1 + ID_SHIFT
     assert_packed_as_asked(data, CONFIG)
@@ -160,7 +162,8 @@ def test_the_cache_never_answers_for_another_setting(
     assert used.report == fresh.report
     for ours, other in ((used.training, fresh.training), (used.held_out, fresh.held_out)):
         np.testing.assert_array_equal(ours.cache.tokens, other.cache.tokens)
-        np.testing.assert_array_equal(ours.examples, other.examples)
+        numbers = np.arange(other.count)
+        np.testing.assert_array_equal(ours.index.rows(numbers), other.index.rows(numbers))
 
 
 @pytest.mark.parametrize("names", ["ab-", "b-a", "-ba", "ba"])
@@ -178,7 +181,7 @@ def test_the_corpus_is_read_in_the_order_it_was_named(
         data = prepare(small_config(), cache, corpus=[paths[name] for name in names])
     words = {"a": ["one"], "b": ["two", "three"], "-": ["four"]}
     expected = [word for name in names for word in words[name]]
-    text = " ".join(data.tokenizer.vocab[token] for token in data.training.cache.tokens)
+    text = " ".join(data.tokenizer.vocab[token] for token in data.training.cache.tokens[:].tolist())
     assert text.replace(" ##", "").split() == np.repeat(expected, 100).tolist()
     assert data.report["files"] == len(expected)
 
@@ -192,6 +195,7 @@ def test_the_report_counts_what_was_read(tmp_path: Path, cache: Path) -> None:
     assert data.report == {
         "files": 2,
         "object_files": 0,
+        "row_files": 0,
         "bytes": len(content) + 300,
         "documents": 61,
         "sentences": 30 * 5 + 1,
@@ -230,17 +234,19 @@ def test_every_stage_says_how_far_it_is(text: Path, tmp_path: Path, cache: Path)
         said.setdefault(stage, []).append((done, total))
 
     more = write_corpus(tmp_path / "more.txt", seed=1)
-    prepare(small_config(), cache, corpus=[str(text), str(more)], progress=progress)
+    data = prepare(small_config(), cache, corpus=[str(text), str(more)], progress=progress)
     size = text.stat().st_size + more.stat().st_size
     merging = said.pop("merging pieces")
     assert merging[-1][0] == merging[-1][1] > 10
-    assert list(said) == ["hashing the corpus", "training the vocabulary", "tokenizing"]
+    packing = said.pop("packing")
+    assert packing[-1] == (0, data.report["tokens"])
+    assert list(said) == ["hashing the text", "training the vocabulary", "tokenizing"]
     assert all(steps[-1] == (size, size) for steps in said.values())
     np.save(tmp_path / "ids.npy", np.arange(400) % 40)
     said.clear()
-    prepare(small_config(), cache, ids_path=str(tmp_path / "ids.npy"), progress=progress)
+    prepare(small_config(), cache, ids_paths=[str(tmp_path / "ids.npy")], progress=progress)
     assert {stage: steps[-1] for stage, steps in said.items()} == {
         "checking the token ids": (400, 400),
-        "hashing the token ids": (128 + 400 * 8, 128 + 400 * 8),
         "copying the token ids": (400, 400),
+        "packing": (0, 400),
     }

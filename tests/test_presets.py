@@ -149,6 +149,7 @@ TINY: dict[str, Any] = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
     "initializer_range": 0.08,
+    "initial_attention": "neighbours",
     "temperature": 1.3,
     "steps": 1500,
     "batch_size": 64,
@@ -163,16 +164,35 @@ TINY: dict[str, Any] = {
 }
 
 
+LAPTOP: dict[str, Any] = {
+    **TINY,
+    "max_vocab_size": 4096,
+    "num_hidden_layers": 3,
+    "generator_layers": 1 / 3,
+    "mask_probability": 0.3,
+    "max_length": 64,
+    "held_out_fraction": 0.01,
+    "steps": 20_000,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "warmup_steps": 1000,
+    "log_every": 50,
+    "evaluate_every": 1000,
+    "evaluation_batches": 32,
+    "checkpoint_every": 1000,
+}
+
+
 @pytest.mark.parametrize(
     ("preset", "values"),
-    [("tiny", TINY), ("small", SMALL), ("base", BASE), ("large", LARGE)],
+    [("tiny", TINY), ("laptop", LAPTOP), ("small", SMALL), ("base", BASE), ("large", LARGE)],
 )
 def test_every_value_of_a_preset(preset: str, values: dict[str, Any]) -> None:
     assert dataclasses.asdict(resolve_config(preset=preset)) == {"preset": preset, **values}
 
 
-def test_there_are_four_presets_and_tiny_is_what_a_run_takes_by_default() -> None:
-    assert sorted(PRESETS) == ["base", "large", "small", "tiny"]
+def test_there_are_five_presets_and_tiny_is_what_a_run_takes_by_default() -> None:
+    assert sorted(PRESETS) == ["base", "laptop", "large", "small", "tiny"]
     assert dataclasses.asdict(resolve_config()) == {"preset": "tiny", **TINY}
 
 

@@ -26,6 +26,7 @@ from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.text.cache_folder import FORMAT_VERSION
 from electra_ref.text.prepare import prepare
+from electra_ref.text.reading import ONE_PROCESS
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.completing import Limits
 from electra_ref.training.loop import Evaluation, Trainer
@@ -61,7 +62,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_path: Path) -> None:
     config, progress = small_config(temperature=1.25, seed=8), listening()
-    source = Source([str(corpus)], None)
+    source = Source([str(corpus)], [])
     trainer = begin(tmp_path / "run", config, source, progress, StopSignals())
     run = trainer.run
     run.close()
@@ -76,7 +77,7 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert json.loads(run.data.read_text()) == facts
     assert data.report["bytes"] == corpus.stat().st_size
     environment = run.environment()
-    assert environment["source"] == Source([str(corpus)], None)._asdict()
+    assert environment["source"] == Source([str(corpus)], [])._asdict()
     fingerprint = environment["fingerprint"]
     assert [fingerprint[key] for key in ("device", "precision", "backend")] == [
         *("cpu", "float64", "reference")
@@ -93,7 +94,7 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
 
 def test_what_was_read_is_said(corpus: Path, tmp_path: Path) -> None:
     corpus.write_bytes(corpus.read_bytes() + b"\xff\xfe\xff")
-    progress, source = listening(), Source([str(corpus)], None)
+    progress, source = listening(), Source([str(corpus)], [])
     begin(tmp_path / "run", small_config(), source, progress, StopSignals()).run.close()
     assert said_to(progress)[2].startswith("text: 1 file, 40 documents, ")
     assert said_to(progress)[3].startswith("3 bytes of the text (")
@@ -105,12 +106,12 @@ def test_a_resumed_run_reads_the_text_under_the_same_key(
     lines = [json.dumps({"body": text}) for text in corpus.read_text().split("\n\n")]
     path = tmp_path / "corpus.jsonl"
     path.write_text("\n".join(lines))
-    source = Source([str(path)], None, "body")
+    source = Source([str(path)], [], "body")
     begin(tmp_path / "run", small_config(), source, quiet(), StopSignals()).run.close()
     shutil.rmtree(tmp_path / "cache")
     resume(tmp_path / "run", [], None, quiet(), StopSignals()).run.close()
     moved = path.rename(tmp_path / "moved.jsonl")
-    named = Source([str(moved)], None)
+    named = Source([str(moved)], [])
     resume(tmp_path / "run", [], named, quiet(), StopSignals()).run.close()
     assert [call["text_key"] for call in prepared] == ["body", "body", "body"]
     again = RunDirectory(tmp_path / "run").environment()["source"]
@@ -124,7 +125,7 @@ def test_a_run_that_forgot_its_data_is_resumed_on_those_that_are_named(
     begin_small(tmp_path / "run", corpus).run.close()
     path = tmp_path / "run" / "environment.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "source": source}))
-    named = Source([str(corpus)], None)
+    named = Source([str(corpus)], [])
     resume(tmp_path / "run", [], named, quiet(), StopSignals()).run.close()
     assert RunDirectory(tmp_path / "run").environment()["source"] == named._asdict()
 
@@ -173,7 +174,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_the_backend_is_the_one_asked_for(
     opened: list[tuple[str, str]], corpus: Path, tmp_path: Path
 ) -> None:
-    source, progress = Source([str(corpus)], None), listening()
+    source, progress = Source([str(corpus)], []), listening()
     config = small_config(device="gpu", precision="bfloat16")
     trainer = begin(tmp_path / "run", config, source, progress, StopSignals())
     with trainer.run:
@@ -195,7 +196,7 @@ def test_the_backend_is_the_one_asked_for(
 
 
 def test_a_run_without_a_name_takes_that_of_its_preset(corpus: Path) -> None:
-    config, source = small_config(preset="large"), Source([str(corpus)], None)
+    config, source = small_config(preset="large"), Source([str(corpus)], [])
     for name in ("large", "large-2"):
         trainer = begin(None, config, source, quiet(), StopSignals())
         trainer.run.close()
@@ -275,7 +276,8 @@ def test_a_resumed_run_prepares_the_data_of_its_beginning(
         "cache_dir": tmp_path / "cache" / "electra_ref",
         "corpus": [str(corpus)],
         "text_key": "text",
-        "ids_path": None,
+        "ids_paths": [],
+        "reading": ONE_PROCESS,
     }
     assert first == {**same, "vocabulary": None, "known_key": None, "moved": False}
     key = json.loads(run.data.read_text())["key"]
@@ -286,11 +288,11 @@ def test_a_resumed_run_prepares_the_data_of_its_beginning(
 def test_token_ids_are_prepared_as_such(prepared: list[dict[str, Any]], tmp_path: Path) -> None:
     path = str(tmp_path / "ids.npy")
     np.save(path, np.random.default_rng(0).integers(0, 50, (40, 30)))
-    trainer = begin(tmp_path / "run", small_config(), Source([], path), quiet(), StopSignals())
+    trainer = begin(tmp_path / "run", small_config(), Source([], [path]), quiet(), StopSignals())
     trainer.run.close()
     (call,) = prepared
-    assert (call["corpus"], call["ids_path"]) == ([], path)
-    assert trainer.run.environment()["source"] == Source([], path)._asdict()
+    assert (call["corpus"], call["ids_paths"]) == ([], [path])
+    assert trainer.run.environment()["source"] == Source([], [path])._asdict()
 
 
 def test_a_cache_that_cannot_be_written_lies_in_the_run(
@@ -315,7 +317,7 @@ def test_the_preparation_is_shown_and_can_be_stopped(
     stop = StopSignals()
     stop.requested = signal.SIGINT
     stages.clear()
-    source = Source([str(corpus)], None)
+    source = Source([str(corpus)], [])
     command = f"python -m electra_ref.train --resume --output-dir {tmp_path}/stopped"
     with pytest.raises(StoppedError, match=f"^{command}$"):
         begin(tmp_path / "stopped", small_config(), source, quiet(), stop)

@@ -84,8 +84,10 @@ def test_a_line_has_tokens_figures_and_mean_scores(results: Path, tmp_path: Path
 def test_lines_replace_those_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     update(path, [{"name": "a", "tokens": 1}, {"name": "b", "tokens": 2}])
+    path.write_text(path.read_text().replace("a,,1,,,,,,,,,,,", "a,,1,,,,,,,,,,,too short"))
     update(path, [{"name": "c", "tokens": 3}, {"name": "a", "tokens": 4}])
     rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [row["note"] for row in rows] == ["too short", "", ""]
     assert [(row["name"], row["tokens"]) for row in rows] == [("a", "4"), ("b", "2"), ("c", "3")]
     assert tuple(rows[0]) == recipe.COLUMNS
 

@@ -194,7 +194,7 @@ def test_the_command_after_a_stop_keeps_what_was_asked(corpus: Path, tmp_path: P
         f"python -m electra_ref.train --resume --output-dir {path} --set steps=30 --corpus {moved}"
     )
     with pytest.raises(StoppedError, match=f"^{command}$"):
-        resume(path, ["steps=30"], Source([str(moved)], None), quiet(), stop)
+        resume(path, ["steps=30"], Source([str(moved)], []), quiet(), stop)
 
 
 def test_an_edited_size_is_named_with_both_values(corpus: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_source_of_another_type_is_refused(source: Any, corpus: Path, tmp_path
     (path / "environment.json").write_text(json.dumps(environment))
     with pytest.raises(UserError, match="no longer names the data; name them with --corpus"):
         resume(path, [], None, quiet(), StopSignals())
-    resume(path, [], Source([str(corpus)], None), quiet(), StopSignals()).run.close()
+    resume(path, [], Source([str(corpus)], []), quiet(), StopSignals()).run.close()
 
 
 def test_fewer_steps_than_are_done_are_refused(corpus: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_the_data_may_lie_elsewhere(corpus: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(UserError, match="if it lies elsewhere now, name it: --resume --corpus"):
         resume(path, [], None, quiet(), StopSignals())
-    here = Source([str(moved)], None)
+    here = Source([str(moved)], [])
     resume(path, [], here, quiet(), StopSignals()).run.close()
     shutil.rmtree(tmp_path / "cache")
     again = resume(path, [], None, quiet(), StopSignals())  # the folder knows
@@ -267,7 +267,7 @@ def test_the_data_may_lie_elsewhere(corpus: Path, tmp_path: Path) -> None:
 
 def test_other_data_are_refused_even_if_the_cache_is_there(corpus: Path, tmp_path: Path) -> None:
     path = trained(corpus, tmp_path / "run")
-    other = Source([str(write_corpus(tmp_path / "other.txt", seed=1))], None)
+    other = Source([str(write_corpus(tmp_path / "other.txt", seed=1))], [])
     with pytest.raises(UserError, match="not the one this run began with"):
         resume(path, [], other, quiet(), StopSignals())
     with resume(path, [], None, quiet(), StopSignals()).run as run:

@@ -23,7 +23,8 @@ from electra_ref.training.stop_signals import StopSignals
 from tests.small_finetuning import SMALLEST, write_encoder, write_examples
 from tests.small_runs import quiet
 
-BASE = {"batch_size": 4, "learning_rate": 0.01, "epochs": 20, "warmup_proportion": 0.0,
+BASE = {"batch_size": 4, "learning_rate": 0.01, "layerwise_decay": 0.8, "epochs": 20,
+        "warmup_proportion": 0.0,
         "device": "reference", "precision": "float64", "bucket_batches": 2}  # fmt: skip
 # The model decides about these: another value is refused, see ``test_finetuning_start``.
 MODELS = (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from electra_ref.config.model import EncoderConfig
 from electra_ref.errors import UserError
 from electra_ref.model.heads.joint_span import Beam
 from electra_ref.model.heads.span import SpanLogits, SpanOptions
@@ -46,9 +47,9 @@ def test_settings_are_the_original_s() -> None:
         "beam_size": 20, "answerable_weight": 0.5, "null_threshold": -2.75,
     }  # fmt: skip
     assert {key: getattr(config, key) for key in named} == named
-    assert task.recipe({}) == {"epochs": 2.0, "max_length": 512}
-    assert task.recipe({"head": "original"}) == task.recipe({})
-    assert task.recipe({"head": "huggingface"})["null_threshold"] == 0.0
+    assert task.recipe({}, EncoderConfig()) == {"epochs": 2.0, "max_length": 512}
+    assert task.recipe({"head": "original"}, EncoderConfig()) == task.recipe({}, EncoderConfig())
+    assert task.recipe({"head": "huggingface"}, EncoderConfig())["null_threshold"] == 0.0
     with pytest.raises(UserError, match="n_best"):
         SpanConfig(n_best=0)
     assert task_of("span-extraction").TABLE is SpanConfig

@@ -11,7 +11,6 @@ import scipy.special
 
 from electra_ref.backends import cpu, gpu, reference
 from electra_ref.batch import Batch
-from electra_ref.config.finetuning import FORMS
 from electra_ref.model.encoder import encode
 from electra_ref.model.heads import pooling, span
 from electra_ref.model.heads.joint_span import Beam
@@ -23,6 +22,7 @@ from electra_ref.model.parameters import FlatParameters, Gradients, initial_valu
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from tests import stand_in_cupy
 from tests.gradient_checks import check_vjp, complex_step, finite_difference
+from tests.head_cases import FORMS
 from tests.span_problems import (
     CONTEXTS,
     LENGTHS,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from electra_ref.config.model import EncoderConfig
 from electra_ref.errors import UserError
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.sentences import Sentence, sentence_of
@@ -324,7 +325,7 @@ def test_columns_are_counted_from_one() -> None:
 
 
 def test_the_recipe_is_the_original_one_of_chunks() -> None:
-    settings = TaggingConfig(**tagging.recipe({}))
+    settings = TaggingConfig(**tagging.recipe({}, EncoderConfig()))
     assert (settings.epochs, settings.batch_size, settings.max_length) == (3.0, 32, 128)
     assert tagging.TABLE is TaggingConfig
     assert len(tagging.augmented(records(IOB1), settings)) == 2

@@ -16,7 +16,7 @@ from electra_ref.model.heads.regression import ScoreTargets
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.model.passes import ForwardPass
-from tests.head_cases import CASES_AND_FORMS, FORMS, problem_of
+from tests.head_cases import CASES_AND_FORMS, FORMS, FORMS_FOR_ROWS, problem_of
 from tests.task_heads import (
     check_complex_step,
     check_cpu,
@@ -27,7 +27,7 @@ from tests.task_heads import (
 from tests.variants import VariantProblem, gradients_of_variant, output_of
 
 OF_CLS = ("labels", "label sets", "scores", "choices")
-OF_CLS_AND_FORMS = [(name, form) for name in OF_CLS for form in FORMS]
+OF_CLS_AND_FORMS = [(name, form) for name in OF_CLS for form in FORMS_FOR_ROWS]
 
 
 @pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
@@ -115,15 +115,19 @@ def test_loss_in_plain_numpy(name: str, form: str) -> None:
     np.testing.assert_allclose(term.sum, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["original", "mean"])
 @pytest.mark.parametrize("name", OF_CLS)
-def test_logits_in_plain_numpy(name: str) -> None:
-    """The original form is one affine map of [CLS]; what the others say does not count."""
-    problem = problem_of(name, "original")
+def test_logits_in_plain_numpy(name: str, form: str) -> None:
+    """An affine map of [CLS], or of the mean of all tokens; padding does not count."""
+    problem = problem_of(name, form)
     parameters = FlatParameters(problem.specs, problem.vector)
     run = ForwardPass(reference, parameters, None)
     hidden = hidden_states(run, problem.model.encoder, problem.batch.tokens)
-    cls = hidden.reshape(len(problem.batch.input_ids), -1, 8)[:, 0]
-    logits = cls @ parameters["task.output.weight"] + parameters["task.output.bias"]
+    rows = hidden.reshape(len(problem.batch.input_ids), -1, 8)
+    lengths = problem.batch.attention_mask.sum(axis=1)
+    means = np.stack([row[:n].mean(axis=0) for row, n in zip(rows, lengths, strict=True)])
+    read = rows[:, 0] if form == "original" else means
+    logits = read @ parameters["task.output.weight"] + parameters["task.output.bias"]
     answers = answers_of(problem)
     np.testing.assert_allclose(answers, logits.reshape(answers.shape), rtol=1e-13)
 

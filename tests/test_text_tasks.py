@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import resolve
 from electra_ref.errors import UserError
 from electra_ref.model.heads.choice import ChoiceTargets
@@ -37,7 +38,9 @@ PLACE = "f.tsv, line 2"
 
 def settings_of(task: str, **settings: Any) -> Any:
     module = TASKS[task]
-    return module.TABLE(**{"max_length": 16, **module.recipe(settings), **settings})
+    return module.TABLE(
+        **{"max_length": 16, **module.recipe(settings, EncoderConfig()), **settings}
+    )
 
 
 def records(

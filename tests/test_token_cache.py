@@ -35,8 +35,8 @@ from electra_ref.text.token_cache import (
     EncodedDocument,
     open_tokens,
     token_dtype,
-    write_tokens,
 )
+from tests.cached_tokens import cached_shards
 from tests.test_checkpoint import forge_index
 
 KEY = cache_key("test", content="x")
@@ -285,11 +285,7 @@ def encode(documents: Sequence[Sequence[Sequence[int]]]) -> list[EncodedDocument
 def cached(
     folder: Path, documents: Sequence[Sequence[Sequence[int]]], vocab_size: int
 ) -> token_cache.TokenCache:
-    def build(path: Path) -> dict[str, Any]:
-        write_tokens(path, encode(documents), vocab_size)
-        return {}
-
-    return open_tokens(open_or_build(folder, KEY, build), vocab_size)
+    return cached_shards(folder, [encode(documents)], vocab_size)
 
 
 @given(
@@ -312,11 +308,75 @@ def test_documents_come_back_as_written(
         patch.setattr(token_cache, "_BUFFER_TOKENS", buffer)
         cache = cached(tmp_path_factory.mktemp("tokens"), documents, vocab_size)
     assert cache.tokens.dtype == (np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-    ends = [0, *cache.sentence_ends.tolist()]
+    stored, sentence_ends, document_ends, _ = cache.documents(0)
+    assert stored.tobytes() == cache.tokens[:].tobytes()
+    ends = [0, *sentence_ends.tolist()]
     sentences = [cache.tokens[start:end].tolist() for start, end in pairwise(ends)]
-    ends = [0, *cache.document_ends.tolist()]
+    ends = [0, *document_ends.tolist()]
     expected = [[sentence for sentence in document if sentence] for document in documents]
     assert [sentences[start:end] for start, end in pairwise(ends)] == [d for d in expected if d]
+
+
+def test_copies_have_the_same_digest(tmp_path: Path) -> None:
+    documents = [[[1, 2], [3]], [[1], [2, 3]], [[1, 2]], [[3, 2, 1]] * 90]
+    _, _, _, digests = cached(tmp_path, documents, 1000).documents(0)
+    assert digests[0] == digests[1]
+    assert len(set(digests.tolist())) == 3
+    ids = np.array([1, 2], "<u2").tobytes()
+    assert digests[2].tobytes() == hashlib.blake2b(ids, digest_size=8).digest()
+
+
+def test_shards_are_read_as_one_array(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 60_000, 900)
+    cuts = [(0, 300), (300, 300), (300, 301), (301, 700), (700, 900), (900, 900)]
+    shards = [encode([[ids[a:b].tolist()]]) for a, b in cuts]
+    cache = cached_shards(tmp_path, shards, 60_000)
+    assert (cache.tokens.size, len(cache.tokens)) == (900, 900)
+    np.testing.assert_array_equal(cache.tokens, ids)
+    for start, end in [(0, 900), (299, 302), (300, 301), (10, 20), (650, 900), (5, 5), (900, 900)]:
+        np.testing.assert_array_equal(cache.tokens[start:end], ids[start:end])
+    assert cache.tokens.starts.tolist() == [0, 300, 300, 301, 700, 900, 900]
+    assert cache.documents(1).document_ends.size == 0
+    place = cache.shards[3].path / "tokens.bin"
+    place.write_bytes(b"")
+    cache.tokens.check(np.array([0, 300, 700]))
+    with pytest.raises(UserError, match="has changed its size"):
+        cache.tokens.check(np.array([0, 301]))
+
+
+def test_sizes_are_compared_at_once_and_contents_on_request(tmp_path: Path) -> None:
+    cache = cached_shards(tmp_path, [encode([[[1] * 150]]), encode([[[2] * 150]])], 10)
+    key, place = cache.folder.key, cache.shards[1].path / "tokens.bin"
+    told: list[tuple[int, int]] = []
+
+    def opened(*arguments: Any) -> bool:
+        return open_tokens(tmp_path, key, *arguments) is not None
+
+    assert opened()
+    assert opened(lambda *now: told.append(now))
+    size = 2 * (150 * 2 + 3 * 8)
+    assert told == [(0, size), (size // 2, size), (size, size)]
+    whole = place.read_bytes()
+    place.write_bytes(whole[:-2] + b"\1\1")
+    assert opened()
+    assert not opened(lambda *_: None)
+    place.write_bytes(whole[:-2])
+    assert not opened()
+    place.unlink()
+    assert not opened()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{}, {"shards": 1}, {"shards": ["../x"], "entries": 1, "report": {}},
+     {"shards": [], "entries": "1", "report": {}}, {"shards": [], "entries": 1, "report": []}],
+)  # fmt: skip
+def test_a_sealed_folder_that_lists_no_shards_is_damage(
+    facts: dict[str, Any], tmp_path: Path
+) -> None:
+    cache = cached(tmp_path, [[[1] * 300]], 10)
+    forge_index(cache.folder.path / "meta.json", lambda index: index.update(facts=facts))
+    assert open_tokens(tmp_path, cache.folder.key) is None
 
 
 def test_ids_take_two_bytes_up_to_a_vocabulary_of_65536() -> None:
@@ -345,9 +405,19 @@ def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
         cached(tmp_path, [], 10)
 
 
+def test_a_large_file_is_compared_by_its_size_where_that_is_enough(tmp_path: Path) -> None:
+    whole = open_or_build(tmp_path, KEY, build_two_files)
+    (whole.path / "a.bin").write_bytes(bytes(40))
+    assert open_intact(tmp_path, KEY, contents=False) == whole
+    assert open_or_build(tmp_path, KEY, never_build, contents=False) == whole
+    assert open_intact(tmp_path, KEY) is None
+    (whole.path / "a.bin").write_bytes(bytes(39))
+    assert open_intact(tmp_path, KEY, contents=False) is None
+
+
 def test_a_disk_that_changes_what_was_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_folder, "open_intact", lambda *_: None)
+    monkeypatch.setattr(cache_folder, "open_intact", lambda *_, **__: None)
     with pytest.raises(UserError, match="the disk changed what was just written"):
         open_or_build(tmp_path, KEY, build_two_files)

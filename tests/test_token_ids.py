@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
 from electra_ref.text import token_ids
-from electra_ref.text.token_ids import check_ids, id_documents, id_vocabulary, open_id_array
+from electra_ref.text.token_ids import (
+    check_ids,
+    hash_ids,
+    id_documents,
+    id_vocabulary,
+    join_facts,
+    notes_on,
+    open_id_array,
+    plan_parts,
+)
 
 
 def saved(folder: Path, array: npt.NDArray[Any]) -> str:
@@ -25,7 +34,11 @@ def saved(folder: Path, array: npt.NDArray[Any]) -> str:
 
 def check(folder: Path, array: npt.NDArray[Any]) -> token_ids.IdFacts:
     path = saved(folder, array)
-    return check_ids(open_id_array(path), path)
+    return join_facts([check_ids(open_id_array(path), path)], path)
+
+
+def notes(folder: Path, array: npt.NDArray[Any]) -> list[str]:
+    return list(notes_on(check(folder, array)))
 
 
 @pytest.fixture
@@ -57,7 +70,7 @@ def test_rows_of_ids_become_documents(dtype: str, order: Any, tmp_path: Path) ->
 def test_a_stream_of_ids_is_cut_into_documents(tmp_path: Path) -> None:
     counted: list[int] = []
     path = saved(tmp_path, np.arange(10))
-    assert check_ids(open_id_array(path), path, counted.append) == (9, 1, [])
+    assert check_ids(open_id_array(path), path, counted.append) == (9, 1, 1, {})
     lengths = [document.ids.size for document in id_documents(open_id_array(path), counted.append)]
     assert lengths == [4, 4, 2]
     assert counted == lengths * 2
@@ -143,6 +156,31 @@ def test_the_first_of_several_wrong_ids_is_named(tmp_path: Path) -> None:
             check(tmp_path, rows)
 
 
+@pytest.mark.parametrize("shape", [(97,), (23, 5), (3, 40)])
+@pytest.mark.usefixtures("small_pieces")
+def test_parts_of_an_array_are_the_array(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Facts, documents and errors are those of the whole; a part has its own hash."""
+    array = np.random.default_rng(0).integers(0, 30, shape)
+    if array.ndim == 2:
+        array[:-1, 3:] = -1
+        array[1] = -1
+    path = saved(tmp_path, array)
+    ids = open_id_array(path)
+    parts = plan_parts(ids, 200)
+    assert len(parts) > 1
+    assert [part.first for part in parts] == [0, *(part.end for part in parts[:-1])]
+    assert parts[-1].end == len(array)
+    facts = [check_ids(ids, path, part=part) for part in parts]
+    assert join_facts(facts, path) == check_ids(ids, path)
+    documents = [d.ids.tolist() for part in parts for d in id_documents(ids, part=part)]
+    assert documents == [d.ids.tolist() for d in id_documents(ids)]
+    assert len({hash_ids(ids, part, lambda _: None) for part in parts}) == len(parts)
+    place = (len(array) - 1, *(0 for _ in shape[1:]))
+    array[place] = -3
+    with pytest.raises(UserError, match=rf"{place[0]}.*: the id -3 is negative"):
+        check_ids(open_id_array(saved(tmp_path, array)), path, part=parts[-1])
+
+
 def test_an_absurd_id_costs_no_memory(tmp_path: Path) -> None:
     path = saved(tmp_path, np.array([1, 2**62]))
     tracemalloc.start()
@@ -157,16 +195,16 @@ def test_an_absurd_id_costs_no_memory(tmp_path: Path) -> None:
 def test_rows_that_end_in_one_id_may_be_padded_with_it(tmp_path: Path) -> None:
     rows = np.arange(80).reshape(20, 4)
     rows[:11, 2:] = 0
-    assert check(tmp_path, rows).notes == [
+    assert notes(tmp_path, rows) == [
         "11 of 20 rows of the token ids end in the id 0 twice or more; "
         "if it is padding, save -1 in its place"
     ]
     rows[0, 3] = 5
-    assert check(tmp_path, rows).notes == []
+    assert notes(tmp_path, rows) == []
     rows[:] = -1
     rows[:2] = 3
-    assert len(check(tmp_path, rows).notes) == 1, "padding is no token"
-    assert check(tmp_path, np.ones((9, 4), int)).notes == [], "too few rows to tell"
+    assert len(notes(tmp_path, rows)) == 1, "padding is no token"
+    assert notes(tmp_path, np.ones((9, 4), int)) == [], "too few rows to tell"
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,13 @@ from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.processes import ALONE
+from electra_ref.text.reading import Reading, usable_cores
 from electra_ref.training import run_directory
 from electra_ref.training.completing import Limits
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.pretraining.source import Source
+
+READING = Reading(usable_cores(), verify=False)
 
 
 class Stop:
@@ -129,7 +132,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
 
 def test_without_arguments_the_tiny_preset_trains_on_the_embedded_corpus(calls: Calls) -> None:
     assert train.main([]) == 0
-    assert calls.begun == (None, resolve_config(), Source([], None), calls, calls.stop)
+    assert calls.begun == (None, resolve_config(), Source([], []), calls, calls.stop, READING)
     assert calls.resumed is None
     assert calls.completed == (calls.trainer, calls.stop, None)
     assert calls.closed
@@ -145,7 +148,7 @@ def test_every_argument_reaches_its_place(calls: Calls, tmp_path: Path) -> None:
     expected = resolve_config(preset="small", settings=settings)
     assert (expected.device, expected.precision, expected.seed) == ("reference", "float64", 7)
     corpus = [str(tmp_path / "a.txt"), str(tmp_path / "b")]
-    assert calls.begun == (Path("out"), expected, Source(corpus, None), calls, calls.stop)
+    assert calls.begun == (Path("out"), expected, Source(corpus, []), calls, calls.stop, READING)
     assert calls.completed == (calls.trainer, calls.stop, 5)
     assert calls.max_minutes == 1.5
 
@@ -178,23 +181,23 @@ def test_what_fills_the_configuration(
 @pytest.mark.parametrize(
     ("arguments", "corpus", "tokens"),
     [
-        (["--corpus", "b", "a.txt", "-"], ["{}/b", "{}/a.txt", "-"], None),
-        (["--corpus", "/x/../y"], ["/y"], None),
-        (["--tokens", "ids.npy"], [], "{}/ids.npy"),
+        (["--corpus", "b", "a.txt", "-"], ["{}/b", "{}/a.txt", "-"], []),
+        (["--corpus", "/x/../y"], ["/y"], []),
+        (["--tokens", "ids.npy", "/a/b.npy"], [], ["{}/ids.npy", "/a/b.npy"]),
     ],
 )
 def test_data_are_named_by_absolute_paths(
-    arguments: list[str], corpus: list[str], tokens: str | None, calls: Calls, tmp_path: Path
+    arguments: list[str], corpus: list[str], tokens: list[str], calls: Calls, tmp_path: Path
 ) -> None:
     assert train.main(arguments) == 0
     assert calls.source.corpus == [name.format(tmp_path) for name in corpus]
-    assert calls.source.tokens == (tokens and tokens.format(tmp_path))
+    assert calls.source.tokens == [name.format(tmp_path) for name in tokens]
     assert calls.source.text_key == "text"
 
 
 def test_the_key_of_the_text_is_part_of_the_source(calls: Calls, tmp_path: Path) -> None:
     assert train.main(["--corpus", "a.jsonl", "--text-key", "body"]) == 0
-    assert calls.source == Source([str(tmp_path / "a.jsonl")], None, "body")
+    assert calls.source == Source([str(tmp_path / "a.jsonl")], [], "body")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--tokens", "ids.npy"]])
@@ -206,12 +209,31 @@ def test_a_key_without_a_corpus_is_refused(
     assert "--text-key names a key of JSON lines" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [[], ["--resume"]])
+def test_how_the_data_are_read_reaches_its_place(
+    arguments: list[str], calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*arguments, "--output-dir", "out", "--workers", "3", "--verify"]) == 0
+    assert (calls.begun or calls.resumed or ())[-1] == Reading(workers=3, verify=True)
+    calls.begun = calls.resumed = None
+    assert train.main([*arguments, "--output-dir", "out", "--workers", "0"]) == 2
+    assert calls.begun is calls.resumed is None
+    assert "--workers 0: at least 1" in capsys.readouterr().err
+
+
 def test_a_run_is_resumed_where_it_is_named(calls: Calls) -> None:
     """Its configuration stands in its folder; what is free may be set anew."""
     arguments = "--resume --output-dir out --device cpu --set steps=9 --max-steps 8"
     assert train.main(arguments.split()) == 0
     assert calls.begun is None
-    assert calls.resumed == (Path("out"), ["steps=9", "device=cpu"], None, calls, calls.stop)
+    assert calls.resumed == (
+        Path("out"),
+        ["steps=9", "device=cpu"],
+        None,
+        calls,
+        calls.stop,
+        READING,
+    )
     assert calls.completed == (calls.trainer, calls.stop, 8)
     assert calls.closed
 
@@ -221,7 +243,7 @@ def test_the_newest_run_is_resumed_where_none_is_named(
 ) -> None:
     monkeypatch.setattr(run_directory, "newest_run", lambda root: root / "newest")
     assert train.main(["--resume"]) == 0
-    assert calls.resumed == (Path("runs/newest"), [], None, calls, calls.stop)
+    assert calls.resumed == (Path("runs/newest"), [], None, calls, calls.stop, READING)
     assert calls.completed == (calls.trainer, calls.stop, None)
     assert calls.max_minutes is None
 
@@ -229,8 +251,8 @@ def test_the_newest_run_is_resumed_where_none_is_named(
 @pytest.mark.parametrize(
     ("arguments", "source"),
     [
-        (["--corpus", "b", "-"], Source(["{}/b", "-"], None)),
-        (["--tokens", "ids.npy"], Source([], "{}/ids.npy")),
+        (["--corpus", "b", "-"], Source(["{}/b", "-"], [])),
+        (["--tokens", "ids.npy"], Source([], ["{}/ids.npy"])),
     ],
 )
 def test_a_resumed_run_is_told_where_its_data_lie_now(
@@ -240,7 +262,7 @@ def test_a_resumed_run_is_told_where_its_data_lie_now(
     assert calls.resumed is not None
     moved = calls.resumed[2]
     assert moved.corpus == [name.format(tmp_path) for name in source.corpus]
-    assert moved.tokens == (source.tokens and source.tokens.format(tmp_path))
+    assert moved.tokens == [name.format(tmp_path) for name in source.tokens]
 
 
 @pytest.mark.parametrize(

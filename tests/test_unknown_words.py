@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.text import unknown_words
-from electra_ref.text.unknown_words import UnknownWords
+from electra_ref.text.unknown_words import UnknownWords, joined_facts
 from electra_ref.text.wordpiece import WordPiece
 
 VOCABULARY = [*SPECIAL_TOKENS, "a", "b", "##b", "the", "ab", "["]
@@ -19,7 +20,7 @@ def facts(*documents: list[str], lowercase: bool = True) -> dict[str, Any]:
     unknown = UnknownWords(tokenizer)
     for document in documents:
         unknown.count(document, tokenizer.encode_lines(document))
-    return unknown.facts()
+    return joined_facts([unknown.facts()])
 
 
 def test_unknown_words_of_a_text() -> None:
@@ -59,6 +60,18 @@ def test_special_tokens_are_no_alphabet() -> None:
 def test_the_most_frequent_characters_are_named() -> None:
     found = facts(["q w y u i o q w y u i q w y u q w y q w q"])
     assert found["missing_characters"] == ["q", "w", "y", "u", "i"]
+
+
+def test_the_parts_of_a_corpus_are_joined() -> None:
+    """A character that is rare in each part may be common in all."""
+    texts = (["xx", "aa yy yy zz"], ["zz yy", "x" * 101])
+    parts = []
+    for lines in texts:
+        unknown = UnknownWords(tokenizer := WordPiece(VOCABULARY))
+        unknown.count(lines, tokenizer.encode_lines(lines))
+        parts.append(json.loads(json.dumps(unknown.facts())))
+    assert joined_facts(parts) == facts(*texts)
+    assert joined_facts(parts)["missing_characters"] == ["y", "z", "x"]
 
 
 def test_a_sample_is_examined_of_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,9 +51,9 @@ class EncoderConfig(Settings):
             if self.embedding_size != self.hidden_size:
                 yield (
                     "initial_attention = 'neighbours' needs embeddings as wide as the encoder: set "
-                    f"embedding_size = {self.hidden_size}"
+                    f"embedding_size = {self.hidden_size}, or initial_attention = 'random'"
                 )
-            if self.hidden_size % (2 * self.num_attention_heads):
+            if self.hidden_size / self.num_attention_heads % 2 == 1:
                 yield (
                     f"initial_attention = 'neighbours' needs heads of an even width, and "
                     f"{self.num_attention_heads} heads do not divide {self.hidden_size} into such: "
@@ -107,7 +107,7 @@ class ModelConfig(EncoderConfig):
 
 def _misfits_of_neighbours(config: ModelConfig) -> Iterator[str]:
     size, heads = generator_size(config), generator_size(config).num_attention_heads
-    if size.hidden_size == config.embedding_size and size.hidden_size % (2 * heads):
+    if size.hidden_size == config.embedding_size and size.hidden_size / heads % 2 == 1:
         yield (
             f"initial_attention = 'neighbours' needs heads of an even width, and {heads} heads do "
             f"not divide the generator's {size.hidden_size} into such: change "

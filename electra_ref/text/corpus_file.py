@@ -17,19 +17,36 @@ BLOCK_BYTES = 1 << 20
 BytesRead = Callable[[int], None]  # called with the number of bytes read from disk since last time
 
 
+Format = Literal["text", "objects", "rows"]
+"""Lines of text, a JSON object a line, or the rows of a Parquet file."""
+
+
 class CorpusFile(NamedTuple):
     """One file to read, and what it looked like when it was listed."""
 
     path: str | int  # an open descriptor stands for standard input, which was copied to disk
     name: str  # for messages
-    format: Literal["text", "objects"]
-    text_key: str  # of the text in each object
+    format: Format
+    text_key: str  # of the text in each object, or the name of its column
     compression: Compression | None
     size: int  # bytes on disk
     modified: int  # nanoseconds
-    part: tuple[int, int] | None = (
-        None  # the bytes to read, if not all; of a file that ``is_plain``
-    )
+    part: tuple[int, int] | None = None  # what to read, if not all: bytes on disk, of a file that
+    # is not ``is_plain`` the first ones; or numbers of row groups
+
+    @property
+    def is_start(self) -> bool:
+        """Return whether the beginning of the file is read."""
+        return self.part is None or self.part[0] == 0
+
+    @property
+    def place(self) -> str:
+        """Return the name with where the part begins, for messages."""
+        return (
+            self.name
+            if self.is_start or self.part is None
+            else f"{self.name} from byte {self.part[0]}"
+        )
 
 
 @dataclass
@@ -38,6 +55,7 @@ class CorpusReport:
 
     files: int = 0
     object_files: int = 0  # those of JSON lines
+    row_files: int = 0  # those of Parquet
     bytes: int = 0  # after decompression
     documents: int = 0
     sentences: int = 0
@@ -59,6 +77,8 @@ def read_blocks(
 ) -> Iterator[bytes]:
     """Yield the content of a file, or of a part of it, in blocks of at most BLOCK_BYTES.
 
+    The part of a compressed file may end a block later than asked for.
+
     Raises UserError for a file that cannot be read, is damaged, or changed since it was listed.
     """
     before, end = file.part or (0, sys.maxsize)
@@ -67,10 +87,11 @@ def read_blocks(
             stream.seek(before)
             for block in _blocks(stream, file.compression if decompressed else None, end):
                 yield block
+                after = min(stream.tell(), end)
                 if on_bytes is not None:
-                    on_bytes(stream.tell() - before)
-                    before = stream.tell()
-            _check_unchanged(file, os.fstat(stream.fileno()))
+                    on_bytes(after - before)
+                before = after
+            check_unchanged(file, os.fstat(stream.fileno()))
     except DamagedError as error:
         assert file.compression is not None
         kind = file.compression.ending
@@ -83,12 +104,16 @@ def read_blocks(
 
 def _blocks(stream: BinaryIO, compression: Compression | None, end: int) -> Iterator[bytes]:
     if compression is not None:
-        yield from decompress(compression, stream, BLOCK_BYTES)
+        for block in decompress(compression, stream, BLOCK_BYTES):
+            yield block
+            if stream.tell() >= end:
+                return
     else:
         while block := stream.read(min(BLOCK_BYTES, end - stream.tell())):
             yield block
 
 
-def _check_unchanged(file: CorpusFile, status: os.stat_result) -> None:
+def check_unchanged(file: CorpusFile, status: os.stat_result) -> None:
+    """Raise UserError if a file has another size or date than when it was listed."""
     if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
         raise UserError(f"{file.name} has changed while it was being used; start again")

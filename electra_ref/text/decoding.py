@@ -61,10 +61,15 @@ _OTHER_FORMATS = (
     _Format(re.compile(rb"(?s:.{257})ustar"), "a tar archive", "unpack it first: tar -xf"),
     _Format(re.compile(rb"%PDF-"), "a PDF document", "extract its text first: pdftotext"),
     _Format(
-        re.compile(rb"PAR1|ARROW1\0"),
-        "a Parquet or Arrow file",
-        "write its text as JSON lines, for example with pandas: "
-        "read_parquet(FILE).to_json('NEW.jsonl', orient='records', lines=True)",
+        re.compile(rb"PAR1"),
+        "a Parquet file",
+        "let its name end in .parquet; --text-key names the column of the text",
+    ),
+    _Format(
+        re.compile(rb"ARROW1\0"),
+        "an Arrow file",
+        "write it as Parquet, for example with pyarrow: "
+        "parquet.write_table(ipc.open_file(FILE).read_all(), 'NEW.parquet')",
     ),
     _Format(
         re.compile(rb"\x93NUMPY"), "an array saved by numpy.save", "give token ids with --tokens"
@@ -77,12 +82,12 @@ def decode(
 ) -> Iterator[str]:
     """Yield the characters of a file in blocks; add its counts of bytes to ``report``.
 
-    Of a part, only whole blocks are judged: its beginning is not that of the file, and its share
-    not that of the file. Raises UserError for a file that cannot be read or is refused.
+    Of a part, only whole blocks are judged: its share is not that of the file. Raises UserError for
+    a file that cannot be read or is refused.
     """
     head, blocks = _split_head(read_blocks(file, on_bytes))
     encoding = "utf-8"
-    if file.part is None:
+    if file.is_start:
         refuse_other_formats(file, head)
         _refuse_json(file, head)
         encoding = encoding_of(head)
@@ -129,11 +134,11 @@ def encoding_of(head: bytes) -> str:
 
 
 def is_plain(file: CorpusFile) -> bool:
-    """Return whether a file may be read in parts: not compressed, and UTF-8.
+    """Return whether a file may be cut at any line: not compressed, no Parquet, and UTF-8.
 
     Raises UserError if it cannot be read.
     """
-    if file.compression is not None:
+    if file.compression is not None or file.format == "rows":
         return False
     try:
         with opened(file) as stream:
@@ -217,7 +222,7 @@ class _Found:
         """Raise UserError if too many of ``size`` bytes are invalid or NUL."""
         if max(invalid, nuls) <= LARGEST_SHARE * size:
             return
-        name, wide = self.file.name, self._wide_encoding()
+        name, wide = self.file.place, self._wide_encoding()
         if wide:
             reason = f"{name} is {wide} without a byte order mark; convert it to UTF-8"
             raise UserError(f"{reason}: {self._conversion(wide)}")

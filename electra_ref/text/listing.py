@@ -2,11 +2,12 @@
 
     .txt .text   text
     .jsonl       one JSON object a line
+    .parquet     a table; pyarrow reads it
     .md          text, if the file is named; a folder often has a README.md that is no data
     .json        as .jsonl, if the file is named; a folder often has settings in .json
     no ending    if the file is named: JSON objects if it begins with one, otherwise text
 
-Each of these may be followed by the ending of a compression, such as .gz.
+Each of these but .parquet may be followed by the ending of a compression, such as .gz.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from electra_ref.errors import UserError
 from electra_ref.text.compression import COMPRESSIONS, Compression
-from electra_ref.text.corpus_file import CorpusFile
+from electra_ref.text.corpus_file import CorpusFile, Format
 from electra_ref.text.decoding import holds_json
 
 DEFAULT_TEXT_KEY = "text"
-FORMAT_OF_ENDING: dict[str, Literal["text", "objects"]] = {
+FORMAT_OF_ENDING: dict[str, Format] = {
     ".txt": "text",
     ".text": "text",
     ".jsonl": "objects",
     ".md": "text",
     ".json": "objects",
+    ".parquet": "rows",
 }
-ENDINGS_IN_FOLDERS = (".txt", ".text", ".jsonl")
+ENDINGS_IN_FOLDERS = (".txt", ".text", ".jsonl", ".parquet")
 NAMES_SHOWN = 3
 NAMED_THEMSELVES = "name .md, .json and files without an ending themselves; pipe in others with -"
 
@@ -137,6 +138,11 @@ def describe_file(
             f"cannot tell what {name} holds: its name should end in {_any_of(FORMAT_OF_ENDING)}; "
             "or pipe it in with -"
         )
+    if ending == ".parquet" and compression is not None:
+        raise UserError(
+            f"{name} is compressed a second time: Parquet is so already; decompress it with "
+            f"{compression.command}"
+        )
     file = CorpusFile(
         path=path,
         name=name,
@@ -158,7 +164,7 @@ def split_name(path: str) -> tuple[str, Compression | None]:
     return ending, None
 
 
-def _any_of(endings: Sequence[str] | dict[str, Literal["text", "objects"]]) -> str:
+def _any_of(endings: Sequence[str] | dict[str, Format]) -> str:
     compressed = ", ".join(compression.ending for compression in COMPRESSIONS)
     *others, last = endings
     return f"{', '.join(others)} or {last} (also compressed: {compressed})"

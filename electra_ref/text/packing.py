@@ -64,17 +64,21 @@ def pack(
     document_ends: npt.NDArray[np.int64],
     chosen: npt.NDArray[np.int64],
     rules: PackingRules,
+    first: int = 0,
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yield arrays of examples (n, 3) of the documents with the numbers ``chosen`` (documents,).
 
     ``sentence_ends`` (sentences,) counts tokens, ``document_ends`` (documents,) sentences, both as
-    in a token cache. Raises ValueError if ``rules.max_length`` is below SHORTEST_TARGET.
+    in a shard of a token cache. ``first`` is the number, in the whole corpus, of the first document
+    of the shard: it names the random numbers. Raises ValueError if ``rules.max_length`` is below
+    SHORTEST_TARGET.
     """
     _check(rules)
     nothing = np.empty((0, 3), np.int64)
-    for first in range(0, chosen.size, DOCUMENTS_AT_A_TIME):
-        some = chosen[first : first + DOCUMENTS_AT_A_TIME]
-        arguments = (sentence_ends, document_ends, some, *rules[:3], key_words(rules.seed))
+    for start in range(0, chosen.size, DOCUMENTS_AT_A_TIME):
+        some = chosen[start : start + DOCUMENTS_AT_A_TIME]
+        key = key_words(rules.seed)
+        arguments = (sentence_ends, document_ends, some, first, *rules[:3], key)
         examples = np.empty((_pack_documents(*arguments, nothing), 3), np.int64)
         _pack_documents(*arguments, examples)
         yield examples
@@ -98,6 +102,7 @@ def _pack_documents(
     sentence_ends: npt.NDArray[np.int64],
     document_ends: npt.NDArray[np.int64],
     chosen: npt.NDArray[np.int64],
+    first: int,
     max_length: int,
     single_segment_probability: float,
     short_probability: float,
@@ -112,11 +117,11 @@ def _pack_documents(
         start = sentence_ends[sentence - 1] if sentence > 0 else 0
         word = 0
         while start < sentence_ends[last_sentence]:
-            single = _draw(document, word, key) < single_segment_probability
+            single = _draw(first + document, word, key) < single_segment_probability
             target = max_length
-            if _draw(document, word + 1, key) < short_probability:
+            if _draw(first + document, word + 1, key) < short_probability:
                 choices = max_length - SHORTEST_TARGET + 1
-                target = SHORTEST_TARGET + int(_draw(document, word + 2, key) * choices)
+                target = SHORTEST_TARGET + int(_draw(first + document, word + 2, key) * choices)
             word += 3
             first_target = _NO_TARGET if single else (target - 3) // 2
 
@@ -128,7 +133,7 @@ def _pack_documents(
                 if in_a and end - start >= first_target:
                     in_a = split - start < first_target
                     if in_a:
-                        in_a = _draw(document, word, key) < 0.5
+                        in_a = _draw(first + document, word, key) < 0.5
                         word += 1
                 if in_a:
                     split = end
@@ -154,6 +159,7 @@ def pack_reference(
     document_ends: npt.NDArray[np.int64],
     chosen: npt.NDArray[np.int64],
     rules: PackingRules,
+    first: int = 0,
 ) -> npt.NDArray[np.int64]:
     """Return what ``pack`` yields as one array, computed with lists of sentences."""
     _check(rules)
@@ -161,7 +167,7 @@ def pack_reference(
     firsts = [0, *document_ends.tolist()]
     examples = []
     for document in chosen.tolist():
-        draw = _drawing(document, rules.seed)
+        draw = _drawing(first + document, rules.seed)
         sentences = [
             list(range(starts[s], starts[s + 1]))
             for s in range(firsts[document], firsts[document + 1])

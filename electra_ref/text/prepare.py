@@ -1,54 +1,35 @@
 """From what the user names to batches: read, train a vocabulary, tokenize, hold out, pack.
 
 Every stage saves its result in the cache folder, under a hash of its input. A second run on the
-same text only hashes the files.
+same text reads no more of it than the sample that its vocabulary comes from.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import os
-import select
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_ref.config.pretraining import PretrainingConfig, has_default_vocabulary_size
 from electra_ref.errors import UserError
-from electra_ref.files import disk_errors
-from electra_ref.text import embedded_corpus
-from electra_ref.text.cache_folder import CacheFolder, cache_key, open_intact, open_or_build
-from electra_ref.text.corpus import hash_files, read_documents
-from electra_ref.text.corpus_file import BLOCK_BYTES, CorpusFile, CorpusReport
+from electra_ref.text.cache_folder import cache_key, open_or_build
+from electra_ref.text.corpus import hash_files
+from electra_ref.text.corpus_file import CorpusFile
 from electra_ref.text.corpus_sample import draw_sample, read_sample
 from electra_ref.text.examples import ExampleSource, open_examples
-from electra_ref.text.listing import DEFAULT_TEXT_KEY, Listing, describe_file, list_files
+from electra_ref.text.id_shards import cache_ids
+from electra_ref.text.listing import DEFAULT_TEXT_KEY, Listing
+from electra_ref.text.named_files import Progress, counter, named_files
 from electra_ref.text.packing import PackingRules
-from electra_ref.text.token_cache import EncodedDocument, TokenCache, open_tokens, write_tokens
-from electra_ref.text.token_ids import (
-    check_ids,
-    fit_vocabulary,
-    id_documents,
-    id_vocabulary,
-    names_ids,
-    open_id_array,
-)
-from electra_ref.text.unknown_words import UnknownWords
+from electra_ref.text.reading import ONE_PROCESS, Reading
+from electra_ref.text.token_cache import TokenCache, open_tokens
+from electra_ref.text.token_ids import names_ids
+from electra_ref.text.tokenizing import recipe_of, tokenize_files
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.wordpiece import PREFIX, WordPiece, tokenizer_of
 
-STANDARD_INPUT = "-"
 VOCABULARY_BYTES = 1 << 28  # of a larger corpus a sample of about this size trains the vocabulary
-
-Progress = Callable[[str, int, int], None]
-"""``progress(stage, done, total)`` in bytes, token ids or pieces; both 0 if nothing can be counted.
-
-It is called often, and may raise to stop: then nothing half-built stays behind.
-"""
 
 
 def _ignore(_stage: str, _done: int, _total: int) -> None:
@@ -80,19 +61,20 @@ def prepare(
     *,
     corpus: Sequence[str] = (),
     text_key: str = DEFAULT_TEXT_KEY,
-    ids_path: str | None = None,
+    ids_paths: Sequence[str] = (),
     vocabulary: Sequence[str] | None = None,
     known_key: str | None = None,
     moved: bool = False,
     progress: Progress = _ignore,
+    reading: Reading = ONE_PROCESS,
 ) -> PreparedData:
     """Tokenize what ``tokenize`` describes, hold out a share of it, pack both parts.
 
     Of ``config``: DataConfig's fields, preset, vocab_size and seed. Raises UserError.
     """
     tokenizer, cache, report = tokenize(
-        config, cache_dir, corpus=corpus, text_key=text_key, ids_path=ids_path,
-        vocabulary=vocabulary, known_key=known_key, moved=moved, progress=progress,
+        config, cache_dir, corpus=corpus, text_key=text_key, ids_paths=ids_paths,
+        vocabulary=vocabulary, known_key=known_key, moved=moved, progress=progress, reading=reading,
     )  # fmt: skip
     training, held_out = open_examples(
         cache_dir,
@@ -100,6 +82,8 @@ def prepare(
         packing_rules(config),
         config.held_out_fraction,
         lambda: progress("waiting", 0, 0),
+        partial(progress, "packing"),
+        contents=reading.verify,
     )
     return PreparedData(tokenizer, training, held_out, cache.folder.key, report)
 
@@ -120,47 +104,59 @@ def tokenize(
     *,
     corpus: Sequence[str] = (),
     text_key: str = DEFAULT_TEXT_KEY,
-    ids_path: str | None = None,
+    ids_paths: Sequence[str] = (),
     vocabulary: Sequence[str] | None = None,
     known_key: str | None = None,
     moved: bool = False,
     progress: Progress = _ignore,
+    reading: Reading = ONE_PROCESS,
 ) -> Tokenized:
-    """Tokenize the files and folders of ``corpus``, or check the array of ids at ``ids_path``.
+    """Tokenize the files and folders of ``corpus``, or check the arrays of ids at ``ids_paths``.
 
     ``-`` in ``corpus`` is standard input; without both, the corpus is the embedded one. In JSON
-    lines the text stands under ``text_key``. Without a ``vocabulary`` one is trained. A resumed run
-    gives the vocabulary and the ``known_key`` of its first start. If that cache is intact and the
-    corpus was not ``moved``, the corpus is not read; otherwise it must be the same.
+    lines and Parquet files the text stands under ``text_key``. Without a ``vocabulary`` one is
+    trained. A resumed run gives the vocabulary and the ``known_key`` of its first start. If that
+    cache is intact and the corpus was not ``moved``, the corpus is not read; otherwise it must be
+    the same.
 
     Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
     """
-    folder = None
+    cache = None
     listing = Listing()
+    notes: list[str] = []
     if known_key is not None and vocabulary is not None and not moved:
-        folder = open_intact(cache_dir, known_key)
-    if folder is not None and vocabulary is not None:
+        on_bytes = partial(progress, "verifying the cache") if reading.verify else None
+        cache = open_tokens(cache_dir, known_key, on_bytes)
+    if cache is not None and vocabulary is not None:
         tokenizer = tokenizer_of(vocabulary, config)
-    elif ids_path is not None:
-        tokenizer, folder = _cache_ids(ids_path, vocabulary, cache_dir, progress)
+    elif ids_paths:
+        tokenizer, cache = cache_ids(
+            ids_paths,
+            vocabulary,
+            cache_dir,
+            reading.workers,
+            partial(counter, progress),
+            lambda: progress("waiting", 0, 0),
+            verify=reading.verify,
+        )
     else:
-        with _named_files(corpus, text_key, cache_dir, progress) as listing:
+        with named_files(corpus, text_key, cache_dir, progress) as listing:
             _check_text_key(text_key, listing)
             if vocabulary is not None and names_ids(vocabulary):
                 raise UserError(
                     "the vocabulary of the model names token ids, no pieces of text: name an array "
                     "of ids with --tokens"
                 )
-            tokenizer, folder = _cache_text(listing.files, config, vocabulary, cache_dir, progress)
-    if known_key not in (None, folder.key):
+            tokenizer, cache, notes = _cache_text(
+                listing.files, config, vocabulary, cache_dir, progress, reading
+            )
+    if known_key not in (None, cache.folder.key):
         raise UserError(
             "the corpus is not the one this run began with; name where that one lies now "
             "(--resume --corpus or --tokens), or start a new run"
         )
-    cache = open_tokens(folder, len(tokenizer.vocab))
-    report = {"notes": [], **folder.facts, "tokens": int(cache.tokens.size)}
-    if vocabulary is None and ids_path is None:
-        report["notes"] = [*report["notes"], *_notes_on_size(tokenizer.vocab, config)]
+    report = {"notes": [], **cache.folder.facts["report"], "tokens": cache.tokens.size}
+    report["notes"] = [*report["notes"], *notes]
     if listing.skipped:
         report |= {"skipped": listing.skipped, "skipped_names": listing.skipped_names}
     return Tokenized(tokenizer, cache, report)
@@ -169,76 +165,9 @@ def tokenize(
 def _check_text_key(text_key: str, listing: Listing) -> None:
     if text_key != DEFAULT_TEXT_KEY and all(file.format == "text" for file in listing.files):
         raise UserError(
-            f"--text-key {text_key}: the corpus has no JSON lines; their files end in .jsonl"
+            f"--text-key {text_key}: the corpus has neither JSON lines nor Parquet files; these "
+            "end in .jsonl and .parquet"
         )
-
-
-@contextmanager
-def _named_files(
-    corpus: Sequence[str], text_key: str, cache_dir: Path, progress: Progress
-) -> Iterator[Listing]:
-    """Yield the files to read, in the order they were named; standard input is kept on disk."""
-    if not corpus:
-        yield Listing([_embedded_file(cache_dir, progress)])
-    elif STANDARD_INPUT not in corpus:
-        yield list_files(corpus, text_key)
-    elif corpus.count(STANDARD_INPUT) > 1:
-        raise UserError("standard input (-) can be read only once; name it once")
-    else:
-        before = corpus.index(STANDARD_INPUT)
-        listing = list_files(corpus[:before], text_key)
-        with _spooled_input(text_key, cache_dir, progress) as typed:
-            listing.files.append(typed)
-            listing.add(list_files(corpus[before + 1 :], text_key))
-            yield listing
-
-
-@contextmanager
-def _spooled_input(text_key: str, cache_dir: Path, progress: Progress) -> Iterator[CorpusFile]:
-    """Standard input as a file that can be read twice.
-
-    The file has no name, so nothing stays behind however the process ends. It is read by its
-    descriptor: opening /dev/fd/N begins at the start on Linux, but not on macOS.
-    """
-    if sys.stdin is None:
-        raise UserError("standard input (-) is closed; pipe text into it or name a file")
-    with ExitStack() as stack:
-        with disk_errors(f"keep standard input in {cache_dir}"):
-            spool = stack.enter_context(tempfile.TemporaryFile(dir=cache_dir))
-            advance = _counter(progress, "reading standard input", 0)
-            descriptor, block = sys.stdin.fileno(), b"..."
-            while block:
-                # Others may be slow to write: a request to stop is heard while nothing comes.
-                while not select.select([descriptor], [], [], 0.2)[0]:
-                    advance(0)
-                block = os.read(descriptor, BLOCK_BYTES)
-                spool.write(block)
-                advance(len(block))
-            spool.flush()
-        yield describe_file(spool.fileno(), name="standard input", text_key=text_key)
-
-
-def _embedded_file(cache_dir: Path, progress: Progress) -> CorpusFile:
-    """The embedded corpus as a text file in the cache, extracted anew when its sources change."""
-    sources = embedded_corpus.documentation_files()
-    states = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in sources]
-    key = cache_key("documentation", sources=states)
-    done = 0
-
-    def advanced() -> Iterator[Path]:
-        nonlocal done
-        for path, size, _ in states:
-            progress("reading the installed documentation", done, sum(s for _, s, _ in states))
-            yield Path(path)
-            done += size
-
-    def build(folder: Path) -> dict[str, Any]:
-        with open(folder / "documentation.txt", "w", encoding="utf-8", newline="\n") as stream:
-            for document in embedded_corpus.read_documentation(advanced()):
-                stream.write("\n".join(document) + "\n\n")
-        return {}
-
-    return describe_file(str(open_or_build(cache_dir, key, build).path / "documentation.txt"))
 
 
 def _cache_text(
@@ -247,52 +176,39 @@ def _cache_text(
     vocabulary: Sequence[str] | None,
     cache_dir: Path,
     progress: Progress,
-) -> tuple[WordPiece, CacheFolder]:
-    on_disk = sum(file.size for file in files)
-    content = hash_files(files, _counter(progress, "hashing the corpus", on_disk))
+    reading: Reading,
+) -> tuple[WordPiece, TokenCache, list[str]]:
+    """Return the tokenizer, the tokens, and notes on the vocabulary if it was trained here."""
+    notes: list[str] = []
     if vocabulary is None:
-        vocabulary = _cached_vocabulary(files, content, config, cache_dir, progress)
-    tokenizer = tokenizer_of(vocabulary, config)
-
-    def build(folder: Path) -> dict[str, Any]:
-        report = CorpusReport()
-        advance = _counter(progress, "tokenizing", on_disk)
-        documents = read_documents(files, report, advance)
-        unknown = UnknownWords(tokenizer)
-        encoded = (_encode(document, tokenizer, unknown) for document in documents)
-        write_tokens(folder, encoded, len(tokenizer.vocab))
-        return {**dataclasses.asdict(report), **unknown.facts()}
-
-    key = cache_key(
-        "tokens",
-        corpus=content,
-        vocabulary=hashlib.sha256("\n".join(tokenizer.vocab).encode()).hexdigest(),
-        lowercase=config.lowercase,
-        strip_accents=config.strips_accents,
+        vocabulary, notes = _cached_vocabulary(files, config, cache_dir, progress)
+    recipe = recipe_of(vocabulary, config)
+    cache = tokenize_files(
+        files,
+        recipe,
+        cache_dir,
+        reading.workers,
+        counter(progress, "tokenizing", sum(file.size for file in files)),
+        lambda: progress("waiting", 0, 0),
+        verify=reading.verify,
     )
-    return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
-
-
-def _encode(document: list[str], tokenizer: WordPiece, unknown: UnknownWords) -> EncodedDocument:
-    encoded = tokenizer.encode_lines(document)
-    unknown.count(document, encoded)
-    return EncodedDocument(*encoded)
+    return tokenizer_of(vocabulary, config), cache, notes
 
 
 def _cached_vocabulary(
-    files: Sequence[CorpusFile],
-    content: str,
-    config: PretrainingConfig,
-    cache_dir: Path,
-    progress: Progress,
-) -> list[str]:
-    """Train a vocabulary on all documents, the held-out ones too, or on a sample of many."""
+    files: Sequence[CorpusFile], config: PretrainingConfig, cache_dir: Path, progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Train a vocabulary on all documents, the held-out ones too, or on a sample of many.
+
+    Only the sample is read. Return notes, too.
+    """
     size = config.vocab_size or config.max_vocab_size
     may_grow = has_default_vocabulary_size(config)
+    sample = draw_sample(files, VOCABULARY_BYTES)
+    content = hash_files(sample.files, counter(progress, "hashing the text", sample.bytes))
 
     def build(folder: Path) -> dict[str, Any]:
-        sample = draw_sample(files, VOCABULARY_BYTES)
-        advance = _counter(progress, "training the vocabulary", sample.bytes)
+        advance = counter(progress, "training the vocabulary", sample.bytes)
         vocabulary = train_vocabulary(
             read_sample(sample, advance),
             size,
@@ -312,10 +228,17 @@ def _cached_vocabulary(
         may_grow=may_grow,
         lowercase=config.lowercase,
         strip_accents=config.strips_accents,
-        sample=VOCABULARY_BYTES,
     )
     folder = open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
-    return load_vocabulary(folder.path / "vocab.txt")
+    vocabulary = load_vocabulary(folder.path / "vocab.txt")
+    notes = list(_notes_on_size(vocabulary, config))
+    if sample.has_prefixes:
+        notes.append(
+            f"the vocabulary comes from about {VOCABULARY_BYTES >> 20} MiB, of compressed files "
+            "the beginning; if they are sorted, by language or date, shuffle them first or give "
+            "--vocab"
+        )
+    return vocabulary, notes
 
 
 def _notes_on_size(vocabulary: Sequence[str], config: PretrainingConfig) -> Iterator[str]:
@@ -325,53 +248,3 @@ def _notes_on_size(vocabulary: Sequence[str], config: PretrainingConfig) -> Iter
             f"the characters of this corpus take {characters:,} entries, so its vocabulary has "
             f"{len(vocabulary):,} and not {config.max_vocab_size:,}; max_vocab_size sets its size"
         )
-
-
-def _cache_ids(
-    path: str, vocabulary: Sequence[str] | None, cache_dir: Path, progress: Progress
-) -> tuple[WordPiece, CacheFolder]:
-    ids = open_id_array(path)
-    before = os.stat(path)
-    found = check_ids(ids, path, _counter(progress, "checking the token ids", ids.size))
-    names = id_vocabulary(found.largest)
-    if vocabulary is not None:
-        names = fit_vocabulary(names, vocabulary, path)
-    tokenizer = WordPiece(names, lowercase=False)
-
-    def build(folder: Path) -> dict[str, Any]:
-        advance = _counter(progress, "copying the token ids", ids.size)
-        write_tokens(folder, id_documents(ids, advance), len(tokenizer.vocab))
-        now = os.stat(path)
-        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise UserError(f"{path} has changed while it was being used; start again")
-        return {
-            "files": 1,
-            "bytes": now.st_size,
-            "documents": found.documents,
-            "notes": found.notes,
-        }
-
-    content = _hash_file(path, _counter(progress, "hashing the token ids", before.st_size))
-    key = cache_key("ids", content=content)
-    return tokenizer, open_or_build(cache_dir, key, build, lambda: progress("waiting", 0, 0))
-
-
-def _hash_file(path: str, on_bytes: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(BLOCK_BYTES):
-            digest.update(block)
-            on_bytes(len(block))
-    return digest.hexdigest()
-
-
-def _counter(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
-    """Return a function that adds to what is done and passes the sum on."""
-    done = 0
-
-    def advance(amount: int) -> None:
-        nonlocal done
-        done += amount
-        progress(stage, done, total)
-
-    return advance

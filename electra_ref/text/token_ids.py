@@ -1,12 +1,13 @@
 """The array of ``--tokens``: ids of another tokenizer, checked and read as documents.
 
-The file is written by ``numpy.save``: integers of any type, byte order and memory order. It is
-mapped and read in pieces, so it may be larger than memory. What cannot be meant is refused with its
-position, counted from 0. What may not be meant becomes a note.
+A file is written by ``numpy.save``: integers of any type, byte order and memory order. It is
+mapped and read in pieces, so it may be larger than memory. Several files follow each other. What
+cannot be meant is refused with its position, counted from 0. What may not be meant becomes a note.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tokenize
 from collections import Counter
@@ -33,11 +34,19 @@ _OF_A_DAMAGED_HEADER = (OverflowError, TypeError, SyntaxError, tokenize.TokenErr
 
 
 class IdFacts(NamedTuple):
-    """What an array of ids holds."""
+    """What an array of ids, or a part of it, holds."""
 
-    largest: int
+    largest: int  # -1: nothing but padding
     documents: int  # rows with a token, or 1
-    notes: list[str]  # for the person who gave the file
+    rows: int  # 1 for a stream
+    doubled: Counter[int]  # ids that stand twice at the end of a row, and how often
+
+
+class IdPart(NamedTuple):
+    """What is read of an array: rows, or in a stream positions that LONGEST_ID_DOCUMENT divides."""
+
+    first: int
+    end: int
 
 
 class _Piece(NamedTuple):
@@ -79,16 +88,18 @@ def open_id_array(path: str) -> Ids:
     return array
 
 
-def check_ids(ids: Ids, path: str, on_ids: OnIds | None = None) -> IdFacts:
-    """Read all ids once; return what they are.
+def check_ids(
+    ids: Ids, path: str, on_ids: OnIds | None = None, part: IdPart | None = None
+) -> IdFacts:
+    """Read all ids once, or those of a part; return what they are.
 
     Raises UserError, with the position, for an id above LARGEST_ID and for a negative id that does
-    not end a row, and for an array of nothing but padding.
+    not end a row.
     """
     largest, documents = -1, 0
     padded = False  # the row so far ends in padding
-    doubled: Counter[int] = Counter()  # ids that stand twice at the end of a row
-    for piece in _pieces(ids):
+    doubled: Counter[int] = Counter()
+    for piece in _pieces(ids, part):
         largest = max(largest, int(piece.ids.max()))
         if largest > LARGEST_ID:
             row, column = np.argwhere(piece.ids > LARGEST_ID)[0].tolist()
@@ -103,9 +114,29 @@ def check_ids(ids: Ids, path: str, on_ids: OnIds | None = None) -> IdFacts:
             doubled.update(last[(last == piece.ids[:, -2]) & (last >= 0)].tolist())
         if on_ids is not None:
             on_ids(piece.ids.size)
+    rows = 1 if ids.ndim == 1 else ids.shape[0] if part is None else part.end - part.first
+    if ids.ndim == 1 and part is not None and part.first:  # the stream was counted where it begins
+        rows = 0
+    return IdFacts(largest, documents, rows, doubled)
+
+
+def join_facts(parts: Sequence[IdFacts], path: str) -> IdFacts:
+    """Return the facts of several arrays, or parts of one, taken together.
+
+    Raises UserError if there is nothing but padding; it calls them ``path``.
+    """
+    doubled: Counter[int] = Counter()
+    for part in parts:
+        doubled.update(part.doubled)
+    largest = max(part.largest for part in parts)
     if largest < 0:
         raise UserError(f"{path} holds nothing but padding: every id is negative")
-    return IdFacts(largest, documents, list(_notes(ids, documents, doubled)))
+    return IdFacts(
+        largest,
+        sum(part.documents for part in parts),
+        sum(part.rows for part in parts),
+        doubled,
+    )
 
 
 def _check_padding(ids: Ids, path: str, piece: _Piece, padded: bool) -> bool:
@@ -138,14 +169,15 @@ def _wrong_id(ids: Ids, path: str, row: int, column: int, reason: str) -> UserEr
     return UserError(f"{path}, row {row}, column {column}: the id {ids[row, column]} {reason}")
 
 
-def _notes(ids: Ids, documents: int, doubled: Counter[int]) -> Iterator[str]:
-    rows = ids.shape[0] if ids.ndim == 2 else 1
+def notes_on(facts: IdFacts) -> Iterator[str]:
+    """Yield what the person who gave the ids should know."""
+    rows, documents = facts.rows, facts.documents
     if documents < rows:
         yield (
             f"{rows - documents:,} of {rows:,} rows of the token ids hold only padding and were "
             "left out"
         )
-    for last, count in doubled.most_common(1):
+    for last, count in facts.doubled.most_common(1):
         if rows >= FEWEST_ROWS and 2 * count > rows:
             yield (
                 f"{count:,} of {rows:,} rows of the token ids end in the id {last} twice or more; "
@@ -153,14 +185,16 @@ def _notes(ids: Ids, documents: int, doubled: Counter[int]) -> Iterator[str]:
             )
 
 
-def id_documents(ids: Ids, on_ids: OnIds | None = None) -> Iterator[EncodedDocument]:
-    """Yield the documents of a checked array of ids, with ID_SHIFT added to each id.
+def id_documents(
+    ids: Ids, on_ids: OnIds | None = None, part: IdPart | None = None
+) -> Iterator[EncodedDocument]:
+    """Yield the documents of a checked array of ids, or of a part, with ID_SHIFT added to each id.
 
     A document is a row. A longer row and a (tokens,) stream are cut into documents of
     LONGEST_ID_DOCUMENT tokens. A document is one sentence, so it is always segment A. Negative ids
     are padding and are dropped, and so are rows of padding.
     """
-    for piece in _pieces(ids):
+    for piece in _pieces(ids, part):
         for row in piece.ids:
             shifted = row[row >= 0].astype(np.int64) + ID_SHIFT
             if shifted.size:
@@ -197,16 +231,39 @@ def fit_vocabulary(names: list[str], vocabulary: Sequence[str], path: str) -> li
     )
 
 
-def _pieces(ids: Ids) -> Iterator[_Piece]:
-    """Yield the array in pieces: many whole rows, or LONGEST_ID_DOCUMENT columns of one.
+def plan_parts(ids: Ids, size: int) -> list[IdPart]:
+    """Divide an array into parts of about ``size`` bytes."""
+    columns = ids.shape[1] if ids.ndim == 2 else 1
+    unit = 1 if ids.ndim == 2 else LONGEST_ID_DOCUMENT
+    step = max(1, size // (columns * ids.itemsize * unit)) * unit
+    return [
+        IdPart(first, min(first + step, ids.shape[0])) for first in range(0, ids.shape[0], step)
+    ]
+
+
+def hash_ids(ids: Ids, part: IdPart, on_ids: OnIds) -> str:
+    """Return a SHA-256 of a part: its ids, and how many stand in a row."""
+    digest = hashlib.sha256(repr((ids.ndim, ids.shape[1:], ids.dtype.str)).encode())
+    for piece in _pieces(ids, part):
+        digest.update(piece.ids.data)
+        on_ids(piece.ids.size)
+    return digest.hexdigest()
+
+
+def _pieces(ids: Ids, part: IdPart | None) -> Iterator[_Piece]:
+    """Yield a part of the array in pieces: many whole rows, or LONGEST_ID_DOCUMENT columns of one.
 
     Many rows at a time make an array in Fortran order, whose rows are spread over the file, about
     as fast to read as one in C order.
     """
     table = ids if ids.ndim == 2 else ids[np.newaxis]
-    rows, columns = table.shape
-    height = max(1, _PIECE_IDS // columns) if columns <= LONGEST_ID_DOCUMENT else 1
-    for row in range(0, rows, height):
-        for column in range(0, columns, LONGEST_ID_DOCUMENT):
-            piece = table[row : row + height, column : column + LONGEST_ID_DOCUMENT]
+    rows, columns = IdPart(0, table.shape[0]), IdPart(0, table.shape[1])
+    if part is not None:
+        rows, columns = (part, columns) if ids.ndim == 2 else (rows, part)
+    width = columns.end - columns.first
+    height = max(1, _PIECE_IDS // width) if width <= LONGEST_ID_DOCUMENT else 1
+    for row in range(rows.first, rows.end, height):
+        for column in range(columns.first, columns.end, LONGEST_ID_DOCUMENT):
+            end = min(column + LONGEST_ID_DOCUMENT, columns.end)
+            piece = table[row : min(row + height, rows.end), column:end]
             yield _Piece(row, column, np.ascontiguousarray(piece))

@@ -8,7 +8,7 @@ vocabulary has, or its characters have no pieces where they stand.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -21,6 +21,8 @@ FIRST_EXAMINED = 1000  # words; then one for every TOKENS_PER_EXAMINED tokens, s
 TOKENS_PER_EXAMINED = 100
 TOKENS_AT_A_TIME = 4096
 CHARACTERS_SHOWN = 5
+CHARACTERS_KEPT = 1000  # for each part of a corpus
+_NUMBERS = ("unknown_tokens", "unknown_examined", "unknown_too_long", "unknown_characters")
 
 
 class UnknownWords:
@@ -66,14 +68,30 @@ class UnknownWords:
             self._missing.update(missing)
 
     def facts(self) -> dict[str, Any]:
-        """Return what was counted, as plain JSON."""
+        """Return what was counted, as plain JSON: see ``joined_facts``."""
         if self._waiting:
             self._count_waiting()
-        common = sorted(self._missing.items(), key=lambda item: (-item[1], item[0]))
         return {
             "unknown_tokens": self._unknown,
             "unknown_examined": self._examined,
             "unknown_too_long": self._too_long,
             "unknown_characters": self._foreign,  # words with a character that no piece has
-            "missing_characters": [character for character, _ in common[:CHARACTERS_SHOWN]],
+            "missing_characters": dict(_commonest(self._missing)[:CHARACTERS_KEPT]),
         }
+
+
+def joined_facts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the facts of several parts of a corpus as those of the whole.
+
+    Of the missing characters the most common are named.
+    """
+    joined: dict[str, Any] = {name: sum(part[name] for part in parts) for name in _NUMBERS}
+    missing: Counter[str] = Counter()
+    for part in parts:
+        missing.update(part["missing_characters"])
+    names = [character for character, _ in _commonest(missing)[:CHARACTERS_SHOWN]]
+    return {**joined, "missing_characters": names}
+
+
+def _commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

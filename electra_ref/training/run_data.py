@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +16,10 @@ from typing import Any
 
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_json_atomically
-from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir
+from electra_ref.text.cache_folder import FORMAT_VERSION, find_cache_dir, is_key
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary
 from electra_ref.training.run_directory import RunDirectory
 
-_KEY = re.compile(r"[a-z]+-[0-9a-f]{40}")
 _DIGEST = "vocabulary_sha256"
 
 
@@ -44,7 +42,7 @@ def read_key(run: RunDirectory) -> str:
     try:
         facts = json.loads(run.data.read_bytes())
         key, version = facts["key"], facts.get("format", 2)
-        if not _KEY.fullmatch(key):
+        if not is_key(key):
             raise ValueError(f"{key!r} is no key")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(

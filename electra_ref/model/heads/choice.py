@@ -8,7 +8,8 @@ The rows of a question stand one after the other. Questions may have different n
 ``rows`` tells where each choice stands, and B is the number of all choices.
 
 The original form has the original's head for a row, dropout and an affine map; the original has no
-such task, BERT has: Devlin et al. 2019, arXiv:1810.04805, section 4.4. The huggingface form is that
+such task, BERT has: Devlin et al. 2019, arXiv:1810.04805, section 4.4. The form mean has the same
+for the mean of the tokens. The huggingface form is that
 of transformers models/electra/modeling_electra.py (``ElectraForMultipleChoice``,
 ``ElectraSequenceSummary``), which drops nothing of what it reads:
 
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from electra_ref.arrays import Array, get_xp
 from electra_ref.backends import Cache
 from electra_ref.model.heads import classification
-from electra_ref.model.heads.classification import LogitsCache, cls_logits, cls_logits_backward
+from electra_ref.model.heads.classification import LogitsCache, row_logits, row_logits_backward
 from electra_ref.model.labelled import FineTuned, HeadOutput, LabelledBatch
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.parameters import ParameterSpec
@@ -83,7 +84,7 @@ def backward(run: BackwardPass, model: FineTuned, counts: Counts, cache: ChoiceC
         gradient_scale(cache.term, counts), cache.loss
     )
     dlogits = run.backend.gather_positions_backward(dchoices.reshape(-1, 1), cache.gather)
-    return cls_logits_backward(run, model, dlogits, cache.logits)
+    return row_logits_backward(run, model, dlogits, cache.logits)
 
 
 def answer(run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch) -> Array:
@@ -95,5 +96,5 @@ def _logits(
     run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch
 ) -> tuple[Array, LogitsCache]:
     """Return a logit (B, 1) for each row."""
-    dropout_of_cls = 0.0 if model.head.form == "huggingface" else model.head.dropout
-    return cls_logits(run, model, hidden, len(batch.input_ids), dropout_of_cls)
+    dropout = 0.0 if model.head.form == "huggingface" else model.head.dropout
+    return row_logits(run, model, hidden, batch, dropout)

@@ -1,8 +1,9 @@
-"""The head that says which of K labels a row has, by what the encoder says of its [CLS].
+"""The head that says which of K labels a row has, by what the encoder says of it.
 
-    h      = hidden at [CLS]                                                  (B, C)
-    logits = dropout(h) W + b                                                 (B, K)   original
-    logits = dropout(gelu(dropout(h) W_1 + b_1)) W_2 + b_2                    (B, K)   huggingface
+    h      = hidden at [CLS]                                      (B, C)   original, huggingface
+    h      = mean of hidden over the tokens of the row            (B, C)   mean
+    logits = dropout(h) W + b                                     (B, K)   original, mean
+    logits = dropout(gelu(dropout(h) W_1 + b_1)) W_2 + b_2        (B, K)   huggingface
 
     loss   = sum over the rows of cross entropy(softmax(logits), label)            one label a row
     loss   = sum over the rows and the labels of
@@ -12,7 +13,9 @@ The targets tell which loss it is: ``LabelTargets`` or ``LabelSetTargets``. The 
 divided by the number of rows; transformers divides it by K as well.
 Source: google-research/electra finetune/classification/classification_tasks.py
 (``ClassificationTask``, ``get_prediction_module``), which has one label a row; transformers
-models/electra/modeling_electra.py (``ElectraClassificationHead``, ``problem_type``).
+models/electra/modeling_electra.py (``ElectraClassificationHead``, ``problem_type``). The mean is
+for small models: pre-training asks little of [CLS], and a few layers that were trained for a short
+while do not gather in it what the other tokens say.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import NamedTuple
 
 from electra_ref.arrays import Array, get_xp
 from electra_ref.backends import Cache
+from electra_ref.model.heads.pooling import token_mean, token_mean_backward
 from electra_ref.model.labelled import (
     HEAD,
     FineTuned,
@@ -69,7 +73,7 @@ def count_losses(model: FineTuned, batch: LabelledBatch) -> Counts:
 class LogitsCache(NamedTuple):
     """One cache for each operation, in the order they run; None where the head has none."""
 
-    gather: Cache
+    pool: Cache
     dropout: Cache
     dense: Cache
     gelu: Cache
@@ -77,27 +81,26 @@ class LogitsCache(NamedTuple):
     output: Cache
 
 
-def cls_logits(
-    run: ForwardPass, model: FineTuned, hidden: Array, examples: int, dropout_of_cls: float
+def row_logits(
+    run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch, dropout: float
 ) -> tuple[Array, LogitsCache]:
-    """Return the logits (B, K) of ``examples`` B rows with ``hidden`` states (N, C).
+    """Return the logits (B, K) of the rows with ``hidden`` states (N, C).
 
-    ``dropout_of_cls`` is the rate at which the head drops what it reads. The second dropout of the
+    ``dropout`` is the rate at which the head drops what it reads. The second dropout of the
     huggingface form has the rate of the head.
     """
-    first = get_xp(hidden).zeros((examples, 1), "int32")
-    h, gather = run.backend.gather_positions(hidden, first)
-    h, dropout = _dropped(run, model, h, 0, dropout_of_cls)
+    h, pool = _pooled(run, model, hidden, batch.attention_mask)
+    h, first_dropout = _dropped(run, model, h, 0, dropout)
     dense = gelu = dense_dropout = None
     if model.head.form == "huggingface":
         h, dense = run.linear(f"{HEAD}.dense", h)
         h, gelu = run.backend.gelu(h)
         h, dense_dropout = _dropped(run, model, h, 1, model.head.dropout)
     logits, output = run.linear(f"{HEAD}.output", h)
-    return logits, LogitsCache(gather, dropout, dense, gelu, dense_dropout, output)
+    return logits, LogitsCache(pool, first_dropout, dense, gelu, dense_dropout, output)
 
 
-def cls_logits_backward(
+def row_logits_backward(
     run: BackwardPass, model: FineTuned, dlogits: Array, cache: LogitsCache
 ) -> Array:
     """Return dhidden (N, C) for ``dlogits`` (B, K)."""
@@ -107,7 +110,9 @@ def cls_logits_backward(
         dh = run.backend.gelu_backward(dh, cache.gelu)
         dh = run.linear(f"{HEAD}.dense", dh, cache.dense)
     dh = run.backend.dropout_backward(dh, cache.dropout)
-    return run.backend.gather_positions_backward(dh, cache.gather)
+    if model.head.form == "mean":
+        return token_mean_backward(dh, cache.pool)
+    return run.backend.gather_positions_backward(dh, cache.pool)
 
 
 class ClassificationCache(NamedTuple):
@@ -123,7 +128,7 @@ def forward(
     run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch
 ) -> tuple[HeadOutput, ClassificationCache]:
     """Return the logits and their loss."""
-    logits, cache = cls_logits(run, model, hidden, len(batch.input_ids), model.head.dropout)
+    logits, cache = row_logits(run, model, hidden, batch, model.head.dropout)
     targets, outputs = batch.targets, None
     if isinstance(targets, LabelSetTargets):
         outputs = logits.shape[1]
@@ -149,12 +154,22 @@ def backward(
     else:
         dlogits = run.backend.binary_cross_entropy_backward(dloss, cache.loss)
         dlogits = dlogits.reshape(-1, cache.outputs)
-    return cls_logits_backward(run, model, dlogits, cache.logits)
+    return row_logits_backward(run, model, dlogits, cache.logits)
 
 
 def answer(run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch) -> Array:
     """Return the logits (B, K)."""
-    return cls_logits(run, model, hidden, len(batch.input_ids), model.head.dropout)[0]
+    return row_logits(run, model, hidden, batch, model.head.dropout)[0]
+
+
+def _pooled(
+    run: ForwardPass, model: FineTuned, hidden: Array, is_token: Array
+) -> tuple[Array, Cache]:
+    """Return what the head reads of each row (B, C)."""
+    if model.head.form == "mean":
+        return token_mean(is_token, hidden)
+    first = get_xp(hidden).zeros((len(is_token), 1), "int32")
+    return run.backend.gather_positions(hidden, first)
 
 
 def _dropped(

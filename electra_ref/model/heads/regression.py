@@ -1,4 +1,4 @@
-"""The head that gives a row a number, by what the encoder says of its [CLS].
+"""The head that gives a row a number, by what the encoder says of it.
 
     y    = the logit of a classification head with one output       (B,)   no activation
     loss = sum over the rows of (y - target)²                       target in [0, 1]
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from electra_ref.arrays import Array
 from electra_ref.model.heads import classification
-from electra_ref.model.heads.classification import LogitsCache, cls_logits, cls_logits_backward
+from electra_ref.model.heads.classification import LogitsCache, row_logits, row_logits_backward
 from electra_ref.model.labelled import FineTuned, HeadOutput, LabelledBatch
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.parameters import ParameterSpec
@@ -77,7 +77,7 @@ def forward(
     run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch
 ) -> tuple[HeadOutput, RegressionCache]:
     """Return the predictions (B,) and their loss."""
-    logits, cache = cls_logits(run, model, hidden, len(batch.input_ids), model.head.dropout)
+    logits, cache = row_logits(run, model, hidden, batch, model.head.dropout)
     loss, loss_cache = squared_error(logits[:, 0], *batch.targets)
     term = LossTerm(NAME, loss, count_losses(model, batch)[NAME], model.head.loss_weight)
     return HeadOutput((term,), logits[:, 0]), RegressionCache(cache, loss_cache, term)
@@ -86,7 +86,7 @@ def forward(
 def backward(run: BackwardPass, model: FineTuned, counts: Counts, cache: RegressionCache) -> Array:
     """Return dhidden (N, C); add to the gradients those of the head."""
     dpredicted = squared_error_backward(gradient_scale(cache.term, counts), cache.loss)
-    return cls_logits_backward(run, model, dpredicted[:, None], cache.logits)
+    return row_logits_backward(run, model, dpredicted[:, None], cache.logits)
 
 
 def answer(run: ForwardPass, model: FineTuned, hidden: Array, batch: LabelledBatch) -> Array:

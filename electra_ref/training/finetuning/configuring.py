@@ -35,7 +35,7 @@ def new_settings(
     if chosen.get("task", kind) != kind:
         raise UserError(f"task = {chosen['task']!r} is not the {kind!r} of --task: leave it out")
     sizes = part_of(EncoderConfig, encoder.config)
-    published: dict[str, Any] = {"max_length": task.TABLE.max_length, **task.recipe(chosen)}
+    published: dict[str, Any] = {"max_length": task.TABLE.max_length, **task.recipe(chosen, sizes)}
     published["max_length"] = min(published["max_length"], sizes.max_position_embeddings)
     base = {**rates_of(sizes), **published, **decided, "task": kind}
     settings = resolve(task.TABLE, {}, path=path, settings=given, base=base)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.model import EncoderConfig
 from electra_ref.model.labelled import Answers, Targets
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.input_file import InputFile
@@ -59,8 +60,8 @@ class Task(Protocol):
     TABLE: type[FinetuningConfig]  # the settings of the task
     OUTPUTS: Mapping[str, Lines]  # formats of predict besides JSON lines, by name
 
-    def recipe(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the published settings for what the user asked: of a known data set, or {}.
+    def recipe(self, settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
+        """Return the settings for what the user asked, and for a model of this size.
 
         ``settings`` are those that the user gave; they override what is returned.
         """

@@ -51,8 +51,9 @@ def export_fine_tuned(
     task_class = TASK_CLASSES[model.head.kind]
     if model.head.form not in task_class.forms:
         raise UserError(
-            f"the model in {source} has the original's head for {model.head.kind}, which no class "
-            "of transformers has; one that was fine-tuned with --head huggingface can be written"
+            f"the model in {source} has the head {model.head.form!r} for {model.head.kind}, which "
+            "no class of transformers has; one that was fine-tuned with --head huggingface can be "
+            "written"
         )
     check()
     specs = fine_tuning.parameter_specs(model)

@@ -25,7 +25,7 @@ def data_lines(report: Mapping[str, Any]) -> Iterator[str]:
         because = "its name does not" if skipped == 1 else "their names do not"
         yield (
             f"{_count(skipped, 'file')} in folders {_was(skipped)} skipped, because {because} end "
-            f"in .txt, .text or .jsonl: {names}; {NAMED_THEMSELVES}"
+            f"in .txt, .text, .jsonl or .parquet: {names}; {NAMED_THEMSELVES}"
         )
     if invalid := report.get("invalid_bytes"):
         share = _percent(invalid / max(1, report["bytes"]))
@@ -45,8 +45,10 @@ def data_lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _what_was_read(report: Mapping[str, Any]) -> str:
     files = _count(report["files"], "file")
-    if objects := report.get("object_files"):
-        files += f" ({objects:,} of JSON lines)"
+    kinds = (("object_files", "of JSON lines"), ("row_files", "of Parquet"))
+    special = [f"{number:,} {kind}" for key, kind in kinds if (number := report.get(key))]
+    if special:
+        files += f" ({', '.join(special)})"
     counts = [_count(report[f"{noun}s"], noun) for noun in ("document", "sentence", "byte")]
     line = f"text: {', '.join([files, *counts])}"
     if "unknown_tokens" in report:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from electra_ref.masking import masked_slots
 from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.examples import open_all_examples
 from electra_ref.text.prepare import PreparedData, packing_rules, prepare, tokenize
+from electra_ref.text.reading import ONE_PROCESS, Reading
 from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.source import Source, recorded_source
 from electra_ref.training.pretraining.task import PretrainingTask
@@ -42,6 +44,7 @@ def evaluate(
     precision: str | None,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Return what was read and the figures of the model at ``path``, as metrics.jsonl names them.
 
@@ -68,7 +71,7 @@ def evaluate(
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            data = _data(path, stored, config, source, Path(scratch), report)
+            data = _data(path, stored, config, source, Path(scratch), report, reading)
             task = PretrainingTask(config, saved.opened.backend, data)
             numbers = task.held_out_rows()
             progress.close()
@@ -78,7 +81,7 @@ def evaluate(
         finally:
             progress.close()
     progress.say(evaluation.summary)
-    rows = data.held_out.examples[numbers]
+    rows = data.held_out.index.rows(numbers)
     return {
         "model": str(path),
         "step": saved.step,
@@ -98,6 +101,7 @@ def _data(
     source: Source | None,
     scratch: Path,
     report: Callable[[str, int, int], None],
+    reading: Reading,
 ) -> PreparedData:
     """Return the rows to evaluate as those held out; ``scratch`` is for a cache, if need be."""
     vocabulary = stored.tokenizer.vocab
@@ -111,10 +115,11 @@ def _data(
             find_cache_dir(run.path / "cache"),
             corpus=own.corpus,
             text_key=own.text_key,
-            ids_path=own.tokens,
+            ids_paths=own.tokens,
             vocabulary=vocabulary,
             known_key=read_key(run),
             progress=report,
+            reading=reading,
         )
     cache_dir = find_cache_dir(scratch / "cache")
     tokenizer, cache, facts = tokenize(
@@ -122,11 +127,18 @@ def _data(
         cache_dir,
         corpus=source.corpus,
         text_key=source.text_key,
-        ids_path=source.tokens,
+        ids_paths=source.tokens,
         vocabulary=vocabulary,
         progress=report,
+        reading=reading,
     )
-    rows = open_all_examples(cache_dir, cache, packing_rules(config))
+    rows = open_all_examples(
+        cache_dir,
+        cache,
+        packing_rules(config),
+        lambda: report("waiting", 0, 0),
+        partial(report, "packing"),
+    )
     if rows.count == 0:
         raise UserError("the corpus has no row to evaluate: it is too short")
     return PreparedData(tokenizer, rows, rows, cache.folder.key, facts)

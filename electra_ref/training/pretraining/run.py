@@ -25,6 +25,7 @@ from electra_ref.processes import ALONE, Processes, in_turn, require_same
 from electra_ref.terminal_text import visible
 from electra_ref.text.cache_folder import find_cache_dir
 from electra_ref.text.prepare import PreparedData, prepare
+from electra_ref.text.reading import ONE_PROCESS, Reading
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.completing import Limits, train_to_end
@@ -72,6 +73,7 @@ def begin(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading = ONE_PROCESS,
     processes: Processes = ALONE,
 ) -> Trainer:
     """Create the run's folder, prepare the data, return the trainer at step 0.
@@ -94,7 +96,7 @@ def begin(
     )
     try:
         again = resume_command(run.path)
-        trainer = _trainer(run, config, opened, source, progress, stop, again, processes)
+        trainer = _trainer(run, config, opened, source, progress, stop, reading, again, processes)
         trainer.share_state()
         if source.init_from is not None:
             trainer.save()  # what it begins with may be gone or be another when it is resumed
@@ -113,6 +115,7 @@ def resume(
     source: Source | None,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading = ONE_PROCESS,
     processes: Processes = ALONE,
 ) -> Trainer:
     """Continue the run at ``path`` from its newest checkpoint.
@@ -132,7 +135,9 @@ def resume(
         again = resume_command(path, settings, source)
         moved = source is not None
         trainer = _trainer(
-            run, config, opened, named, progress, stop, again, processes, resumed=True, moved=moved
+            *(run, config, opened, named, progress, stop, reading, again, processes),
+            resumed=True,
+            moved=moved,
         )
         trainer.restore(before)
         if config != before or source is not None:
@@ -206,7 +211,7 @@ def resume_command(path: Path, settings: Sequence[str] = (), source: Source | No
     for setting in settings:
         words += ["--set", setting]
     if source is not None:
-        words += ["--tokens", source.tokens] if source.tokens else ["--corpus", *source.corpus]
+        words += ["--tokens", *source.tokens] if source.tokens else ["--corpus", *source.corpus]
     return f"{COMMAND} {shlex.join(words)}"
 
 
@@ -217,6 +222,7 @@ def _trainer(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading,
     again: str,
     processes: Processes,
     *,
@@ -228,7 +234,7 @@ def _trainer(
     The data of a resumed run that were ``moved`` are read again. Raises UserError if the vocabulary
     of the data has not as many entries as ``config`` asks for.
     """
-    data = _prepare(run, config, source, progress, stop, again, processes, moved=moved)
+    data = _prepare(run, config, source, progress, stop, reading, again, processes, moved=moved)
     entries = len(data.tokenizer.vocab)
     if config.vocab_size not in (0, entries):
         raise UserError(
@@ -283,6 +289,7 @@ def _prepare(
     source: Source,
     progress: Progress,
     stop: StopSignals,
+    reading: Reading,
     again: str,
     processes: Processes,
     *,
@@ -307,11 +314,12 @@ def _prepare(
             find_cache_dir(run.path / "cache"),
             corpus=source.corpus,
             text_key=source.text_key,
-            ids_path=source.tokens,
+            ids_paths=source.tokens,
             vocabulary=vocabulary,
             known_key=known_key,
             moved=moved,
             progress=report,
+            reading=reading,
         )
 
     def first() -> tuple[PreparedData, tuple[Sequence[str], str]]:
@@ -322,7 +330,7 @@ def _prepare(
     try:
         data = in_turn(processes, first, lambda known: prepared(*known, False))
     except UserError as error:
-        names = [name for name in (*source.corpus, source.tokens) if name not in ("-", None)]
+        names = [name for name in (*source.corpus, *source.tokens) if name != "-"]
         if run.data.exists() and not moved and not all(map(os.path.exists, names)):
             raise UserError(
                 f"{error}; if it lies elsewhere now, name it: --resume --corpus or --tokens"

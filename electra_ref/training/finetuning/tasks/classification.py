@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.finetuning import FinetuningConfig, head_for_rows
+from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting
 from electra_ref.errors import UserError
 from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
@@ -86,9 +87,10 @@ class Detail(NamedTuple):
     outputs: int | None  # K with multi_label
 
 
-def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the original's settings for a task of GLUE."""
-    return glue_recipe(settings["glue"]) if settings.get("glue") in _GLUE else {}
+def recipe(settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
+    """Return the original's settings for a task of GLUE, and the head."""
+    glue = glue_recipe(settings["glue"]) if settings.get("glue") in _GLUE else {}
+    return {**head_for_rows(model), **glue}
 
 
 def records(

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.finetuning import FinetuningConfig, head_for_rows
+from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting
 from electra_ref.model.heads.choice import ChoiceTargets
 from electra_ref.text.wordpiece import WordPiece
@@ -71,10 +72,10 @@ class Prediction(NamedTuple):
     choice: int
 
 
-def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return BERT's settings for SWAG, but for the learning rate."""
+def recipe(settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
+    """Return BERT's settings for SWAG, but for the learning rate, and the head."""
     del settings
-    return {"epochs": 3.0, "batch_size": 16, "max_length": 128}
+    return {**head_for_rows(model), "epochs": 3.0, "batch_size": 16, "max_length": 128}
 
 
 def records(

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.finetuning import FinetuningConfig, head_for_rows
+from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting
 from electra_ref.errors import UserError
 from electra_ref.model.heads.regression import ScoreTargets
@@ -70,11 +71,11 @@ class RegressionConfig(FinetuningConfig, TextFilesConfig):
 TABLE: type[FinetuningConfig] = RegressionConfig
 
 
-def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the original's settings for STS-B, whose scores are from 0 to 5."""
+def recipe(settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
+    """Return the original's settings for STS-B, whose scores are from 0 to 5, and the head."""
     if settings.get("glue") not in _GLUE:
-        return {}
-    return {**glue_recipe(settings["glue"]), "highest_score": 5.0}
+        return head_for_rows(model)
+    return {**head_for_rows(model), **glue_recipe(settings["glue"]), "highest_score": 5.0}
 
 
 def records(

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from electra_ref.config.finetuning import FinetuningConfig, unused_head_dropout
+from electra_ref.config.finetuning import FinetuningConfig, misfits_of_token_head
+from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import count, setting
 from electra_ref.model.heads.span import SpanOptions, SpanTargets
 from electra_ref.text.wordpiece import WordPiece
@@ -64,14 +65,15 @@ class SpanConfig(FinetuningConfig):
     )
 
     def _misfits(self) -> Iterator[str]:
-        yield from unused_head_dropout(self)
+        yield from misfits_of_token_head(self)
 
 
 TABLE = SpanConfig
 
 
-def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def recipe(settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
     """Return the original's settings; the threshold of the form huggingface is that of run_qa."""
+    del model
     published = {"epochs": 2.0, "max_length": 512}
     if settings.get("head") == "huggingface":
         return {**published, "null_threshold": 0.0}

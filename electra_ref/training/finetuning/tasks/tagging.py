@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config.finetuning import FinetuningConfig, unused_head_dropout
+from electra_ref.config.finetuning import FinetuningConfig, misfits_of_token_head
+from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting, share
 from electra_ref.errors import UserError
 from electra_ref.model.heads.tagging import TagTargets
@@ -86,7 +87,7 @@ class TaggingConfig(FinetuningConfig):
         for name in ("word_column", "tag_column"):
             if getattr(self, name) == 0:
                 yield f"{name} = 0: columns are counted from 1, or from the end by -1"
-        yield from unused_head_dropout(self)
+        yield from misfits_of_token_head(self)
 
 
 TABLE = TaggingConfig
@@ -107,9 +108,9 @@ class Tagged(NamedTuple):
     probabilities: tuple[float, ...]  # (n)  of these
 
 
-def recipe(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def recipe(settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
     """Return the original's settings for chunks; there a row has 256 tokens and long ones end."""
-    del settings
+    del settings, model
     return {"epochs": 3.0, "batch_size": 32, "max_length": 128}
 
 
