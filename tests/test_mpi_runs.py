@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "intermediate_size": 24, "max_length": 20, "max_position_embeddings": 20,
     "hidden_dropout": 0.1, "attention_dropout": 0.1, "initializer_range": 0.2,
+    "initial_attention": "random",
     "batch_size": 12, "accumulate": 6, "steps": STEPS, "warmup_steps": 2, "log_every": 1,
     "evaluate_every": 5, "evaluation_batches": 2, "checkpoint_every": 5,
 }  # fmt: skip
