@@ -100,6 +100,7 @@ AREAS = {
     "processes": Area(
         (
             "message_passing",
+            "nccl_processes",
             "processes",
             "running",
             "training.opening",
@@ -107,8 +108,8 @@ AREAS = {
             "training.stop_signals",
             "training.summation",
         ),
-        "commands_in_processes processes running several_processes step step_wiring stop_signals "
-        "summation",
+        "commands_in_processes nccl_processes processes running several_processes step step_wiring "
+        "stop_signals summation",
     ),
     "training": Area(
         ("config", "training"),

@@ -18,6 +18,7 @@ FLOORS = {
         "process",
         "processes",
         "message_passing",
+        "nccl_processes",
         "errors",
         "arrays",
         "gradient",

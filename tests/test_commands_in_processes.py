@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from electra_ref import finetune, train
-from electra_ref.backends import open_backend
 from electra_ref.errors import UserError
+from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import ALONE, Processes
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.records import read_records
@@ -27,6 +27,7 @@ from tests.small_finetuning import (
 )
 from tests.small_runs import SETTINGS, write_corpus
 from tests.threaded_mpi import in_processes
+from tests.threaded_nccl import Gpus, enter, install
 
 pytestmark = pytest.mark.usefixtures("quick")
 REFERENCE = ("--device", "reference", "--precision", "float64")
@@ -39,10 +40,12 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run_train(size: int, *arguments: str) -> list[int]:
+def run_train(size: int, *arguments: str, gpus: Gpus | None = None) -> list[int]:
     """Run the command in ``size`` processes; return its exit codes."""
 
     def command(own: Processes) -> int:
+        if gpus is not None and isinstance(own, MpiProcesses):
+            enter(gpus, own)
         return train.train(train.build_parser().parse(arguments), own)
 
     return [command(ALONE)] if size == 1 else in_processes(size, command)
@@ -145,12 +148,20 @@ def test_a_signal_while_data_are_prepared_stops_all(
     assert (tmp_path / "run" / "config.toml").exists()
 
 
-def test_gpus_take_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_gpu = open_backend("reference", "float64")._replace(device="gpu")
-    monkeypatch.setattr("electra_ref.training.opening.open_backend", lambda *_: on_gpu)
-    corpus = str(write_corpus(tmp_path / "corpus.txt"))
-    with pytest.raises(UserError, match=r"cannot train on GPUs yet: .* set --device cpu"):
-        run_train(2, "--corpus", corpus, *pretraining_arguments("run"))
+def test_gpus_leave_the_same_for_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for CuPy and NCCL; a run goes on with another number of GPUs."""
+    corpus = ["--corpus", str(write_corpus(tmp_path / "corpus.txt")), "--device", "gpu"]
+    gpus = install(monkeypatch)
+    for size in (1, 3):
+        arguments = pretraining_arguments(f"run-{size}", steps=3, evaluation_batches=1)
+        assert run_train(size, *corpus, *arguments, gpus=gpus) == [0] * size
+    expected = what_is_left(tmp_path / "run-1")
+    assert what_is_left(tmp_path / "run-3") == expected
+    assert [len(gpus.calls[rank]) > 0 for rank in range(4)] == [True, True, True, False]
+    again = ["--resume", "--output-dir", "run-1", "--set", "steps=4"]
+    assert run_train(2, *again, gpus=gpus) == [0, 0]
 
 
 @pytest.fixture

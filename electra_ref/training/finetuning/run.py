@@ -114,7 +114,7 @@ def begin(
     """
     settings = with_steps(settings, len(prepared.train.data.features))
     require_micro_batches(settings, processes.size)
-    opened, environment = open_together(settings, processes)
+    opened, environment, processes = open_together(settings, processes)
     progress.say(opened.reason)
     facts = {KIND: FINETUNING, "task": settings.task, "files": files._asdict()}
     is_ours = is_ours or not os.path.lexists(path)
@@ -159,7 +159,7 @@ def resume(
         recorded = processes.of_first(lambda: _recorded(run, given))
         then, before, settings = recorded.environment, recorded.before, recorded.settings
         require_micro_batches(settings, processes.size, resumed=True)
-        opened, now = open_together(settings, processes)
+        opened, now, processes = open_together(settings, processes)
         progress.say(opened.reason)
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")

@@ -83,7 +83,7 @@ def begin(
     """
     masked_slots(config.row_length, config.mask_probability)  # raises if nothing can be masked
     require_micro_batches(config, processes.size)
-    opened, environment = open_together(config, processes)
+    opened, environment, processes = open_together(config, processes)
     progress.say(opened.reason)
     is_ours = path is None or not os.path.lexists(path)
     run = opened_by_first(
@@ -128,7 +128,7 @@ def resume(
     try:
         then, before, config, named = processes.of_first(lambda: _recorded(run, settings, source))
         require_micro_batches(config, processes.size, resumed=True)
-        opened, now = open_together(config, processes)
+        opened, now, processes = open_together(config, processes)
         progress.say(opened.reason)
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
