@@ -247,7 +247,7 @@ def test_wrong_options_are_one_line(
 def test_without_mpi_one_line_says_what_to_install(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert processes.main([*SMALLEST]) == 2
     assert "there is no mpiexec: pip install 'electra-ref[mpi]'" in capfd.readouterr().err
 
