@@ -12,6 +12,9 @@ gradients: each process sends a slice of a Kth to each of the K - 1 others and a
 (pairwise exchange), and then all slices go round (ring). The vector goes in m pieces, as
 ``electra_ref.message_passing`` sends it. C(1) = 0, and the efficiency is T(1) / (K T(K)).
 
+A pass over a corpus of N tokens takes N / (f B L) steps, where L is the length of a row and f the
+part of it that is no padding.
+
 The model leaves out: computing while gradients are sent (there is none here), processes that wait
 for the slowest, several processes behind one link, switches that are slower than their links.
 
@@ -44,6 +47,9 @@ OPTIMIZER_SECONDS = 0.56e-9
 ADDING_SECONDS = 3 / 7 * OPTIMIZER_SECONDS
 ENTRIES = 30_522  # of the vocabulary of the original
 GIGABITS = (10, 25, 100, 400)
+SHOWN_GIGABITS = 25  # for the time of a step and of a pass
+FILLED = 110 / 128  # of a row, in English text
+SENTENCES, SENTENCE_TOKENS = 10**9, 25
 LATENCY = 50e-6
 PROCESSES = tuple(2**power for power in range(11))
 
@@ -120,6 +126,12 @@ def efficiency(work: Work, processes: int, network: Network) -> float:
     return alone / (processes * step_seconds(work, processes, network))
 
 
+def pass_seconds(work: Work, processes: int, network: Network) -> float:
+    """Return what a pass over a billion sentences takes."""
+    steps = SENTENCES * SENTENCE_TOKENS / (FILLED * work.sequences * work.tokens)
+    return steps * step_seconds(work, processes, network)
+
+
 def model_figures(works: Mapping[str, Work], latency: float) -> list[dict[str, Any]]:
     """Return the efficiency and the time of a step for all numbers of processes and networks."""
     return [
@@ -129,6 +141,7 @@ def model_figures(works: Mapping[str, Work], latency: float) -> list[dict[str, A
             "gigabits": gigabits,
             "efficiency": efficiency(work, processes, network),
             "step_seconds": step_seconds(work, processes, network),
+            "pass_days": pass_seconds(work, processes, network) / 86_400,
         }
         for preset, work in works.items()
         for processes in PROCESSES
@@ -145,7 +158,8 @@ def print_model(works: Mapping[str, Work], figures: Iterable[Mapping[str, Any]])
         speed = work.tokens / work.sequence_seconds
         print(
             f"\nmodel, {preset}: {work.parameters:,} parameters, batch {work.sequences}, length "
-            f"{work.tokens}, {speed:,.0f} tokens/s in one process; efficiency in %"
+            f"{work.tokens}, {speed:,.0f} tokens/s in one process; efficiency in %; at "
+            f"{SHOWN_GIGABITS} Gb/s, seconds a step and days for a billion sentences"
         )
         rows = [
             [
@@ -154,10 +168,11 @@ def print_model(works: Mapping[str, Work], figures: Iterable[Mapping[str, Any]])
                     f"{100 * found[preset, processes, gigabits]['efficiency']:.0f}"
                     for gigabits in GIGABITS
                 ),
-                f"{found[preset, processes, 100]['step_seconds']:.3g}",
+                f"{found[preset, processes, SHOWN_GIGABITS]['step_seconds']:,.2f}",
+                f"{found[preset, processes, SHOWN_GIGABITS]['pass_days']:,.1f}",
             ]
             for processes in PROCESSES
-            if (preset, processes, 100) in found
+            if (preset, processes, SHOWN_GIGABITS) in found
         ]
-        header = ["processes", *(f"{gigabits} Gb/s" for gigabits in GIGABITS), "s/step at 100"]
+        header = ["processes", *(f"{gigabits} Gb/s" for gigabits in GIGABITS), "s/step", "days"]
         print_table(header, rows)

@@ -107,6 +107,11 @@ def test_the_table_needs_no_mpi(
     assert {point["gigabits"] for point in points} == {10, 25, 100, 400}
     assert {point["processes"] for point in points} == {2**power for power in range(8)}
     assert all(0 < point["efficiency"] <= 1 for point in points)
+    alone = points[0]
+    rows = 25e9 / 110  # of 128 tokens, 12.8 ms each
+    assert alone["processes"] == 1
+    assert alone["pass_days"] == pytest.approx(rows * alone["step_seconds"] / 128 / 86_400)
+    assert alone["step_seconds"] == pytest.approx(128 * 0.0128, rel=0.01)
     assert "commit" in summary["machine"]
     assert "steps" not in summary
     assert any("10,000 tokens/s in one process" in line for line in table)
