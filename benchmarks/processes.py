@@ -6,8 +6,10 @@
         [--tokens-per-second PRESET=N ...]
 
 K processes of one thread each take turns with one process of K threads. Both take the same steps on
-the same K micro-batches, and must leave the same bits. Ratios are formed round by round. Then the
-sum of a gradient among the processes takes turns with MPI's own Allreduce of the same vector.
+the same K micro-batches, and must leave the same bits. Ratios are formed round by round. CPU s is
+the time of all threads on a core, spinning included: threads that spin for one that other work
+keeps from its core make the one process slow on a busy machine. Then the sum of a gradient among
+the processes takes turns with MPI's own Allreduce of the same vector.
 
 Last comes a table of efficiencies for 1 to 1,024 machines, by the formula in ``network_model``;
 --model prints nothing else and needs no MPI. Its steps are those of the presets small, base and
@@ -157,16 +159,21 @@ def turns_figures(config: PretrainingConfig, options: argparse.Namespace) -> dic
         name: step_figures([each[place] for each in timed], config)
         for place, name in enumerate(names)
     }
-    ratio = spread([a["seconds"] / b["seconds"] for a, b in timed])
+    ratio, cpu_ratio = (
+        spread([a[key] / b[key] for a, b in timed]) for key in ("seconds", "cpu_seconds")
+    )
     reduction = reduction_figures(sums, parameters_of(config))
     print_steps(steps)
-    print(f"time of {names[0]} to that of {names[1]}: {in_words(ratio)}; the same bits")
+    print(
+        f"time of {names[0]} to that of {names[1]}: {in_words(ratio)}, of the processor "
+        f"{in_words(cpu_ratio)}; the same bits"
+    )
     tree, plain = (in_words(reduction[name], 1e3) for name in ("tree", "allreduce"))
     print(
         f"sum of {reduction['numbers']:,} numbers: {tree} ms, Allreduce {plain} ms; ratio "
         f"{in_words(reduction['ratio'])}"
     )
-    return {"steps": steps, "ratio": ratio, "reduction": reduction}
+    return {"steps": steps, "ratio": ratio, "ratio_of_cpu": cpu_ratio, "reduction": reduction}
 
 
 def link_figures(config: PretrainingConfig, options: argparse.Namespace) -> dict[str, Any]:
