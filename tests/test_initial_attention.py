@@ -133,6 +133,13 @@ def test_sizes_that_have_no_such_start_begin_with_random_numbers(changes: dict[s
     initial_values(specs, 0, config.initializer_range)
 
 
+def test_positions_turn_by_falling_rates_from_pi_on() -> None:
+    np.testing.assert_allclose(rates(3), np.pi * np.array([1.0, 0.9, 0.81]), rtol=1e-15)
+    table = sinusoids(2, 6, deviation=np.sqrt(0.5))
+    np.testing.assert_allclose(table[1, :3], np.sin(rates(3)), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(table[1, 3:], np.cos(rates(3)), rtol=1e-12)
+
+
 def test_odd_widths_are_errors() -> None:
     with pytest.raises(ValueError, match="width of 7"):
         sinusoids(4, 7, 1.0)
