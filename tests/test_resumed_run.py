@@ -133,7 +133,7 @@ def test_what_is_free_changes_from_a_step_on_and_is_recorded(corpus: Path, tmp_p
     with resume(path, [], None, quiet(), StopSignals()).run as run:
         assert run.environment()["source"] == {
             "corpus": [str(corpus)],
-            "tokens": None,
+            "tokens": [],
             "text_key": "text",
             "vocabulary": None,
             "init_from": None,
