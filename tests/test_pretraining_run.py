@@ -29,7 +29,7 @@ from electra_ref.text.prepare import prepare
 from electra_ref.text.reading import ONE_PROCESS
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.completing import Limits
-from electra_ref.training.loop import Evaluation, Trainer
+from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.run import StoppedError, begin, complete, resume
@@ -39,6 +39,7 @@ from electra_ref.training.progress import Progress
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.task import Evaluation
 from tests.small_runs import (
     begin_small,
     listening,
