@@ -202,7 +202,7 @@ def test_a_process_that_is_killed_ends_all(rank: int, ids: Path, tmp_path: Path)
     """The lines are those of the launcher. The lock of the run is free again."""
     kill = "os.kill(os.getpid(), signal.SIGKILL)"
     returned, lines, seconds, output = broken(2, rank, kill, ids, tmp_path)
-    assert returned != 0
+    assert returned in (9, 137)  # of MPICH, of Open MPI
     assert seconds < ENDED_SECONDS
     assert not any("Traceback" in line for line in lines)
     assert load_newest_checkpoint(output / "checkpoints", warn=pytest.fail).step == 5
