@@ -130,7 +130,7 @@ def tokenize_files(
 ) -> TokenCache:
     """Return the files as token ids, tokenized by at most ``workers`` processes.
 
-    ``share`` is called before that, if others can open the files and there are several shards.
+    ``share`` is called before that, if others can open the files.
 
     ``on_bytes`` is called with the bytes on disk that were tokenized since last time; it may raise
     to stop. What is in the cache is not tokenized again; nor is it hashed again if no file has
@@ -143,7 +143,7 @@ def tokenize_files(
     shards = plan_shards(files)
     named = open_to_others(shards)
     have_names = all(isinstance(file.path, str) for file in files)
-    if have_names and len(shards) > 1:
+    if have_names:
         share(recipe, shards)
     begin = partial(shard_tokenizer, recipe, cache_dir, verify=verify)
     found = do_all(begin, named or shards, workers if named else 1, on_bytes)
