@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--corpus", nargs="+", default=[], metavar="FILE", help="default: the embedded corpus")
     add("--data", type=Path, metavar="DIR", help="folder of the tasks' files; see benchmarks.tasks")
-    add("--preset", choices=list(PRESETS), default="tiny", help="default: %(default)s")
+    add("--preset", choices=list(PRESETS), default="laptop", help="default: %(default)s")
     add("--steps", type=int, metavar="N", help="of ELECTRA; default: the preset's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     add("--variants", metavar="NAME;...", help=f"default: all of {'; '.join(VARIANTS)}")

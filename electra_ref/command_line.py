@@ -79,7 +79,7 @@ def reporting(
 
     keep_freed_memory()
     is_silent = processes.rank > 0
-    progress = Progress(sys.stdout if is_silent else None)  # see ``commands.run_together``
+    progress = Progress(sys.stdout if is_silent else None)  # see ``running.run_together``
     if processes.size > 1:
         progress.say(describe(processes, threads_set()))
     with (

@@ -192,6 +192,7 @@ def run(
     """Train as ``options`` say, a new run with ``config`` or an old one; return the exit code."""
     from electra_ref.training.completing import Limits  # noqa: PLC0415  (loads numba)
     from electra_ref.training.pretraining import run as pretraining  # noqa: PLC0415
+    from electra_ref.training.pretraining.preparing import StoppedError  # noqa: PLC0415
     from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
     started = time.monotonic()
@@ -216,7 +217,7 @@ def run(
                 require_within_schedule(options, trainer.config)
                 limits = Limits(options.max_steps, options.max_minutes, started)
                 pretraining.complete(trainer, stop, limits)
-        except pretraining.StoppedError as stopped:
+        except StoppedError as stopped:
             progress.say("stopped before the first step; to go on:")
             progress.say(str(stopped), whole=True)
         stop.agree(processes)

@@ -15,7 +15,9 @@ from electra_ref import finetune, train
 from electra_ref.errors import UserError
 from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import ALONE, Processes
-from electra_ref.training.pretraining import run as pretraining
+from electra_ref.text import shards, sharing, tokenizing
+from electra_ref.text.workers import do_all
+from electra_ref.training.pretraining import preparing
 from electra_ref.training.records import read_records
 from tests.small_finetuning import (
     SMALLEST,
@@ -64,8 +66,9 @@ def pretraining_arguments(output: str, **changes: Any) -> list[str]:
     settings = {**SETTINGS, "batch_size": 6, "accumulate": 3, "steps": 6, "evaluate_every": 3,
                 "checkpoint_every": 3, **changes}  # fmt: skip
     settings["initial_attention"] = "random"  # the networks are too narrow for the preset's own
-    settings.pop("preset")
-    return ["--output-dir", output, *settings_flags(settings)]
+    settings["preset"] = None
+    given = {key: value for key, value in settings.items() if value is not None}
+    return ["--output-dir", output, *settings_flags(given)]
 
 
 def what_is_left(run: Path) -> tuple[Any, ...]:
@@ -141,9 +144,9 @@ def test_a_signal_while_data_are_prepared_stops_all(
     corpus = str(write_corpus(tmp_path / "corpus.txt"))
 
     def stopped(*_: Any, **__: Any) -> Any:
-        raise pretraining.StoppedError("the command that goes on")
+        raise preparing.StoppedError("the command that goes on")
 
-    monkeypatch.setattr(pretraining, "prepare", stopped)
+    monkeypatch.setattr(preparing, "prepare", stopped)
     assert run_train(2, "--corpus", corpus, *pretraining_arguments("run")) == [0, 0]
     assert (tmp_path / "run" / "config.toml").exists()
 
@@ -162,6 +165,54 @@ def test_gpus_leave_the_same_for_any_number_of_processes(
     assert [len(gpus.calls[rank]) > 0 for rank in range(4)] == [True, True, True, False]
     again = ["--resume", "--output-dir", "run-1", "--set", "steps=4"]
     assert run_train(2, *again, gpus=gpus) == [0, 0]
+
+
+@pytest.fixture
+def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The keys of the shards that each process takes; shards are small."""
+    parts: list[list[str]] = []
+    for module in (shards, tokenizing):
+        monkeypatch.setattr(module, "SHARD_BYTES", 1000)
+
+    def noting(begin: Any, tasks: Any, workers: int, on_amount: Any) -> Any:
+        found = do_all(begin, tasks, workers, on_amount)
+        parts.append([shard.key for shard in found])
+        return found
+
+    monkeypatch.setattr(sharing, "do_all", noting)
+    return parts
+
+
+def test_processes_share_the_tokenizing(
+    tokenized: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every shard is tokenized once; the cache is that of one process."""
+    corpus = str(write_corpus(tmp_path / "corpus.txt"))
+    for size in (1, 3):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{size}"))
+        arguments = pretraining_arguments(f"run-{size}", steps=1)
+        assert run_train(size, "--corpus", corpus, *arguments) == [0] * size
+        assert len(tokenized) == (0 if size == 1 else size)
+    assert what_is_left(tmp_path / "run-3") == what_is_left(tmp_path / "run-1")
+    names = {path.name for path in (tmp_path / "cache-3/electra_ref").glob("shard-*")}
+    assert names == {path.name for path in (tmp_path / "cache-1/electra_ref").glob("shard-*")}
+    assert sorted(key for part in tokenized for key in part) == sorted(names)
+    assert len(names) > 3
+    assert all(tokenized)
+
+
+@pytest.mark.usefixtures("tokenized")
+def test_text_that_one_process_cannot_tokenize_is_an_error_of_all(tmp_path: Path) -> None:
+    lines = ['{"text": "some words of a document"}\n'] * 400
+    (tmp_path / "corpus.jsonl").write_text("".join([*lines, "no object\n"]))
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "some", "words"])
+    )
+    arguments = pretraining_arguments("run", max_vocab_size=None)
+    with pytest.raises(UserError, match=r"corpus\.jsonl.* line 401"):
+        run_train(3, "--corpus", "corpus.jsonl", "--vocab", str(vocabulary), *arguments)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

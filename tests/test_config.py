@@ -228,10 +228,9 @@ def test_values_out_of_range_are_refused(setting: str) -> None:
     [
         (["max_length=129"], ["max_length = 129", "max_position_embeddings = 128"]),
         (["batch_size=10", "accumulate=4"], ["batch_size = 10", "accumulate = 4"]),
-        (["hidden_size=256"], ["neighbours", "embedding_size = 256", "'random'"]),
         (["num_attention_heads=3"], ["3 attention heads", "width 128", "num_attention_heads"]),
         (
-            ["embedding_size=400", "hidden_size=400", "generator_hidden_size=0.5"],
+            ["hidden_size=400", "generator_hidden_size=0.5"],
             ["generator", "3 attention heads", "width 200", "generator_hidden_size"],
         ),
     ],

@@ -19,6 +19,7 @@ import pytest
 from electra_ref.training.checkpoint import list_checkpoints, load_newest_checkpoint
 from electra_ref.training.records import read_records
 from tests.mpi_runs import finish, hashes_of, need_mpi, run_mpi, run_one, start_mpi
+from tests.small_finetuning import SMALLEST, settings_flags, write_encoder, write_examples
 
 STEPS = 20
 SETTINGS: dict[str, Any] = {
@@ -145,6 +146,20 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert hashes_of(output) == alone("float32")
 
 
+def test_fine_tuning_leaves_the_same_bits(tmp_path: Path) -> None:
+    """Five steps of four micro-batches, and an evaluation after the last one."""
+    model = write_encoder(tmp_path / "model", **SMALLEST)
+    files = [str(write_examples(tmp_path / name, "tagging", 20, 0)) for name in ("train", "dev")]
+    given = ["--model", str(model), "--task", "tagging", "--train", files[0], "--dev", files[1]]
+    given += settings_flags({"batch_size": 4, "accumulate": 4, "epochs": 1, "log_every": 1})
+    for size in (1, 2):
+        run = ["-m", "electra_ref.finetune", *given, "--output-dir", str(tmp_path / f"{size}")]
+        done = run_one(*run) if size == 1 else run_mpi(size, *run)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("step 5: dev ") == 1
+    assert hashes_of(tmp_path / "2") == hashes_of(tmp_path / "1")
+
+
 def broken(
     size: int, rank: int, what: str, ids: Path, tmp_path: Path
 ) -> tuple[int, list[str], float, Path]:
@@ -187,7 +202,7 @@ def test_a_process_that_is_killed_ends_all(rank: int, ids: Path, tmp_path: Path)
     """The lines are those of the launcher. The lock of the run is free again."""
     kill = "os.kill(os.getpid(), signal.SIGKILL)"
     returned, lines, seconds, output = broken(2, rank, kill, ids, tmp_path)
-    assert returned != 0
+    assert returned in (9, 137)  # of MPICH, of Open MPI
     assert seconds < ENDED_SECONDS
     assert not any("Traceback" in line for line in lines)
     assert load_newest_checkpoint(output / "checkpoints", warn=pytest.fail).step == 5

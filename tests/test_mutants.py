@@ -91,6 +91,7 @@ EQUIVALENT = {
     f"{POOLING_BACKWARD}: (pooled * dpooled).sum(axis=1, keepdims=True) [roll]": "axis of length 1",
     f"{POOLING_BACKWARD}: mean [roll]": "the last axis has length 1",
     f"{POOLING_BACKWARD}: probabilities[:, :, None] [roll]": "the last axis has length 1",
+    "heads.pooling.token_mean_backward: weights[:, :, None] [roll]": "the last axis has length 1",
     f"{JOINT_SPAN}._impossible_backward: dlogits.reshape(-1, 1) [roll]": "axis of length 1",
     f"{JOINT_SPAN}._end_backward: dlogits.reshape(-1, 1) [roll]": "the last axis has length 1",
     f"{JOINT_SPAN}.joint_logits_backward: dstarts.reshape(-1, 1) [roll]": "axis of length 1",

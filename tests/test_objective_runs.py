@@ -30,6 +30,7 @@ from tests.small_runs import begin_small, quiet, write_corpus
 from tests.variants import GUMBEL, VARIANTS
 
 STEPS, MIDDLE = 6, 3
+STEPS_TO_LEARN = 100
 SHORT: dict[str, Any] = {"steps": STEPS, "evaluate_every": STEPS, "checkpoint_every": MIDDLE,
                          "evaluation_batches": 1}  # fmt: skip
 BACKENDS = ["reference.float64", "cpu.float32", "cpu.bfloat16",
@@ -331,12 +332,12 @@ def test_evaluation_reports_both_networks_in_either_stage(corpus: Path, tmp_path
 @pytest.mark.parametrize("objective", ["electra", "mlm", "replace-mlm", "all-tokens-mlm"])
 def test_training_lowers_the_held_out_loss(objective: str, corpus: Path, tmp_path: Path) -> None:
     trainer = begin_small(
-        tmp_path / "run", corpus, objective=objective, steps=40, evaluation_batches=10
+        tmp_path / "run", corpus, objective=objective, steps=STEPS_TO_LEARN, evaluation_batches=10
     )
     with trainer.run:
         start = trainer.task.evaluate(trainer.state.parameters, 0).metrics
-        run_steps(trainer, 40)
-        end = trainer.task.evaluate(trainer.state.parameters, 40).metrics
+        run_steps(trainer, STEPS_TO_LEARN)
+        end = trainer.task.evaluate(trainer.state.parameters, STEPS_TO_LEARN).metrics
     for name in Kind.of({"objective": objective}).losses():
         before, after = start[name], end[name]
         assert before is not None

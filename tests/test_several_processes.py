@@ -23,13 +23,14 @@ from electra_ref.message_passing import MpiProcesses
 from electra_ref.model.objectives import electra
 from electra_ref.model.parameters import initial_values
 from electra_ref.processes import ALONE, Processes, share_of
-from electra_ref.training import loop, step
-from electra_ref.training.loop import Evaluation, Trainer
+from electra_ref.training import saving, step
+from electra_ref.training.loop import Trainer
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory, opened_by_first
 from electra_ref.training.step import StepResult, train_step
 from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.task import Evaluation
 from tests.fixed_steps import BACKENDS
 from tests.small_runs import quiet
 from tests.test_loop import CONFIG, LineTask, what_is_left
@@ -308,7 +309,7 @@ def test_an_error_of_the_first_process_is_an_error_of_all(
     def refuse(*_: Any, **__: Any) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(loop, "save_checkpoint", refuse)
+    monkeypatch.setattr(saving, "save_checkpoint", refuse)
 
     def train(own: MpiProcesses) -> str:
         trainer = trainer_in(tmp_path / "run", own, CONFIG, LineTask())

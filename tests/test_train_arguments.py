@@ -25,6 +25,7 @@ from electra_ref.text.reading import Reading, usable_cores
 from electra_ref.training import run_directory
 from electra_ref.training.completing import Limits
 from electra_ref.training.pretraining import run as pretraining
+from electra_ref.training.pretraining.preparing import StoppedError
 from electra_ref.training.pretraining.source import Source
 
 READING = Reading(usable_cores(), verify=False)
@@ -311,7 +312,7 @@ def test_a_signal_gives_the_exit_code_of_a_shell(number: int, code: int, calls: 
 
 
 def test_a_run_stopped_before_its_first_step_says_how_to_begin(calls: Calls) -> None:
-    calls.error = pretraining.StoppedError("the command")
+    calls.error = StoppedError("the command")
     calls.stop.requested = signal.SIGTERM
     assert train.main([]) == 143
     assert calls.completed is None

@@ -112,6 +112,7 @@ def ends_soon(process: int) -> None:
 
 
 INTERRUPTED = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,7 @@ from electra_ref.text.workers import do_all
 from tests.test_workers import squaring
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     begin = partial(squaring, Path(sys.argv[1]))
     try:
         do_all(begin, [-3, -3], 2, lambda _: None)

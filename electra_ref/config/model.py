@@ -42,23 +42,10 @@ class EncoderConfig(Settings):
     )
     initial_attention: str = setting(
         "random",
-        "what the first layer attends to at first: random, or neighbours (for short runs)",
+        "what the first layer attends to at first: random; neighbours (for short runs), where the "
+        "embeddings are as wide as the network and heads have an even width",
         choices=INITIAL_ATTENTION,
     )
-
-    def _misfits(self) -> Iterator[str]:
-        if self.initial_attention == "neighbours":
-            if self.embedding_size != self.hidden_size:
-                yield (
-                    "initial_attention = 'neighbours' needs embeddings as wide as the encoder: set "
-                    f"embedding_size = {self.hidden_size}, or initial_attention = 'random'"
-                )
-            if self.hidden_size / self.num_attention_heads % 2 == 1:
-                yield (
-                    f"initial_attention = 'neighbours' needs heads of an even width, and "
-                    f"{self.num_attention_heads} heads do not divide {self.hidden_size} into such: "
-                    "change hidden_size or num_attention_heads"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,20 +86,8 @@ class ModelConfig(EncoderConfig):
                     f"the {network}'s {size.num_attention_heads} attention heads do not divide its "
                     f"width {size.hidden_size}; change hidden_size or {key}"
                 )
-        if self.initial_attention == "neighbours":
-            yield from _misfits_of_neighbours(self)
         if self.sharing == "all":
             yield from _misfits_of_one_encoder(self)
-
-
-def _misfits_of_neighbours(config: ModelConfig) -> Iterator[str]:
-    size, heads = generator_size(config), generator_size(config).num_attention_heads
-    if size.hidden_size == config.embedding_size and size.hidden_size / heads % 2 == 1:
-        yield (
-            f"initial_attention = 'neighbours' needs heads of an even width, and {heads} heads do "
-            f"not divide the generator's {size.hidden_size} into such: change "
-            "generator_num_attention_heads"
-        )
 
 
 def _misfits_of_one_encoder(config: ModelConfig) -> Iterator[str]:

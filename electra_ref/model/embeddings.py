@@ -52,6 +52,7 @@ def _table_specs(network: Network, prefix: str, initializer: str) -> Iterator[Pa
     config = network.config
     heights = config.vocab_size, config.max_position_embeddings, config.type_vocab_size
     finds = config.initial_attention == "neighbours" and initializer != "zeros"
+    finds = finds and config.embedding_size % 2 == 0
     initializers = initializer, "sinusoids" if finds else initializer, initializer
     for table, height, values in zip(TABLES, heights, initializers, strict=True):
         shape = height, config.embedding_size

@@ -56,11 +56,13 @@ def encoder_specs(network: Network) -> Iterator[ParameterSpec]:
 def _neighbours(network: Network) -> dict[str, Any]:
     """Return what the specs of the first queries and keys have in place of random numbers.
 
-    A network that projects its embeddings keeps random ones, whatever the configuration says.
+    A network that projects its embeddings keeps random ones, whatever the configuration says, and
+    so does one whose heads are of an odd width.
     """
     config, size = network.config, network.size
     projects = config.embedding_size != size.hidden_size
-    if config.initial_attention == "random" or projects:
+    is_odd = size.hidden_size // size.num_attention_heads % 2 == 1
+    if config.initial_attention == "random" or projects or is_odd:
         return {}
     return {"initializer": "neighbours", "heads": size.num_attention_heads}
 

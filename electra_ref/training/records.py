@@ -162,6 +162,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [record for record in records if record is not None]
 
 
+def held_out_records(path: Path) -> list[dict[str, Any]]:
+    """Return the evaluations in ``path``, the newest last. Raises what ``read_records`` raises."""
+    return [record for record in read_records(path) if record.get("split") == "held_out"]
+
+
 def each_record(path: Path) -> Iterator[dict[str, Any] | None]:
     """Yield the lines of ``path`` one by one, None for a damaged one; nothing for a missing file.
 

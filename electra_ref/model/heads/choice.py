@@ -9,9 +9,9 @@ The rows of a question stand one after the other. Questions may have different n
 
 The original form has the original's head for a row, dropout and an affine map; the original has no
 such task, BERT has: Devlin et al. 2019, arXiv:1810.04805, section 4.4. The form mean has the same
-for the mean of the tokens. The huggingface form is that
-of transformers models/electra/modeling_electra.py (``ElectraForMultipleChoice``,
-``ElectraSequenceSummary``), which drops nothing of what it reads:
+for the mean of the tokens. The huggingface form is that of transformers
+models/electra/modeling_electra.py (``ElectraForMultipleChoice``, ``ElectraSequenceSummary``), which
+drops nothing of what it reads:
 
     z = dropout(gelu(h W_1 + b_1)) W_2 + b_2                       (B,)
 """

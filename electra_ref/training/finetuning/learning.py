@@ -17,7 +17,7 @@ from electra_ref.processes import ALONE, Processes
 from electra_ref.training.finetuning.answering import Reader, predictions
 from electra_ref.training.finetuning.data import LabelledData, labelled_batch, training_features
 from electra_ref.training.finetuning.task import Labels, Task
-from electra_ref.training.loop import Evaluation
+from electra_ref.training.task import Evaluation
 
 SHOWN = 4  # scores that the line for people has
 SAMPLES = 5  # dev records that an evaluation shows with their predictions
@@ -40,7 +40,7 @@ def model_of(task: Task, settings: FinetuningConfig, labels: Labels) -> FineTune
 
 
 class Learning:
-    """A task on labelled data: see ``loop.Task``."""
+    """A task on labelled data: see ``training.task``."""
 
     objective = fine_tuning
 

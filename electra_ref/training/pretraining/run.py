@@ -21,21 +21,19 @@ from electra_ref.config.settings import to_toml
 from electra_ref.config.training import require_micro_batches
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
-from electra_ref.processes import ALONE, Processes, in_turn, require_same
+from electra_ref.processes import ALONE, Processes, require_same
 from electra_ref.terminal_text import visible
-from electra_ref.text.cache_folder import find_cache_dir
-from electra_ref.text.prepare import PreparedData, prepare
+from electra_ref.text.prepare import PreparedData
 from electra_ref.text.reading import ONE_PROCESS, Reading
-from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.completing import Limits, train_to_end
 from electra_ref.training.continuation import changed_configuration
 from electra_ref.training.environment import fingerprint_changes
 from electra_ref.training.loop import Trainer
 from electra_ref.training.opening import open_together
-from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.initialization import initialize
+from electra_ref.training.pretraining.preparing import prepare_data
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
 from electra_ref.training.pretraining.source import Source, moved_source, recorded_source
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
@@ -46,7 +44,7 @@ from electra_ref.training.progress import (
     show,
     wants_colour,
 )
-from electra_ref.training.run_data import read_key, read_vocabulary, record_data
+from electra_ref.training.run_data import record_data
 from electra_ref.training.run_directory import (
     IMPORTED,
     PRETRAINING,
@@ -61,10 +59,6 @@ from electra_ref.training.stop_signals import StopSignals
 COMMAND = "python -m electra_ref.train"
 REPORT = "python -m electra_ref.report"
 RUNS = Path("runs")  # of the runs without --output-dir
-
-
-class StoppedError(Exception):
-    """A signal asked to stop before the first step. The message is the command that resumes."""
 
 
 def begin(
@@ -234,7 +228,7 @@ def _trainer(
     The data of a resumed run that were ``moved`` are read again. Raises UserError if the vocabulary
     of the data has not as many entries as ``config`` asks for.
     """
-    data = _prepare(run, config, source, progress, stop, reading, again, processes, moved=moved)
+    data = prepare_data(run, config, source, progress, stop, reading, again, processes, moved=moved)
     entries = len(data.tokenizer.vocab)
     if config.vocab_size not in (0, entries):
         raise UserError(
@@ -272,80 +266,3 @@ def _initialize(trainer: Trainer, path: Path) -> None:
     if not list_checkpoints(trainer.run.checkpoints):
         model = find_model(path)
         initialize(trainer.state, trainer.backend, model, path, trainer.progress.say)
-
-
-def _vocabulary(run: RunDirectory, source: Source) -> Sequence[str] | None:
-    """Return the vocabulary of the run, None if one is to be trained. Raises UserError."""
-    if run.data.exists():
-        return read_vocabulary(run)
-    if source.init_from is not None:
-        return find_model(Path(source.init_from)).tokenizer.vocab
-    return None if source.vocabulary is None else load_vocabulary(source.vocabulary)
-
-
-def _prepare(
-    run: RunDirectory,
-    config: PretrainingConfig,
-    source: Source,
-    progress: Progress,
-    stop: StopSignals,
-    reading: Reading,
-    again: str,
-    processes: Processes,
-    *,
-    moved: bool,
-) -> PreparedData:
-    """Prepare the data; a resumed run takes those of its first start.
-
-    The first of ``processes`` prepares them, and the others open them by their key. Raises
-    StoppedError with the command ``again`` if a signal asks to stop.
-    """
-
-    def report(stage: str, done: int, total: int) -> None:
-        if stop.requested is not None:
-            raise StoppedError(again)
-        progress.stage(stage, done, total)
-
-    def prepared(
-        vocabulary: Sequence[str] | None, known_key: str | None, moved: bool
-    ) -> PreparedData:
-        return prepare(
-            config,
-            find_cache_dir(run.path / "cache"),
-            corpus=source.corpus,
-            text_key=source.text_key,
-            ids_paths=source.tokens,
-            vocabulary=vocabulary,
-            known_key=known_key,
-            moved=moved,
-            progress=report,
-            reading=reading,
-        )
-
-    def first() -> tuple[PreparedData, tuple[Sequence[str], str]]:
-        known_key = read_key(run) if run.data.exists() else None
-        data = prepared(_vocabulary(run, source), known_key, moved)
-        return data, (data.tokenizer.vocab, data.key)
-
-    try:
-        data = in_turn(processes, first, lambda known: prepared(*known, False))
-    except UserError as error:
-        names = [name for name in (*source.corpus, *source.tokens) if name != "-"]
-        if run.data.exists() and not moved and not all(map(os.path.exists, names)):
-            raise UserError(
-                f"{error}; if it lies elsewhere now, name it: --resume --corpus or --tokens"
-            ) from error
-        raise
-    finally:
-        progress.close()
-    figures = data.report
-    progress.say(
-        f"data: {figures['tokens']:,} tokens, {len(data.tokenizer.vocab):,} in the vocabulary, "
-        f"{data.training.count:,} rows to train on; held out are {data.held_out.count:,} rows with "
-        f"{data.held_out.tokens:,} tokens of {data.held_out.documents:,} documents"
-    )
-    for line in data_lines(figures):
-        progress.say(line)
-    for note in figures["notes"]:
-        progress.say(note)
-    return data

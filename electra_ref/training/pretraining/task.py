@@ -19,15 +19,15 @@ from electra_ref.model.passes import ForwardPass
 from electra_ref.processes import ALONE, Processes, divided
 from electra_ref.rng import EVALUATION, Purpose, RandomStream
 from electra_ref.text.prepare import PreparedData
-from electra_ref.training.loop import Evaluation
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.pretraining.collapse import judged, new_warnings
 from electra_ref.training.pretraining.metrics import Measured, measure, metrics_of, summary
 from electra_ref.training.pretraining.samples import describe_samples
+from electra_ref.training.task import Evaluation
 
 
 class PretrainingTask:
-    """An objective of ELECTRA's family on prepared data: see ``loop.Task``."""
+    """An objective of ELECTRA's family on prepared data: see ``training.task``."""
 
     def __init__(
         self,
