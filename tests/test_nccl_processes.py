@@ -5,6 +5,7 @@ No GPU is needed, but for the test marked ``gpu``.
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,41 @@ def test_a_process_sends_each_number_once_a_vector(gpus: Gpus) -> None:
     on_gpus(gpus, 4, lambda own: summed(own, [1, 1, 1, 1], 400))
     for calls in gpus.calls.values():
         assert sum(int(call.split()[1]) for call in calls if call.startswith("send")) == 300
+        assert len(calls) == 7  # to three and from three, and nothing is left after the sum
+
+
+def test_pieces_hold_a_small_model_and_may_be_short(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 14_196_219 < nccl_processes.PIECE < 2**26  # ELECTRA-small; 256 MB
+    expected = on_gpus(gpus, 3, lambda own: summed(own, [1, 1, 1], 7).tolist())
+    monkeypatch.setattr(nccl_processes, "PIECE", 1)
+    assert on_gpus(gpus, 3, lambda own: summed(own, [1, 1, 1], 7).tolist()) == expected
+
+
+def test_only_what_others_send_needs_memory(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy, shapes = arrays.import_cupy(), []
+    empty = cupy.empty
+
+    def counted(shape: Any, dtype: Any) -> Any:
+        shapes.append(shape)
+        return empty(shape, dtype)
+
+    monkeypatch.setitem(cupy.__dict__, "empty", counted)
+    on_gpus(gpus, 2, lambda own: summed(own, [3, 1], 10))
+    assert sorted(shapes) == [(1, 5), (3, 5)]
+
+
+def test_all_meet_before_a_gpu_waits(gpus: Gpus) -> None:
+    """A process that waits for others must hear signals: a GPU cannot be asked to stop."""
+
+    class Noting(NcclProcesses):
+        def meet(self) -> None:
+            super().meet()
+            gpus.calls[self.rank].append("meet")
+
+    on_gpus(gpus, 2, lambda own: summed(own, [1, 1], 10), Noting)
+    assert [calls.index("meet") for calls in gpus.calls.values()] == [0, 0]
 
 
 def test_all_else_goes_over_the_processors(gpus: Gpus) -> None:
@@ -218,6 +254,13 @@ def test_two_processes_on_one_gpu_are_one_clear_line(monkeypatch: pytest.MonkeyP
         UserError, match=r"^processes 0 and 2 are on one GPU, Stand-In at 0000:00:00.0 of .*, and "
     ):
         on_gpus(gpus, 3, nothing)
+
+
+def test_a_machine_is_known_by_its_name_and_its_start(gpus: Gpus) -> None:
+    assert gpus.count > 0
+    started = Path("/proc/sys/kernel/random/boot_id")
+    boot = started.read_text(encoding="ascii").strip() if started.exists() else ""
+    assert nccl_processes._own_gpu().machine == f"{socket.gethostname()} {boot}"
 
 
 def test_machines_of_one_name_may_have_a_gpu_at_the_same_place() -> None:
