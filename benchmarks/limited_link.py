@@ -57,9 +57,11 @@ def limited_link(mpiexec: str, megabits: int) -> Iterator[Link]:
     """
     names = [f"electra-ref-{os.getpid()}-{end}" for end in (0, 1)]
     devices = [f"er{os.getpid()}-{end}" for end in (0, 1)]
+    made: list[str] = []
     try:
         for name in names:
             _run("ip", "netns", "add", name)
+            made.append(name)
         _run("ip", "link", "add", devices[0], *("netns", names[0]), *("type", "veth", "peer"),
              *("name", devices[1]), *("netns", names[1]))  # fmt: skip
         burst = max(int(BURST_SECONDS * megabits * 1e6 / 8), LEAST_BURST)
@@ -78,7 +80,7 @@ def limited_link(mpiexec: str, megabits: int) -> Iterator[Link]:
                         "-localhost", ADDRESSES[0], "-n", "2"]  # fmt: skip
             yield Link(launcher, {"UCX_TLS": "tcp,self"})
     finally:
-        for name in names:
+        for name in made:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
@@ -88,8 +90,8 @@ def _run(*command: str) -> None:
     except OSError as error:
         raise UserError(f"--link: {command[0]} cannot be started ({error.strerror})") from error
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise UserError(
-            f"--link needs root and Linux's ip and tc: `{' '.join(command)}` said {said}; "
+            f"--link needs root and Linux's ip and tc: `{' '.join(command)}` failed ({said}); "
             "benchmarks/limited_link.py has the commands to make the link by hand"
         )

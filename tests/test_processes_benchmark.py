@@ -201,10 +201,19 @@ def test_a_link_is_taken_away_when_it_could_not_be_made(monkeypatch: pytest.Monk
         return subprocess.CompletedProcess(command, int(refused), "", "not permitted\n" * refused)
 
     monkeypatch.setattr(subprocess, "run", run)
-    refusal = r"needs root .*`tc -n electra-ref-.* said .*not permitted"
+    refusal = r"needs root .*`tc -n electra-ref-.* failed \(not permitted\)"
     with pytest.raises(UserError, match=refusal), limited_link.limited_link("mpiexec", 100):
         pass
     assert [call[:3] for call in calls[-2:]] == [["ip", "netns", "del"]] * 2
+
+
+def test_without_ip_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        pytest.raises(UserError, match=r"--link: ip cannot be started \(No such file"),
+        limited_link.limited_link("mpiexec", 100),
+    ):
+        pass
 
 
 def test_the_replacement_of_ssh_runs_a_command_in_the_namespace_of_the_address(
