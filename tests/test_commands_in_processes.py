@@ -200,6 +200,13 @@ def test_text_that_one_process_cannot_tokenize_is_an_error_of_all(tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_more_processes_than_micro_batches_are_refused(tmp_path: Path) -> None:
+    corpus = str(write_corpus(tmp_path / "corpus.txt"))
+    with pytest.raises(UserError, match=r"too few for 3 processes: --set accumulate=3$"):
+        run_train(3, "--corpus", corpus, *pretraining_arguments("run", accumulate=2))
+    assert not (tmp_path / "run").exists()
+
+
 def test_processes_with_other_versions_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
