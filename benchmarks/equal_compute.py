@@ -35,7 +35,7 @@ from typing import NamedTuple
 from benchmarks import pretraining_runs
 from benchmarks.choosing import check_numbers, seeds_of
 from benchmarks.equal_compute_report import Score, print_report
-from benchmarks.harness import origin, print_origin
+from benchmarks.harness import exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import (
     Plan,
     Run,
@@ -79,20 +79,7 @@ class Scored(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
     options = build_parser().parse_args(arguments)
-    try:
-        if options.scores is not None:
-            print_report(read_scores(options.scores), options.plot, REFERENCES)
-            return 0
-        failures = compare(options)
-    except UserError as error:
-        print(f"benchmarks.equal_compute: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmarks.equal_compute: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"benchmarks.equal_compute: error: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return exit_code_of("equal_compute", partial(compare_or_report, options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -117,6 +104,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--from", type=Path, metavar="CSV", dest="scores", help="only report what this file has")
     add("--plot", type=Path, metavar="FILE.svg", help="draw both figures; needs matplotlib")
     return parser
+
+
+def compare_or_report(options: argparse.Namespace) -> list[str]:
+    """Do what the command line asks for; return the failures. Raises UserError."""
+    if options.scores is None:
+        return compare(options)
+    print_report(read_scores(options.scores), options.plot, REFERENCES)
+    return []
 
 
 def compare(options: argparse.Namespace) -> list[str]:

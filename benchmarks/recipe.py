@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.choosing import check_numbers
-from benchmarks.harness import CHECKOUT, commit, origin, print_origin
+from benchmarks.harness import CHECKOUT, commit, exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import Plan, Run, check_folders, last_record, plan_with, train
 from benchmarks.scored_encoders import SMALL_TASKS, Encoder, fine_tune, small_files
 from benchmarks.side_by_side import Job, run_jobs
@@ -42,17 +42,7 @@ COLUMNS = ("name", "commit", "tokens", "flop", *FIGURES, "seeds", *SMALL_TASKS, 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
     options = build_parser().parse_args(arguments)
-    try:
-        failures = search(options)
-    except UserError as error:
-        print(f"benchmarks.recipe: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmarks.recipe: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"benchmarks.recipe: error: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return exit_code_of("recipe", partial(search, options))
 
 
 def build_parser() -> argparse.ArgumentParser:
