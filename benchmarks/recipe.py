@@ -1,6 +1,6 @@
 """Search for a recipe: pre-train with each configuration of a folder, and score what it taught.
 
-    python -m benchmarks.recipe --corpus FILE ... --data DIR [--names NAME,...]
+    python -m benchmarks.recipe [--corpus FILE ...] [--data DIR] [--names NAME,...]
         [--finetuning-seeds N] [--jobs N] [--output-dir DIR] [--results DIR]
 
 ``--results`` is a folder with a file NAME.toml for each run: the settings in which it differs from
@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.choosing import check_numbers
 from benchmarks.harness import CHECKOUT, commit, exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import Plan, Run, check_folders, last_record, plan_with, train
-from benchmarks.scored_encoders import SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.scored_encoders import DATA_HELP, SMALL_TASKS, Encoder, fine_tune, small_files
 from benchmarks.side_by_side import Job, run_jobs
 from electra_ref.errors import UserError
 
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--corpus", nargs="+", default=[], metavar="FILE", help="default: the embedded corpus")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of the tasks' files")
+    add("--data", type=Path, metavar="DIR", help=DATA_HELP)
     add("--names", metavar="NAME,...", help="of files without .toml; default: all")
     add("--finetuning-seeds", type=int, default=1, metavar="N", help="default: %(default)s")
     add("--jobs", type=int, default=2, metavar="N", help="runs at a time; default: %(default)s")
@@ -72,7 +72,7 @@ def search(options: argparse.Namespace) -> list[str]:
     plans = plans_of(options.results, options.names)
     runs = [Run(plan, 0, output / plan.variant, corpus) for plan in plans]
     check_folders(runs)
-    files = small_files(options.data.resolve(), output)
+    files = small_files(options.data and options.data.resolve(), output)
     print_origin(origin(("numpy", "numba", "scikit-learn")))
     encoders = {run.plan.variant: encoder_of(run, output) for run in runs}
 

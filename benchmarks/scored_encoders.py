@@ -1,6 +1,7 @@
-"""Fine-tune encoders for four tasks with little labelled data, and collect the scores.
+"""Fine-tune encoders for tasks with little labelled data, and collect the scores.
 
-All encoders are fine-tuned alike, with the same files and settings, on one thread.
+All encoders are fine-tuned alike, with the same files and settings, on one thread. Rates and heads
+are those that ``finetune`` chooses for the size of the model.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ from typing import NamedTuple
 
 from benchmarks.side_by_side import run_module
 from benchmarks.tasks import TASKS, files_of, scores_in, some_records
+from electra_ref.training.finetuning.embedded import embedded_task, write_texts
 
-SETTINGS = ("learning_rate=0.001", "layerwise_decay=1")
+DATA_HELP = "folder of the tasks' files, see benchmarks.tasks; default: the task without files"
+EMBEDDED = "which package"  # the task that needs no data: training.finetuning.embedded
 
 
 class SmallTask(NamedTuple):
-    """A task of TASKS with a part of its training file."""
+    """How a task is learned and scored."""
 
-    records: int | None  # None: all
+    arguments: tuple[str, ...]
     score: str
+    epochs: int
+    records: int | None = None  # of the training file; None: all
+
+
+def _small(name: str, score: str, epochs: int, records: int | None = None) -> SmallTask:
+    return SmallTask(TASKS[name].arguments, score, epochs, records)
 
 
 SMALL_TASKS = {
-    "UD part of speech": SmallTask(4000, "accuracy"),
-    "SNIPS slots": SmallTask(4000, "f1"),
-    "SST-2": SmallTask(6000, "accuracy"),
-    "CoLA": SmallTask(None, "matthews_correlation"),
+    "UD part of speech": _small("UD part of speech", "accuracy", 10, 4000),
+    "SNIPS slots": _small("SNIPS slots", "f1", 10, 4000),
+    "SST-2": _small("SST-2", "accuracy", 3, 6000),
+    "CoLA": _small("CoLA", "matthews_correlation", 3),
+    EMBEDDED: SmallTask(("--task", "classification"), "accuracy", 3),
 }
 
 
@@ -49,14 +59,21 @@ class Encoder(NamedTuple):
         return {int(seed): figures[score] for seed, figures in found.items()}
 
 
-def small_files(data: Path, output: Path) -> dict[str, tuple[Path, Path]]:
-    """Return for each task the files to learn from and to be scored. Raises UserError."""
+def small_files(data: Path | None, output: Path) -> dict[str, tuple[Path, Path]]:
+    """Return for each task the files to learn from and to be scored. Raises UserError.
+
+    Without ``data`` there is one task, whose files are written from the installed packages.
+    """
+    if data is None:
+        output.mkdir(parents=True, exist_ok=True)
+        return {EMBEDDED: write_texts(output, *embedded_task())}
     files = {}
     for name, task in SMALL_TASKS.items():
-        train, dev = files_of(TASKS[name], data, output)
-        if task.records is not None:
-            train = some_records(TASKS[name], data, output, task.records)
-        files[name] = train, dev
+        if name in TASKS:
+            train, dev = files_of(TASKS[name], data, output)
+            if task.records is not None:
+                train = some_records(TASKS[name], data, output, task.records)
+            files[name] = train, dev
     return files
 
 
@@ -77,8 +94,7 @@ def _arguments(encoder: Encoder, task: str, files: Sequence[Path], seeds: int) -
         return
     train, dev = files
     yield from ("--model", str(encoder.model), "--seeds", str(seeds))
-    yield from ("--train", str(train), "--dev", str(dev), *TASKS[task].arguments)
-    for setting in SETTINGS:
-        yield from ("--set", setting)
+    yield from ("--train", str(train), "--dev", str(dev), *SMALL_TASKS[task].arguments)
+    yield from ("--set", f"epochs={SMALL_TASKS[task].epochs}")
     if encoder.from_scratch:
         yield "--from-scratch"

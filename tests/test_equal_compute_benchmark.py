@@ -190,7 +190,6 @@ def test_one_seed_has_no_interval() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--data names no folder"),
         (["--data", "x", "--steps", "3"], "--steps 3: at least 4"),
         (["--data", "x", "--variants", "bert"], "--variants bert: none of electra; "),
         (["--data", "x", "--seeds", "0,0"], "a seed is given twice"),

@@ -65,6 +65,14 @@ def embedded_task() -> tuple[list[Text], list[Text]]:
     return train, dev
 
 
+def write_texts(folder: Path, train: Sequence[Text], dev: Sequence[Text]) -> tuple[Path, Path]:
+    """Write both into ``folder``, which is there, and return the files. Raises UserError."""
+    paths = folder / "train.jsonl", folder / "dev.jsonl"
+    for path, texts in zip(paths, (train, dev), strict=True):
+        write_text_atomically(path, "".join(_line(text) for text in texts))
+    return paths
+
+
 def compare(
     encoder: EncoderSource,
     config: Path | None,
@@ -84,9 +92,7 @@ def compare(
     settings = new_settings("classification", encoder, config, given)
     path = _new_folder(output_dir)
     train, dev = embedded_task()
-    files = Files(str(encoder.path), *(str(path / name) for name in ("train.jsonl", "dev.jsonl")))
-    for name, texts in ((files.train, train), (files.dev, dev)):
-        write_text_atomically(Path(name), "".join(_line(text) for text in texts))
+    files = Files(str(encoder.path), *map(str, write_texts(path, train, dev)))
     progress.say(f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about")
     ended: dict[str, Ended] = {}
     for name, setting in STARTS.items():
