@@ -13,8 +13,8 @@ the same parameters.
 
 Every model is then fine-tuned ``--finetuning-seeds`` times for each of four tasks
 (``scored_encoders``; without ``--data`` for the one that ``finetune`` brings with it), ELECTRA and
-BERT also after a quarter, half and three quarters of their steps (figure 1). So are random numbers
-in the place of a model, as often as the models of one variant.
+BERT also once after a quarter, half and three quarters of their steps (figure 1). So are random
+numbers in the place of a model, as often as the models of one variant.
 What has finished is not repeated, so the command can be stopped and started again. All scores go to
 ``equal_compute.csv`` in the output folder, which ``--from`` reads.
 
@@ -131,10 +131,12 @@ def compare(options: argparse.Namespace) -> list[str]:
     to_score = {run: list(encoders_of(run, output, options.finetuning_seeds)) for run in runs}
     to_score[runs[0]].append(random_encoder(runs[0], output, options.finetuning_seeds, len(seeds)))
     jobs = [Job(run.name, partial(do, run, to_score[run], files)) for run in runs]
-    failures = run_jobs(jobs, options.jobs)
-    found = (scores_of(scored) for run in runs for scored in to_score[run])
-    scores = list(itertools.chain.from_iterable(found))
-    write_scores(output / CSV_FILE, scores)
+    try:
+        failures = run_jobs(jobs, options.jobs)
+    finally:
+        found = (scores_of(scored) for run in runs for scored in to_score[run])
+        scores = list(itertools.chain.from_iterable(found))
+        write_scores(output / CSV_FILE, scores)
     print_report(scores, options.plot, REFERENCES)
     return failures
 
@@ -186,7 +188,8 @@ def encoders_of(run: Run, output: Path, finetuning_seeds: int) -> Iterator[Score
         folder = output / "fine-tuned" / run.folder.name / f"step-{step}"
         encoder = Encoder(checkpoint_path(run.folder / "checkpoints", step), folder)
         flop = step * plan.flop_per_step
-        yield Scored(plan.variant, run.seed, step, flop, encoder, finetuning_seeds)
+        seeds = finetuning_seeds if step == plan.steps else 1
+        yield Scored(plan.variant, run.seed, step, flop, encoder, seeds)
 
 
 def random_encoder(run: Run, output: Path, finetuning_seeds: int, repeats: int) -> Scored:

@@ -95,6 +95,7 @@ def test_checkpoints_of_all_quarters_are_there_to_fine_tune(steps: int, tmp_path
     found = list(encoders_of(Run(plan, 0, tmp_path), tmp_path, 3))
     assert [one.step for one in found] == saved
     assert len(saved) == 4
+    assert [one.finetuning_seeds for one in found] == [1, 1, 1, 3]
     assert found[-1].encoder.model == tmp_path / f"checkpoints/step-{steps:08d}"
     assert [one.flop for one in found] == [step * plan.flop_per_step for step in saved]
 

@@ -139,7 +139,7 @@ def test_all_encoders_are_fine_tuned_alike(tmp_path: Path, monkeypatch: pytest.M
     assert [one.from_scratch for one in parsed] == [False] * 4 + [True] * 5
     settings = [tuple(one.settings) for one in parsed]
     assert settings[:4] == [settings[4 + number] for number in (0, 1, 2, 4)]
-    assert settings[0] == (f"epochs={SMALL_TASKS['UD part of speech'].epochs}",)
+    assert settings[0] == ("epochs=5", "learning_rate=0.001")
     assert {(one.seeds, one.train, one.model) for one in parsed} == {
         (3, str(tmp_path / "train"), tmp_path / "model")
     }
