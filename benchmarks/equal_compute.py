@@ -1,7 +1,8 @@
 """What each objective teaches for the same compute: the paper's table 5, small, and two figures.
 
-    python -m benchmarks.equal_compute --corpus FILE ... --data DIR [--preset NAME] [--steps N]
-        [--seeds N,N,...] [--finetuning-seeds N] [--jobs N] [--output-dir DIR] [--set KEY=VALUE ...]
+    python -m benchmarks.equal_compute [--corpus FILE ...] [--data DIR] [--preset NAME] [--steps N]
+        [--variants NAME;...] [--seeds N,N,...] [--finetuning-seeds N] [--jobs N] [--output-dir DIR]
+        [--set KEY=VALUE ...] [--plot FILE.svg]
     python -m benchmarks.equal_compute --from FILE.csv [--plot FILE.svg]
 
 Clark et al. 2020 (arXiv:2003.10555), section 3.4, table 5: ELECTRA, all-tokens MLM, replace MLM,
@@ -11,8 +12,9 @@ seed read the same batches, mask the same places, and begin with the same number
 the same parameters.
 
 Every model is then fine-tuned ``--finetuning-seeds`` times for each of four tasks
-(``scored_encoders``), ELECTRA and BERT also after a quarter, half and three quarters of their steps
-(figure 1). So are random numbers in the place of a model, as often as the models of one variant.
+(``scored_encoders``; without ``--data`` for the one that ``finetune`` brings with it), ELECTRA and
+BERT also once after a quarter, half and three quarters of their steps (figure 1). So are random
+numbers in the place of a model, as often as the models of one variant.
 What has finished is not repeated, so the command can be stopped and started again. All scores go to
 ``equal_compute.csv`` in the output folder, which ``--from`` reads.
 
@@ -35,7 +37,7 @@ from typing import NamedTuple
 from benchmarks import pretraining_runs
 from benchmarks.choosing import check_numbers, seeds_of
 from benchmarks.equal_compute_report import Score, print_report
-from benchmarks.harness import origin, print_origin
+from benchmarks.harness import exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import (
     Plan,
     Run,
@@ -44,7 +46,7 @@ from benchmarks.pretraining_runs import (
     steps_of_equal_flop,
     train,
 )
-from benchmarks.scored_encoders import SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.scored_encoders import DATA_HELP, SMALL_TASKS, Encoder, fine_tune, small_files
 from benchmarks.side_by_side import Job, run_jobs
 from electra_ref.config.pretraining import PRESETS
 from electra_ref.errors import UserError
@@ -79,20 +81,7 @@ class Scored(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
     options = build_parser().parse_args(arguments)
-    try:
-        if options.scores is not None:
-            print_report(read_scores(options.scores), options.plot, REFERENCES)
-            return 0
-        failures = compare(options)
-    except UserError as error:
-        print(f"benchmarks.equal_compute: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmarks.equal_compute: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"benchmarks.equal_compute: error: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return exit_code_of("equal_compute", partial(compare_or_report, options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--corpus", nargs="+", default=[], metavar="FILE", help="default: the embedded corpus")
-    add("--data", type=Path, metavar="DIR", help="folder of the tasks' files; see benchmarks.tasks")
+    add("--data", type=Path, metavar="DIR", help=DATA_HELP)
     add("--preset", choices=list(PRESETS), default="laptop", help="default: %(default)s")
     add("--steps", type=int, metavar="N", help="of ELECTRA; default: the preset's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
@@ -119,11 +108,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def compare_or_report(options: argparse.Namespace) -> list[str]:
+    """Do what the command line asks for; return the failures. Raises UserError."""
+    if options.scores is None:
+        return compare(options)
+    print_report(read_scores(options.scores), options.plot, REFERENCES)
+    return []
+
+
 def compare(options: argparse.Namespace) -> list[str]:
     """Train and fine-tune what is missing, write and report all scores; return the failures."""
     check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
-    if options.data is None:
-        raise UserError("--data names no folder; give the folder with the files of the tasks")
     output = options.output_dir.resolve()
     plans, seeds = plans_of(options), seeds_of(options.seeds)
     corpus = tuple(str(Path(name).resolve()) for name in options.corpus)
@@ -131,15 +126,17 @@ def compare(options: argparse.Namespace) -> list[str]:
         Run(plan, seed, folder_of(output, plan, seed), corpus) for seed in seeds for plan in plans
     ]
     check_folders(runs)
-    files = small_files(options.data.resolve(), output)
+    files = small_files(options.data and options.data.resolve(), output)
     print_origin(origin(("numpy", "numba", "scikit-learn")))
     to_score = {run: list(encoders_of(run, output, options.finetuning_seeds)) for run in runs}
     to_score[runs[0]].append(random_encoder(runs[0], output, options.finetuning_seeds, len(seeds)))
     jobs = [Job(run.name, partial(do, run, to_score[run], files)) for run in runs]
-    failures = run_jobs(jobs, options.jobs)
-    found = (scores_of(scored) for run in runs for scored in to_score[run])
-    scores = list(itertools.chain.from_iterable(found))
-    write_scores(output / CSV_FILE, scores)
+    try:
+        failures = run_jobs(jobs, options.jobs)
+    finally:
+        found = (scores_of(scored) for run in runs for scored in to_score[run])
+        scores = list(itertools.chain.from_iterable(found))
+        write_scores(output / CSV_FILE, scores)
     print_report(scores, options.plot, REFERENCES)
     return failures
 
@@ -191,7 +188,8 @@ def encoders_of(run: Run, output: Path, finetuning_seeds: int) -> Iterator[Score
         folder = output / "fine-tuned" / run.folder.name / f"step-{step}"
         encoder = Encoder(checkpoint_path(run.folder / "checkpoints", step), folder)
         flop = step * plan.flop_per_step
-        yield Scored(plan.variant, run.seed, step, flop, encoder, finetuning_seeds)
+        seeds = finetuning_seeds if step == plan.steps else 1
+        yield Scored(plan.variant, run.seed, step, flop, encoder, seeds)
 
 
 def random_encoder(run: Run, output: Path, finetuning_seeds: int, repeats: int) -> Scored:

@@ -1,4 +1,4 @@
-"""What every benchmark prints: where its figures come from, a table, one JSON line."""
+"""What benchmarks print: where figures come from, a table, one JSON line; and how they end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 import os
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from electra_ref.errors import UserError
 from electra_ref.training.environment import describe_environment
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -77,6 +79,25 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the JSON object for programs; nothing may be printed after it."""
     print(json.dumps(summary, allow_nan=False), flush=True)
+
+
+def exit_code_of(name: str, work: Callable[[], Sequence[str]]) -> int:
+    """Do ``work`` of a benchmark that goes on when it is started again; return its exit code.
+
+    ``work`` returns what failed. The code is 0 if nothing did, 1 if something did, 2 after a
+    UserError, 130 after SIGINT. Each but the first comes with a line on stderr.
+    """
+    try:
+        failures = work()
+    except UserError as error:
+        print(f"benchmarks.{name}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"benchmarks.{name}: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    for failure in failures:
+        print(f"benchmarks.{name}: error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _version(package: str) -> str:

@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pretraining_runs
-from benchmarks.choosing import seeds_of
-from benchmarks.harness import origin, print_origin, print_summary
+from benchmarks.choosing import check_numbers, seeds_of
+from benchmarks.harness import exit_code_of, origin, print_origin, print_summary
 from benchmarks.pretraining_runs import (
     HALF,
     Plan,
@@ -90,38 +90,7 @@ STUDIES = {"adversarial": ("electra", "reinforce", "gumbel-straight-through")}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
     options = build_parser().parse_args(arguments)
-    try:
-        seeds = seeds_of(options.seeds)
-        plans = plans_of(names_of(options), options.steps, equal_flop=options.equal_flop)
-        runs = runs_of(plans, seeds, options.output_dir.resolve())
-        if options.jobs < 1:
-            raise UserError(f"--jobs {options.jobs}: at least 1")
-        where_from = origin(("numpy", "numba"))
-        print_origin(where_from)
-        missing = [run for run in runs if last_record(run) is None]
-        failures = run_jobs([Job(run.name, partial(train, run)) for run in missing], options.jobs)
-        results = [result(plan, [run for run in runs if run.plan == plan]) for plan in plans]
-    except UserError as error:
-        print(f"benchmarks.objectives: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmarks.objectives: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"benchmarks.objectives: error: {failure}", file=sys.stderr)
-    print(f"\n{PRESET}, seeds {', '.join(map(str, seeds))}\n\n{table(results)}\n")
-    print_summary(
-        {
-            "benchmark": "objectives",
-            "steps": options.steps,
-            "equal_flop": options.equal_flop,
-            "seeds": seeds,
-            "results": results,
-            "failures": failures,
-            "machine": where_from,
-        }
-    )
-    return 1 if failures else 0
+    return exit_code_of("objectives", partial(compare, options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -142,6 +111,32 @@ def build_parser() -> argparse.ArgumentParser:
     folder = Path("runs/objectives")
     add("--output-dir", type=Path, default=folder, metavar="DIR", help="default: %(default)s")
     return parser
+
+
+def compare(options: argparse.Namespace) -> list[str]:
+    """Train what is missing, print all figures; return the failures. Raises UserError."""
+    check_numbers(options, {"jobs": 1})
+    seeds = seeds_of(options.seeds)
+    plans = plans_of(names_of(options), options.steps, equal_flop=options.equal_flop)
+    runs = runs_of(plans, seeds, options.output_dir.resolve())
+    where_from = origin(("numpy", "numba"))
+    print_origin(where_from)
+    missing = [run for run in runs if last_record(run) is None]
+    failures = run_jobs([Job(run.name, partial(train, run)) for run in missing], options.jobs)
+    results = [result(plan, [run for run in runs if run.plan == plan]) for plan in plans]
+    print(f"\n{PRESET}, seeds {', '.join(map(str, seeds))}\n\n{table(results)}\n")
+    print_summary(
+        {
+            "benchmark": "objectives",
+            "steps": options.steps,
+            "equal_flop": options.equal_flop,
+            "seeds": seeds,
+            "results": results,
+            "failures": failures,
+            "machine": where_from,
+        }
+    )
+    return failures
 
 
 def names_of(options: argparse.Namespace) -> list[str]:

@@ -1,6 +1,6 @@
 """Search for a recipe: pre-train with each configuration of a folder, and score what it taught.
 
-    python -m benchmarks.recipe --corpus FILE ... --data DIR [--names NAME,...]
+    python -m benchmarks.recipe [--corpus FILE ...] [--data DIR] [--names NAME,...]
         [--finetuning-seeds N] [--jobs N] [--output-dir DIR] [--results DIR]
 
 ``--results`` is a folder with a file NAME.toml for each run: the settings in which it differs from
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.choosing import check_numbers
-from benchmarks.harness import CHECKOUT, commit, origin, print_origin
+from benchmarks.harness import CHECKOUT, commit, exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import Plan, Run, check_folders, last_record, plan_with, train
-from benchmarks.scored_encoders import SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.scored_encoders import DATA_HELP, SMALL_TASKS, Encoder, fine_tune, small_files
 from benchmarks.side_by_side import Job, run_jobs
 from electra_ref.errors import UserError
 
@@ -42,17 +42,7 @@ COLUMNS = ("name", "commit", "tokens", "flop", *FIGURES, "seeds", *SMALL_TASKS, 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
     options = build_parser().parse_args(arguments)
-    try:
-        failures = search(options)
-    except UserError as error:
-        print(f"benchmarks.recipe: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmarks.recipe: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"benchmarks.recipe: error: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return exit_code_of("recipe", partial(search, options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--corpus", nargs="+", default=[], metavar="FILE", help="default: the embedded corpus")
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of the tasks' files")
+    add("--data", type=Path, metavar="DIR", help=DATA_HELP)
     add("--names", metavar="NAME,...", help="of files without .toml; default: all")
     add("--finetuning-seeds", type=int, default=1, metavar="N", help="default: %(default)s")
     add("--jobs", type=int, default=2, metavar="N", help="runs at a time; default: %(default)s")
@@ -82,7 +72,7 @@ def search(options: argparse.Namespace) -> list[str]:
     plans = plans_of(options.results, options.names)
     runs = [Run(plan, 0, output / plan.variant, corpus) for plan in plans]
     check_folders(runs)
-    files = small_files(options.data.resolve(), output)
+    files = small_files(options.data and options.data.resolve(), output)
     print_origin(origin(("numpy", "numba", "scikit-learn")))
     encoders = {run.plan.variant: encoder_of(run, output) for run in runs}
 

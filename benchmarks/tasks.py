@@ -24,10 +24,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.harness import CHECKOUT, origin, print_origin, print_summary
+from benchmarks.harness import CHECKOUT, exit_code_of, origin, print_origin, print_summary
 from electra_ref.errors import UserError
 
 LAST_TENTH = 10
@@ -109,34 +110,7 @@ def scores_in(folder: Path) -> dict[str, dict[str, float]] | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
     options = build_parser().parse_args(arguments)
-    output = options.output_dir.resolve()
-    failures = []
-    try:
-        names = names_of(options.tasks)
-        where_from = origin(("numpy", "numba", "scikit-learn"))
-        print_origin(where_from)
-        runs = [
-            Run(name, start, output / f"{name.lower().replace(' ', '-')}-{start}")
-            for name in names
-            for start in STARTS
-        ]
-        for run in runs:
-            if run.scores() is None and (code := train(run, options, output)):
-                if code in (130, 143):
-                    raise KeyboardInterrupt
-                failures.append(f"{run.task}, {run.start}: exit code {code}, see {run.log}")
-    except UserError as error:
-        print(f"benchmarks.tasks: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmarks.tasks: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    for failure in failures:
-        print(f"benchmarks.tasks: error: {failure}", file=sys.stderr)
-    results = [result(name, [run for run in runs if run.task == name]) for name in names]
-    print("\n".join(["", *table([one for one in results if one is not None]), ""]))
-    print_summary({"benchmark": "tasks", "results": results, "machine": where_from})
-    return 1 if failures else 0
+    return exit_code_of("tasks", partial(compare, options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -150,6 +124,28 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="how often each is trained (default: 3)")
     add("--output-dir", type=Path, default=Path("runs/tasks"), help="default: runs/tasks")
     return parser
+
+
+def compare(options: argparse.Namespace) -> list[str]:
+    """Train what is missing, print all scores; return the failures. Raises UserError."""
+    output, names = options.output_dir.resolve(), names_of(options.tasks)
+    where_from = origin(("numpy", "numba", "scikit-learn"))
+    print_origin(where_from)
+    runs = [
+        Run(name, start, output / f"{name.lower().replace(' ', '-')}-{start}")
+        for name in names
+        for start in STARTS
+    ]
+    failures = []
+    for run in runs:
+        if run.scores() is None and (code := train(run, options, output)):
+            if code in (130, 143):
+                raise KeyboardInterrupt
+            failures.append(f"{run.task}, {run.start}: exit code {code}, see {run.log}")
+    results = [result(name, [run for run in runs if run.task == name]) for name in names]
+    print("\n".join(["", *table([one for one in results if one is not None]), ""]))
+    print_summary({"benchmark": "tasks", "results": results, "machine": where_from})
+    return failures
 
 
 def names_of(text: str) -> list[str]:

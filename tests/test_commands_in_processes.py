@@ -5,6 +5,7 @@ The processes are threads here: see ``threaded_mpi``.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import ALONE, Processes
 from electra_ref.text import shards, sharing, tokenizing
 from electra_ref.text.workers import do_all
+from electra_ref.training import opening
+from electra_ref.training.environment import describe_environment
 from electra_ref.training.pretraining import preparing
+from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.records import read_records
 from tests.small_finetuning import (
     SMALLEST,
@@ -213,6 +217,41 @@ def test_text_that_one_process_cannot_tokenize_is_an_error_of_all(tmp_path: Path
     with pytest.raises(UserError, match=r"corpus\.jsonl.* line 401"):
         run_train(3, "--corpus", "corpus.jsonl", "--vocab", str(vocabulary), *arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_micro_batches_are_refused(tmp_path: Path) -> None:
+    corpus = str(write_corpus(tmp_path / "corpus.txt"))
+    with pytest.raises(UserError, match=r"too few for 3 processes: --set accumulate=3$"):
+        run_train(3, "--corpus", corpus, *pretraining_arguments("run", accumulate=2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_other_versions_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count()
+
+    def describe(**facts: Any) -> dict[str, Any]:
+        return {**describe_environment(**facts), "python": f"4.{next(numbers)}"}
+
+    monkeypatch.setattr(opening, "describe_environment", describe)
+    corpus = str(write_corpus(tmp_path / "corpus.txt"))
+    with pytest.raises(UserError, match=r"python is 4\.0 in process 0, 4\.1 in process 1"):
+        run_train(2, "--corpus", corpus, *pretraining_arguments("run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_other_data_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare_data(run: Any, *rest: Any, **options: Any) -> Any:
+        data = preparing.prepare_data(run, *rest, **options)
+        return data._replace(key=f"of {rest[-1].rank}")
+
+    monkeypatch.setattr(pretraining, "prepare_data", prepare_data)
+    corpus = str(write_corpus(tmp_path / "corpus.txt"))
+    with pytest.raises(UserError, match=r"data is of 0 in process 0, of 1 in process 1"):
+        run_train(2, "--corpus", corpus, *pretraining_arguments("run"))
 
 
 @pytest.fixture

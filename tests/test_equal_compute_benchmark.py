@@ -95,6 +95,7 @@ def test_checkpoints_of_all_quarters_are_there_to_fine_tune(steps: int, tmp_path
     found = list(encoders_of(Run(plan, 0, tmp_path), tmp_path, 3))
     assert [one.step for one in found] == saved
     assert len(saved) == 4
+    assert [one.finetuning_seeds for one in found] == [1, 1, 1, 3]
     assert found[-1].encoder.model == tmp_path / f"checkpoints/step-{steps:08d}"
     assert [one.flop for one in found] == [step * plan.flop_per_step for step in saved]
 
@@ -190,7 +191,6 @@ def test_one_seed_has_no_interval() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--data names no folder"),
         (["--data", "x", "--steps", "3"], "--steps 3: at least 4"),
         (["--data", "x", "--variants", "bert"], "--variants bert: none of electra; "),
         (["--data", "x", "--seeds", "0,0"], "a seed is given twice"),
@@ -208,6 +208,32 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_comparison_that_is_stopped_leaves_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGINT comes when one of two tasks of one model is done; nothing is reported."""
+    given = ["--steps", "40", "--variants", BERT, "--seeds", "7", "--output-dir", str(tmp_path)]
+
+    def stop(jobs: Any, at_a_time: int) -> list[str]:
+        assert (len(jobs), at_a_time) == (1, 2)
+        (plan,) = plans_of(options(*given))
+        run = Run(plan, 7, folder_of(tmp_path, plan, 7))
+        *_, last = encoders_of(run, tmp_path, 3)
+        write_seeds(last.encoder, TASK, 0.25, 0.5, 0.75)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(equal_compute, "run_jobs", stop)
+    monkeypatch.setattr(equal_compute, "small_files", lambda *_: {})
+    assert equal_compute.main(["--preset", "tiny", *given]) == 130
+    found = read_scores(tmp_path / equal_compute.CSV_FILE)
+    assert [(one.variant, one.seed, one.finetuning_seed, one.score) for one in found] == [
+        (BERT, 7, 0, 0.25), (BERT, 7, 1, 0.5), (BERT, 7, 2, 0.75),
+    ]  # fmt: skip
+    captured = capsys.readouterr()
+    assert "the same command goes on" in captured.err
+    assert "minus" not in captured.out
 
 
 def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from benchmarks import recipe, scored_encoders
 from benchmarks.pretraining_runs import Run
 from benchmarks.recipe import RESULTS, line_of, plans_of, update
-from benchmarks.scored_encoders import SMALL_TASKS, Encoder, fine_tune
+from benchmarks.scored_encoders import EMBEDDED, SMALL_TASKS, Encoder, fine_tune, small_files
 from benchmarks.tasks import TASKS, some_records
 from electra_ref.config.pretraining import PRESETS
 from electra_ref.config.settings import to_toml
@@ -84,7 +85,7 @@ def test_a_line_has_tokens_figures_and_mean_scores(results: Path, tmp_path: Path
 def test_lines_replace_those_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     update(path, [{"name": "a", "tokens": 1}, {"name": "b", "tokens": 2}])
-    path.write_text(path.read_text().replace("a,,1,,,,,,,,,,,", "a,,1,,,,,,,,,,,too short"))
+    path.write_text(re.sub("^a,.*", r"\g<0>too short", path.read_text(), flags=re.MULTILINE))
     update(path, [{"name": "c", "tokens": 3}, {"name": "a", "tokens": 4}])
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [row["note"] for row in rows] == ["too short", "", ""]
@@ -135,12 +136,22 @@ def test_all_encoders_are_fine_tuned_alike(tmp_path: Path, monkeypatch: pytest.M
     fine_tune(Encoder(tmp_path / "model", tmp_path / "other", from_scratch=True), files, 3)
     parsed = [build_parser().parse(command[1:]) for command in commands]
     assert len(parsed) == 2 * len(SMALL_TASKS) - 1
-    assert [one.from_scratch for one in parsed] == [False] * 3 + [True] * 4
-    assert {tuple(one.settings) for one in parsed} == {scored_encoders.SETTINGS}
+    assert [one.from_scratch for one in parsed] == [False] * 4 + [True] * 5
+    settings = [tuple(one.settings) for one in parsed]
+    assert settings[:4] == [settings[4 + number] for number in (0, 1, 2, 4)]
+    assert settings[0] == ("epochs=5", "learning_rate=0.001")
     assert {(one.seeds, one.train, one.model) for one in parsed} == {
         (3, str(tmp_path / "train"), tmp_path / "model")
     }
     assert len({one.output_dir for one in parsed}) == len(parsed)
+
+
+def test_without_data_there_is_the_task_of_the_installed_packages(tmp_path: Path) -> None:
+    files = small_files(None, tmp_path / "new")
+    assert list(files) == [EMBEDDED]
+    train, dev = (path.read_text().splitlines() for path in files[EMBEDDED])
+    assert len(train) > len(dev) > 100
+    assert set(json.loads(train[0])) == {"text", "label"}
 
 
 def test_a_part_of_a_file_is_taken_at_equal_distances(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from electra_ref.model.objectives import electra
 from electra_ref.model.parameters import initial_values
 from electra_ref.processes import ALONE, Processes, share_of
 from electra_ref.training import saving, step
+from electra_ref.training.checkpoint import save_checkpoint
 from electra_ref.training.loop import Trainer
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.records import read_records
@@ -277,6 +278,27 @@ def test_the_best_model_and_an_early_end_are_the_same_for_all(tmp_path: Path) ->
     assert in_processes(2, train) == [(6, [3, 6])] * 2
     (best,) = (tmp_path / "run" / "best").iterdir()
     assert best.name == "step-00000003"
+
+
+def test_every_checkpoint_is_saved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[tuple[str, int]] = []
+
+    def noting(folder: Path, step: int, *rest: Any, **options: Any) -> Any:
+        saved.append((folder.name, step))
+        return save_checkpoint(folder, step, *rest, **options)
+
+    monkeypatch.setattr(saving, "save_checkpoint", noting)
+
+    def train(own: MpiProcesses) -> None:
+        task = LineTask()
+        task.best = {1}
+        config = dataclasses.replace(CONFIG, evaluate_every=3, checkpoint_every=5)
+        trainer = trainer_in(tmp_path / "run", own, config, task)
+        with trainer.run:
+            trainer.train(StopSignals(), 10)
+
+    in_processes(2, train)
+    assert saved == [("checkpoints", 3), ("best", 3), ("checkpoints", 5), ("checkpoints", 10)]
 
 
 def test_a_resumed_run_gives_all_the_state_of_the_checkpoint(tmp_path: Path) -> None:

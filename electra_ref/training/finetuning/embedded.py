@@ -66,6 +66,14 @@ def embedded_task() -> tuple[list[Text], list[Text]]:
     return train, dev
 
 
+def write_texts(folder: Path, train: Sequence[Text], dev: Sequence[Text]) -> tuple[Path, Path]:
+    """Write both into ``folder``, which is there, and return the files. Raises UserError."""
+    paths = folder / "train.jsonl", folder / "dev.jsonl"
+    for path, texts in zip(paths, (train, dev), strict=True):
+        write_text_atomically(path, "".join(_line(text) for text in texts))
+    return paths
+
+
 def compare(
     encoder: EncoderSource,
     config: Path | None,
@@ -85,8 +93,9 @@ def compare(
         raise UserError("--from-scratch: without --task both are shown; leave it out")
     settings = new_settings("classification", encoder, config, given, processes.size)
     path = processes.of_first(lambda: _new_folder(output_dir))
-    files = Files(str(encoder.path), *(str(path / name) for name in ("train.jsonl", "dev.jsonl")))
-    train, dev = processes.of_first(lambda: _written_task(files))
+    train, dev = processes.of_first(embedded_task)
+    written = processes.of_first(lambda: write_texts(path, train, dev))
+    files = Files(str(encoder.path), *map(str, written))
     progress.say(f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about")
     ended: dict[str, Ended] = {}
     for name, setting in STARTS.items():
@@ -108,14 +117,6 @@ def compare(
     if pretrained < scratch:
         lines.append(TOO_SHORT)
     return [*lines, *_last(path)]
-
-
-def _written_task(files: Files) -> tuple[list[Text], list[Text]]:
-    """Return the texts of the task, written to ``files``. Raises UserError."""
-    train, dev = embedded_task()
-    for name, texts in ((files.train, train), (files.dev, dev)):
-        write_text_atomically(Path(name), "".join(_line(text) for text in texts))
-    return train, dev
 
 
 def _texts_of(sentences: Sequence[str], seen: set[str]) -> Iterator[str]:
