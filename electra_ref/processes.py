@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from electra_ref.errors import UserError
@@ -203,8 +204,8 @@ def threads_for(own: Collection[int], of_each: Sequence[Collection[int]]) -> int
     ``of_each`` has the cores of every process on the node, this one included. A core that several
     may use is divided among them.
     """
-    cores = sum(1 / sum(core in others for others in of_each) for core in own)
-    return max(1, int(cores + 1e-6))
+    cores = sum(Fraction(1, sum(core in others for others in of_each)) for core in own)
+    return max(1, int(cores))
 
 
 def describe(processes: Processes, threads: int) -> str:

@@ -32,6 +32,7 @@ from electra_ref.processes import (
     require_same,
     share_of,
     threads_for,
+    usable_cores,
 )
 from tests.threaded_mpi import Communicator, Shared, in_processes
 
@@ -163,13 +164,24 @@ def test_processes_that_differ_say_in_what() -> None:
         ({0, 1}, [{0, 1}] * 3, 1),  # more processes than cores
         ({2, 3}, [{0, 1}, {2, 3}], 2),  # the launcher has tied each to cores of its own
         ({0}, [{0}, {1}], 1),
-        (set(range(9)), [set(range(9))] * 3, 3),  # three ninths three times, in floats
+        (set(range(9)), [set(range(9))] * 3, 3),  # nine thirds, which are less in floats
+        (set(range(7)), [set(range(7))] * 4, 1),
     ],
 )
 def test_the_cores_of_a_node_are_divided(
     own: set[int], of_each: list[set[int]], threads: int
 ) -> None:
     assert threads_for(own, of_each) == threads
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a system that ties no process to cores, all."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3}, raising=False)
+    assert usable_cores() == {1, 3}
+    monkeypatch.delattr(os, "sched_getaffinity")
+    for count, cores in ((3, {0, 1, 2}), (None, {0})):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert usable_cores() == cores
 
 
 def test_the_first_line_for_people() -> None:
@@ -255,10 +267,11 @@ def test_a_launcher_of_open_mpi_is_recognised_before_another_mpi_begins(
     done = stand_in_for_mpi4py(monkeypatch, started=2, found=2, vendor=vendor)
     for name, value in zip(LAUNCHERS["Open MPI"], ("0", "2"), strict=True):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(message_passing, "MpiProcesses", lambda world, local: (world, local))
+    opened = object()
+    monkeypatch.setattr(message_passing, "MpiProcesses", lambda *_: opened)
     settings = str({"initialize": False, "finalize": True})
     if vendor == "Open MPI":
-        open_processes()
+        assert open_processes() is opened
         assert done == [settings, "connected"]
     else:
         with pytest.raises(UserError, match="the MPICH of mpi4py sees only this one"):
