@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from electra_ref import __version__
-from electra_ref.command_line import run_command
 from electra_ref.errors import UserError
+from electra_ref.running import run_alone
 from electra_ref.training.progress import show
 
 COMMANDS = {
@@ -28,7 +28,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None, program: str = "electra-ref") -> int:
     """Run the command that the first argument names; return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    return run_command(program, lambda: dispatch(given, program))
+    return run_alone(program, lambda: dispatch(given, program))
 
 
 def dispatch(arguments: Sequence[str], program: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,16 @@ def import_cupy() -> ModuleType:
     import cupy  # noqa: PLC0415  (optional, and slow to import)
 
     return cupy  # type: ignore[no-any-return]  # CuPy has no types
+
+
+def import_nccl() -> ModuleType:
+    """Import CuPy's NCCL; only several processes on GPUs need it. Raises ImportError without it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how to install it, which the caller says
+        from cupy.cuda import nccl  # noqa: PLC0415  (optional)
+    if not nccl.available:
+        raise ImportError("CuPy finds no library of NCCL")
+    return nccl  # type: ignore[no-any-return]  # CuPy has no types
 
 
 def erf(x: Array) -> Array:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, SEP, MASK)
+
+T = TypeVar("T")
 
 
 class SpecialTokens(NamedTuple):
@@ -27,3 +30,22 @@ class Batch(NamedTuple):
     input_ids: npt.NDArray[np.int32]  # (B, T)
     token_type_ids: npt.NDArray[np.int32]  # (B, T)  0 in segment A and padding, 1 in segment B
     attention_mask: npt.NDArray[np.bool_]  # (B, T)  True for a token, False for padding
+
+
+class MadeOnDemand(Sequence[T]):
+    """A sequence whose entries are made when somebody asks for them, each time anew."""
+
+    def __init__(self, count: int, make: Callable[[int], T]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> T: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[T]: ...
+    def __getitem__(self, number: int | slice) -> T | list[T]:
+        if isinstance(number, slice):
+            return [self._make(one) for one in range(self._count)[number]]
+        return self._make(range(self._count)[number])

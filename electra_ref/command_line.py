@@ -1,4 +1,4 @@
-"""What the commands share: errors in one line, exit codes, the arguments that fill a configuration.
+"""What the commands share: errors in one line, the arguments that fill a configuration.
 
 Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM.
 """
@@ -9,9 +9,8 @@ import argparse
 import dataclasses
 import difflib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -21,34 +20,14 @@ from electra_ref.config.settings import OTHER_NAMES, Presets, Settings
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
-from electra_ref.process import prepare_process
-from electra_ref.terminal_text import visible
+from electra_ref.process import threads_set
+from electra_ref.processes import ALONE, Processes, describe
 from electra_ref.text.reading import Reading, usable_cores
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
-from electra_ref.training.stop_signals import StopSignals, exit_code
+from electra_ref.training.stop_signals import StopSignals
 
-LESS_MEMORY = "end other programs, or use a machine with more memory"
 COMPILING = "compiling kernels for this processor: up to a minute, in the first run only"
-
-
-def run_command(program: str, command: Callable[[], int], if_too_large: str = LESS_MEMORY) -> int:
-    """Run ``command``; return its exit code, or 2 after one line on standard error.
-
-    ``if_too_large`` says what to do if memory is not enough. A SIGINT that ``reporting`` does not
-    catch, while libraries are loaded, ends the command at once.
-    """
-    prepare_process()
-    try:
-        return command()
-    except UserError as error:
-        message = str(error)
-    except MemoryError as error:  # NumPy's and CuPy's are of this kind
-        message = f"out of memory ({error}): {if_too_large}"
-    except KeyboardInterrupt:
-        return exit_code(signal.SIGINT)
-    print(f"{program}: error: {visible(message)}", file=sys.stderr)
-    return 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,17 +67,25 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def reporting(unit: str = "this step") -> Iterator[tuple[Progress, StopSignals]]:
+def reporting(
+    unit: str = "this step", processes: Processes = ALONE
+) -> Iterator[tuple[Progress, StopSignals]]:
     """Catch signals for the block, and say when a kernel is compiled; give what it reports with.
 
-    ``unit`` names what is completed after a signal.
+    ``unit`` names what is completed after a signal. Of several ``processes`` the first one reports.
     """
     # --help and --print-config need not wait for numba
     from electra_ref.compilation import before_first_compilation  # noqa: PLC0415
 
     keep_freed_memory()
-    progress = Progress()
-    with StopSignals(unit) as stop, before_first_compilation(lambda: progress.say(COMPILING)):
+    is_silent = processes.rank > 0
+    progress = Progress(sys.stdout if is_silent else None)  # see ``running.run_together``
+    if processes.size > 1:
+        progress.say(describe(processes, threads_set()))
+    with (
+        StopSignals(unit, is_silent=is_silent) as stop,
+        before_first_compilation(lambda: progress.say(COMPILING)),
+    ):
         yield progress, stop
 
 

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from electra_ref.command_line import Parser, reporting, run_command
+from electra_ref.command_line import Parser, reporting
 from electra_ref.errors import UserError
+from electra_ref.running import run_command
 from electra_ref.terminal_text import visible
 from electra_ref.training.progress import Progress, show
 from electra_ref.training.stop_signals import StopSignals, exit_code

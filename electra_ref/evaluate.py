@@ -17,11 +17,11 @@ from electra_ref.command_line import (
     folder,
     reading_of,
     reporting,
-    run_command,
     source_of,
 )
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
+from electra_ref.running import run_command
 from electra_ref.training.progress import show
 from electra_ref.training.stop_signals import exit_code
 

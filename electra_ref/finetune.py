@@ -20,12 +20,13 @@ from electra_ref.command_line import (
     add_settings_arguments,
     folder,
     reporting,
-    run_command,
     settings_of,
 )
 from electra_ref.config.finetuning import FORMS, FinetuningConfig
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
+from electra_ref.processes import ALONE, Processes
+from electra_ref.running import run_together
 from electra_ref.terminal_text import visible
 from electra_ref.training.finetuning.kinds import GLUE, KINDS
 from electra_ref.training.progress import Progress, show
@@ -38,7 +39,11 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command line; return the exit code. Messages call it ``program``."""
     parser = build_parser(program)
     if_too_large = "begin with a larger accumulate or a smaller max_length"
-    return run_command(parser.prog, lambda: finetune(parser.parse(arguments)), if_too_large)
+    return run_together(
+        parser.prog,
+        lambda processes: finetune(parser.parse(arguments), processes),
+        if_too_large,
+    )
 
 
 def build_parser(program: str = PROGRAM) -> Parser:
@@ -100,21 +105,24 @@ def build_parser(program: str = PROGRAM) -> Parser:
     return parser
 
 
-def finetune(options: argparse.Namespace) -> int:
-    """Do what ``options`` say; return the exit code. Raises UserError."""
+def finetune(options: argparse.Namespace, processes: Processes = ALONE) -> int:
+    """Do what ``options`` say, in each of the ``processes``; return the exit code.
+
+    Raises UserError.
+    """
     _check_limits(options)
     if options.resume:
         _refuse_with_resume(options)
-        return _resumed(options)
+        return _resumed(options, processes)
     kind = _kind_of(options)
     if kind is None:
-        return _compared(options)
+        return _compared(options, processes)
     if options.print_config:
-        return _printed(options, kind)
+        return _printed(options, kind, processes)
     if not options.train or not options.dev:
         missing = "--dev" if options.train else "--train"
         raise UserError(f"{missing} names no file; give a file to learn from and one to be scored")
-    return _trained(options, kind)
+    return _trained(options, kind, processes)
 
 
 def _check_limits(options: argparse.Namespace) -> None:
@@ -165,12 +173,13 @@ def _given(options: argparse.Namespace) -> list[str]:
     return given
 
 
-def _printed(options: argparse.Namespace, kind: str) -> int:
+def _printed(options: argparse.Namespace, kind: str, processes: Processes) -> int:
     """Print the settings of a new run; steps follow from the data, which are not read here."""
     from electra_ref.training.finetuning import session  # noqa: PLC0415  (loads numba)
 
-    encoder = session.encoder_at(options.model, Progress())
-    show(to_toml(session.new_settings(kind, encoder, options.config, _given(options))))
+    encoder = session.encoder_at(options.model, Progress(), processes)
+    settings = session.new_settings(kind, encoder, options.config, _given(options), processes.size)
+    show(to_toml(settings))
     return 0
 
 
@@ -178,51 +187,56 @@ def _limits(options: argparse.Namespace, session: Any) -> Any:
     return session.Limits(options.max_steps, options.max_minutes, time.monotonic())
 
 
-def _closed(ended: Any, progress: Progress, stop: StopSignals) -> int:
+def _closed(ended: Any, progress: Progress, stop: StopSignals, processes: Processes) -> int:
     """Print the scores of what has ended, and the command that uses the model."""
     progress.close()
+    stop.agree(processes)
     if ended is None:
         return 0 if stop.requested is None else exit_code(stop.requested)
     show("".join(f"{visible(line)}\n" for line in ended.lines))
     return 0
 
 
-def _trained(options: argparse.Namespace, kind: str) -> int:
+def _trained(options: argparse.Namespace, kind: str, processes: Processes) -> int:
     """Train on the files that ``options`` name, with one seed or several; return the exit code."""
     from electra_ref.training.finetuning import session  # noqa: PLC0415  (loads numba)
     from electra_ref.training.finetuning.run import Files  # noqa: PLC0415
 
-    with reporting() as (progress, stop):
+    with reporting(processes=processes) as (progress, stop):
         limits = _limits(options, session)
-        encoder = session.encoder_at(options.model, progress)
-        settings = session.new_settings(kind, encoder, options.config, _given(options))
+        encoder = session.encoder_at(options.model, progress, processes)
+        settings = session.new_settings(
+            kind, encoder, options.config, _given(options), processes.size
+        )
         files = Files(str(encoder.path), *map(os.path.abspath, (options.train, options.dev)))
         ended = session.train_new(
-            options.output_dir, settings, files, encoder, options.seeds, limits, progress, stop
-        )
-        return _closed(ended, progress, stop)
+            options.output_dir, settings, files, encoder, options.seeds, limits, progress, stop,
+            processes,
+        )  # fmt: skip
+        return _closed(ended, progress, stop, processes)
 
 
-def _resumed(options: argparse.Namespace) -> int:
+def _resumed(options: argparse.Namespace, processes: Processes) -> int:
     from electra_ref.training.finetuning import session  # noqa: PLC0415  (loads numba)
 
-    with reporting() as (progress, stop):
+    with reporting(processes=processes) as (progress, stop):
         limits, given = _limits(options, session), settings_of(options)
-        ended = session.train_on(options.output_dir, given, limits, progress, stop)
-        return _closed(ended, progress, stop)
+        ended = session.train_on(options.output_dir, given, limits, progress, stop, processes)
+        return _closed(ended, progress, stop, processes)
 
 
-def _compared(options: argparse.Namespace) -> int:
+def _compared(options: argparse.Namespace, processes: Processes) -> int:
     """Show on the embedded task what pre-training was good for; return the exit code."""
     from electra_ref.training.finetuning import embedded, session  # noqa: PLC0415  (loads numba)
 
-    with reporting() as (progress, stop):
+    with reporting(processes=processes) as (progress, stop):
         limits = _limits(options, session)
-        encoder = session.encoder_at(options.model, progress)
+        encoder = session.encoder_at(options.model, progress, processes)
         lines = embedded.compare(
             encoder, options.config, _given(options), options.output_dir, options.seeds, limits,
-            progress, stop,
+            progress, stop, processes,
         )  # fmt: skip
+        stop.agree(processes)
         if stop.requested is not None:
             return exit_code(stop.requested)
     show("".join(f"{line}\n" for line in lines))

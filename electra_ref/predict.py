@@ -15,9 +15,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from electra_ref.command_line import Parser, folder, reporting, run_command
+from electra_ref.command_line import Parser, folder, reporting
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
+from electra_ref.running import run_command
 from electra_ref.training.finetuning.kinds import KINDS
 from electra_ref.training.prediction.table import TASKS
 from electra_ref.training.progress import wants_colour

@@ -28,6 +28,13 @@ import os
 import sys
 
 BLAS_TIMEOUT = "4"  # the least that OpenBLAS takes: 2**4 cycles
+THREADS = (
+    "NUMBA_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+)
 LAYERS = "omp workqueue tbb"  # the first that can be loaded is taken; workqueue always can
 SPIN_TURNS = "25000"
 
@@ -44,3 +51,18 @@ def prepare_process() -> None:
     priority = os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", LAYERS)
     if "numba" in sys.modules:  # it has read the environment already
         sys.modules["numba"].config.THREADING_LAYER_PRIORITY = priority.split()
+
+
+def limit_threads(count: int) -> None:
+    """Let libraries start ``count`` threads each, unless the user has set it.
+
+    Call it before NumPy and numba are imported.
+    """
+    for name in THREADS:
+        os.environ.setdefault(name, str(count))
+
+
+def threads_set() -> int:
+    """Return how many threads numba starts, as far as the environment says; otherwise 1."""
+    chosen = os.environ.get(THREADS[0], "")
+    return int(chosen) if chosen.isdecimal() else 1

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from electra_ref.command_line import Parser, run_command
+from electra_ref.command_line import Parser
+from electra_ref.running import run_command
 from electra_ref.terminal_text import visible
 from electra_ref.training.progress import show
 

@@ -21,7 +21,6 @@ from electra_ref.command_line import (
     folder,
     reading_of,
     reporting,
-    run_command,
     settings_of,
     source_of,
 )
@@ -31,9 +30,11 @@ from electra_ref.config.pretraining import (
     has_default_vocabulary_size,
     resolve_config,
 )
-from electra_ref.config.settings import to_toml
-from electra_ref.config.training import TrainingConfig
+from electra_ref.config.settings import chosen_values, to_toml
+from electra_ref.config.training import TrainingConfig, shared_out
 from electra_ref.errors import UserError
+from electra_ref.processes import ALONE, Processes
+from electra_ref.running import run_together
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
 from electra_ref.training.stop_signals import exit_code
@@ -49,24 +50,31 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command line; return the exit code. Messages call it ``program``."""
     parser = build_parser(program)
     if_too_large = "begin a run with a larger accumulate, or a smaller preset"
-    return run_command(parser.prog, lambda: train(parser.parse(arguments)), if_too_large)
+    return run_together(
+        parser.prog,
+        lambda processes: train(parser.parse(arguments), processes),
+        if_too_large,
+    )
 
 
-def train(options: argparse.Namespace) -> int:
-    """Do what ``options`` say; return the exit code. Raises UserError."""
+def train(options: argparse.Namespace, processes: Processes = ALONE) -> int:
+    """Do what ``options`` say, in each of the ``processes``; return the exit code.
+
+    Raises UserError.
+    """
     if options.max_steps is not None and options.max_steps < 1:
         raise UserError(f"--max-steps {options.max_steps}: at least 1")
     if options.max_minutes is not None and not 0 < options.max_minutes < math.inf:
         raise UserError(f"--max-minutes {options.max_minutes:g}: a number above 0")
     if options.resume:
         refuse_with_resume(options)
-        return run(options, config=None)
-    config = configuration_of(options)
+        return run(options, None, processes)
+    config = configuration_of(options, processes.size)
     if options.print_config:
         show(to_toml(config))
         return 0
     require_within_schedule(options, config)
-    return run(options, config)
+    return run(options, config, processes)
 
 
 def require_within_schedule(options: argparse.Namespace, config: TrainingConfig) -> None:
@@ -78,9 +86,15 @@ def require_within_schedule(options: argparse.Namespace, config: TrainingConfig)
         )
 
 
-def configuration_of(options: argparse.Namespace) -> PretrainingConfig:
-    """Return the settings of a new run. Raises UserError."""
-    layers = {"preset": options.preset, "path": options.config, "settings": settings_of(options)}
+def configuration_of(options: argparse.Namespace, processes: int = 1) -> PretrainingConfig:
+    """Return the settings of a new run of so many ``processes``. Raises UserError."""
+    given = settings_of(options)
+    chosen = chosen_values(PretrainingConfig, options.config, given)
+    return shared_out(_configuration_of_one(options, given), chosen, processes)
+
+
+def _configuration_of_one(options: argparse.Namespace, given: Sequence[str]) -> PretrainingConfig:
+    layers = {"preset": options.preset, "path": options.config, "settings": given}
     if options.init_from is None:
         config = resolve_config(**layers)
         if options.vocab is not None and not has_default_vocabulary_size(config):
@@ -172,33 +186,41 @@ def refuse_with_resume(options: argparse.Namespace) -> None:
             raise UserError(f"--{flag} cannot change a run that is resumed; leave it out")
 
 
-def run(options: argparse.Namespace, config: PretrainingConfig | None) -> int:
+def run(
+    options: argparse.Namespace, config: PretrainingConfig | None, processes: Processes = ALONE
+) -> int:
     """Train as ``options`` say, a new run with ``config`` or an old one; return the exit code."""
     from electra_ref.training.completing import Limits  # noqa: PLC0415  (loads numba)
     from electra_ref.training.pretraining import run as pretraining  # noqa: PLC0415
+    from electra_ref.training.pretraining.preparing import StoppedError  # noqa: PLC0415
     from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
     started = time.monotonic()
     reading = reading_of(options)
-    with reporting() as (progress, stop):
+    with reporting(processes=processes) as (progress, stop):
         try:
             if config is None:
-                path = options.output_dir or newest_run(pretraining.RUNS)
+                path = options.output_dir or processes.of_first(
+                    lambda: newest_run(pretraining.RUNS)
+                )
                 moved = source_of(options) if options.corpus or options.tokens else None
                 settings = settings_of(options)
-                trainer = pretraining.resume(path, settings, moved, progress, stop, reading)
+                trainer = pretraining.resume(
+                    path, settings, moved, progress, stop, reading, processes
+                )
             else:
                 source = start_of(options)
                 trainer = pretraining.begin(
-                    options.output_dir, config, source, progress, stop, reading
+                    options.output_dir, config, source, progress, stop, reading, processes
                 )
             with trainer.run:
                 require_within_schedule(options, trainer.config)
                 limits = Limits(options.max_steps, options.max_minutes, started)
                 pretraining.complete(trainer, stop, limits)
-        except pretraining.StoppedError as stopped:
+        except StoppedError as stopped:
             progress.say("stopped before the first step; to go on:")
             progress.say(str(stopped), whole=True)
+        stop.agree(processes)
     return 0 if stop.requested is None else exit_code(stop.requested)
 
 

@@ -62,8 +62,8 @@ AREAS = {
     "text": Area(
         ("text",),
         "compression corpus corpus_sample decoding embedded_corpus fast_merging holding_out "
-        "listing packing parquet prepare prepare_settings shards token_cache token_ids tokenizing "
-        "unknown_words vocabulary word_counts wordpiece workers",
+        "listing packing parquet prepare prepare_settings sharing shards token_cache token_ids "
+        "tokenizing unknown_words vocabulary word_counts wordpiece workers",
     ),
     "model": Area(
         ("model",),
@@ -97,13 +97,27 @@ AREAS = {
         "convert huggingface_names huggingface_opening huggingface_tasks "
         "huggingface_tokenizer_files new_folder",
     ),
+    "processes": Area(
+        (
+            "message_passing",
+            "nccl_processes",
+            "processes",
+            "running",
+            "training.opening",
+            "training.step",
+            "training.stop_signals",
+            "training.summation",
+        ),
+        "commands_in_processes nccl_processes processes running several_processes step step_wiring "
+        "stop_signals summation",
+    ),
     "training": Area(
         ("config", "training"),
         "checkpoint collapse config data_report device evaluate forecast initialization "
         "inspection loop metrics objective_runs objective_settings optimizer presets "
         "pretraining_run pretraining_task products progress records report report_command "
-        "report_drawing resumed_run run_data run_directory samples saved_model schedule step "
-        "step_wiring stop_signals summation train_arguments train_command",
+        "report_drawing resumed_run run_data run_directory samples saved_model schedule "
+        "several_processes train_arguments train_command",
     ),
     "finetuning": Area(
         (

@@ -7,7 +7,7 @@ keeps the two kinds of array apart. The tests marked ``gpu`` check that CuPy com
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ class DeviceArray(np.ndarray[Any, Any]):
     def __array_function__(self, function: Any, *_: Any) -> Any:
         """Refuse NumPy's functions, as CuPy does for all that it has not got itself."""
         raise TypeError(f"numpy.{function.__name__} was given a device array")
+
+    @property
+    def data(self) -> Any:
+        """CuPy's, which knows the address."""
+        return SimpleNamespace(ptr=self.ctypes.data)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if type(value) is np.ndarray:

@@ -16,7 +16,7 @@ import pytest
 
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.training import TrainingConfig
-from electra_ref.training.loop import Evaluation, Trainer
+from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining.collapse import (
     CHECKS,
     LIKE_TINY,
@@ -30,6 +30,7 @@ from electra_ref.training.pretraining.task import PretrainingTask
 from electra_ref.training.progress import Progress
 from electra_ref.training.records import read_records
 from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.task import Evaluation
 from tests.small_runs import listening, said_to, small_config, write_corpus
 
 FIGURES = (

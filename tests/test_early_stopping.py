@@ -11,7 +11,7 @@ from electra_ref import finetune, predict
 from electra_ref.training import loop
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.finetuning.learning import Learning, main_scores
-from electra_ref.training.loop import Trainer
+from electra_ref.training.saving import Saver
 from tests.small_finetuning import (
     SMALLEST,
     KilledError,
@@ -132,9 +132,9 @@ def test_a_run_that_is_killed_while_it_keeps_its_best_model(
 ) -> None:
     """Afterwards it goes on at another rate: what is kept must be of this run, not of the other."""
     scored.extend([0.1, 0.5, 0.4, 0.6, 0.4, 0.4, 0.4, 0.9])
-    original = Trainer._save_best
+    original = Saver.save_best
 
-    def save_best(self: Trainer) -> None:
+    def save_best(self: Saver) -> None:
         if self.state.step == 4 and when == "before":
             killed()
         original(self)
@@ -143,7 +143,7 @@ def test_a_run_that_is_killed_while_it_keeps_its_best_model(
 
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save_best", save_best)
+        patch.setattr(Saver, "save_best", save_best)
         with pytest.raises(KilledError):
             train(folder, output)
     assert steps_of(output / "checkpoints") == ["04"]

@@ -31,12 +31,13 @@ from electra_ref.model.passes import BackwardPass, ForwardPass, linear_specs
 from electra_ref.rng import RandomStream
 from electra_ref.training import progress
 from electra_ref.training.checkpoint import CheckpointError, load_newest_checkpoint
-from electra_ref.training.loop import Evaluation, Trainer
+from electra_ref.training.loop import Trainer
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Progress
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.task import Evaluation
 from tests.one_stage import OneStage
 
 CONFIG = TrainingConfig(

@@ -65,7 +65,7 @@ def test_cores_are_counted_where_processes_are_tied_to_none(
     del forced
     for count, cores in ((8, 8), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
-        described = describe_environment(device="cpu", precision="float32", backend="cpu")
+        described = describe_environment(device="cpu", precision="float32", backend="reference")
         assert described["fingerprint"]["cores"] == cores
 
 

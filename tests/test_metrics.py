@@ -25,7 +25,7 @@ from electra_ref.sampling import CorruptedBatch
 from electra_ref.training.pretraining.detection_figures import calibration_error
 from electra_ref.training.pretraining.generator_figures import ROWS, entropy_sum
 from electra_ref.training.pretraining.hidden_figures import mean_cosine, unit_sum
-from electra_ref.training.pretraining.metrics import metrics_of, summary
+from electra_ref.training.pretraining.metrics import measure, metrics_of, summary
 
 WORDS = 9
 NOTHING: Array = np.zeros(0)  # in the place of what no figure looks at
@@ -103,7 +103,7 @@ def outputs() -> list[Output]:
 
 
 def test_every_figure_by_hand() -> None:
-    assert metrics_of(reference, outputs()) == {
+    assert metrics_of([measure(reference, output) for output in outputs()]) == {
         "loss": pytest.approx(3 * 2.0 + 20 * 0.5),
         "mlm_loss": pytest.approx(10 / 5),
         "rtd_loss": pytest.approx(4 / 8),
@@ -144,7 +144,7 @@ def one(**changes: Any) -> dict[str, float | None]:
         "logits": [[1.0, -1.0, -1.0, -1.0]], "hidden": [X, X, X, Y],
         "mlm_sum": 1.0, "rtd_sum": 1.0, **changes,
     }  # fmt: skip
-    return metrics_of(reference, [output_of(**row)])
+    return metrics_of([measure(reference, output) for output in [output_of(**row)]])
 
 
 def test_figures_that_are_different_from_each_other() -> None:
@@ -182,7 +182,7 @@ def test_a_figure_that_is_undefined_is_none() -> None:
     assert one(hidden=[X, X, X, [0.0, 0.0]])["hidden_cosine"] is None
     assert one(tokens=[[1, 0, 0, 0]])["hidden_cosine"] is None  # there is no pair
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        metrics_of(reference, [])
+        metrics_of([])
 
 
 def test_nothing_masked_is_no_accuracy() -> None:
@@ -261,8 +261,8 @@ def test_the_figures_of_an_encoder_beside_the_generator() -> None:
     """Of the same positions: one of three right, then one of two."""
     first, second = outputs()
     both = [encoder_of(first, [5, 2, 2, 8], 9.0), encoder_of(second, [1, 7], 1.0)]
-    plain = metrics_of(reference, outputs())
-    assert metrics_of(reference, both) == {
+    plain = metrics_of([measure(reference, output) for output in outputs()])
+    assert metrics_of([measure(reference, output) for output in both]) == {
         **plain,
         "encoder_mlm_loss": pytest.approx(10 / 5),
         "encoder_mlm_accuracy": pytest.approx(2 / 5),
@@ -279,9 +279,9 @@ def test_an_objective_has_the_figures_of_its_tasks_alone() -> None:
     }
     (mlm, rtd), every = outputs()[0].terms, outputs()[0]
     only_mlm = every._replace(terms=(mlm,), corrupted=None, detections=None)
-    assert metrics_of(reference, [only_mlm]).keys() == guessing
+    assert metrics_of([measure(reference, output) for output in [only_mlm]]).keys() == guessing
     only_rtd = every._replace(terms=(rtd,), guesses=None)
-    figures = metrics_of(reference, [only_rtd])
+    figures = metrics_of([measure(reference, output) for output in [only_rtd]])
     assert figures.keys() == {"loss", "rtd_loss", *sampling, *detecting}
     assert summary(figures) == (
         "held-out loss 10.00 (RTD 0.5000), RTD AUC 0.667 (masked tokens 1.000), accuracy 0.600 "

@@ -28,17 +28,20 @@ from electra_ref.text.cache_folder import FORMAT_VERSION
 from electra_ref.text.prepare import prepare
 from electra_ref.text.reading import ONE_PROCESS
 from electra_ref.text.vocabulary import load_vocabulary
+from electra_ref.training import opening
 from electra_ref.training.completing import Limits
-from electra_ref.training.loop import Evaluation, Trainer
-from electra_ref.training.pretraining import run as pretraining
+from electra_ref.training.loop import Trainer
+from electra_ref.training.pretraining import preparing
 from electra_ref.training.pretraining.data_report import data_lines
-from electra_ref.training.pretraining.run import StoppedError, begin, complete, resume
+from electra_ref.training.pretraining.preparing import StoppedError
+from electra_ref.training.pretraining.run import begin, complete, resume
 from electra_ref.training.pretraining.samples import LEGEND
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.task import Evaluation
 from tests.small_runs import (
     begin_small,
     listening,
@@ -167,7 +170,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         asked.append((device, precision))
         return OpenedBackend(reference, "named", "float32", "gpu", "device: because")
 
-    monkeypatch.setattr(pretraining, "open_backend", open_backend)
+    monkeypatch.setattr(opening, "open_backend", open_backend)
     return asked
 
 
@@ -242,7 +245,7 @@ def test_a_run_that_could_not_begin(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "prepare", fail)
+        patch.setattr(preparing, "prepare", fail)
         with pytest.raises(error):
             begin_small(tmp_path / "run", corpus)
     assert (tmp_path / "run").exists() == (error in (ZeroDivisionError, StoppedError))
@@ -259,7 +262,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"config": config, "cache_dir": cache_dir, **rest})
         return prepare(config, cache_dir, **rest)
 
-    monkeypatch.setattr(pretraining, "prepare", recording)
+    monkeypatch.setattr(preparing, "prepare", recording)
     return calls
 
 

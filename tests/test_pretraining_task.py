@@ -24,7 +24,7 @@ from electra_ref.rng import EVALUATION, Purpose, RandomStream
 from electra_ref.text.examples import ExampleSource
 from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.training.optimizer import TrainingState
-from electra_ref.training.pretraining.metrics import metrics_of, summary
+from electra_ref.training.pretraining.metrics import measure, metrics_of, summary
 from electra_ref.training.pretraining.samples import describe_samples
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
 from tests.small_runs import small_config, write_corpus
@@ -178,7 +178,7 @@ def test_figures_are_those_of_all_rows_and_samples_those_of_the_first(
     evaluation = task.evaluate(state_of(task).parameters, 0)
     outputs = [call.output for call in calls]
     assert len(outputs) == 4
-    assert evaluation.metrics == metrics_of(reference, outputs)
+    assert evaluation.metrics == metrics_of([measure(reference, output) for output in outputs])
     assert evaluation.summary == summary(evaluation.metrics)
     vocabulary = data.tokenizer.vocab
     assert evaluation.samples == describe_samples(reference, outputs[0], vocabulary)

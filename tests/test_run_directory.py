@@ -248,6 +248,11 @@ def test_the_environment_tells_what_the_bits_depend_on(monkeypatch: pytest.Monke
         "precision: float32 then, float64 now",
         "variables: {'OMP_NUM_THREADS': '1'} then, {'OMP_NUM_THREADS': '2'} now",
     ]
+    of_cpu = describe_environment(device="cpu", precision="float32", backend="cpu")
+    assert "cores" not in of_cpu["fingerprint"]  # its products are our own
+    assert "OMP_NUM_THREADS" not in of_cpu["fingerprint"]["variables"]
+    older = {"fingerprint": {**of_cpu["fingerprint"], "cores": 2}}
+    assert fingerprint_changes(older, of_cpu) == []
     assert len(fingerprint_changes({}, now)) == len(now["fingerprint"]) - (
         not now["fingerprint"]["variables"]
     )

@@ -8,8 +8,8 @@ import unicodedata
 
 import pytest
 
-from electra_ref.command_line import run_command
 from electra_ref.errors import UserError
+from electra_ref.running import run_command
 from electra_ref.terminal_text import cell, columns_of, encodable, visible
 from electra_ref.training.progress import Progress, show
 

@@ -16,14 +16,16 @@ from typing import Any
 
 import pytest
 
-from electra_ref import command_line, train
+from electra_ref import command_line, running, train
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
+from electra_ref.processes import ALONE
 from electra_ref.text.reading import Reading, usable_cores
 from electra_ref.training import run_directory
 from electra_ref.training.completing import Limits
 from electra_ref.training.pretraining import run as pretraining
+from electra_ref.training.pretraining.preparing import StoppedError
 from electra_ref.training.pretraining.source import Source
 
 READING = Reading(usable_cores(), verify=False)
@@ -33,6 +35,9 @@ class Stop:
     """Stands in for the signals: ``requested`` is set by a test."""
 
     requested: int | None = None
+
+    def agree(self, processes: Any) -> None:
+        assert processes is ALONE
 
 
 class Run:
@@ -94,13 +99,17 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
     recorded = Calls()
 
     def begin(*arguments: Any) -> Trainer:
-        recorded.begun = arguments
+        *begun, processes = arguments
+        recorded.begun = tuple(begun)
+        assert processes is ALONE
         if recorded.error is not None:
             raise recorded.error
         return recorded.trainer
 
     def resume(*arguments: Any) -> Trainer:
-        recorded.resumed = arguments
+        *resumed, processes = arguments
+        recorded.resumed = tuple(resumed)
+        assert processes is ALONE
         return recorded.trainer
 
     def complete(trainer: Any, stop: Any, limits: Limits) -> None:
@@ -110,7 +119,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
         assert 0 <= time.monotonic() - limits.started < 60
 
     @contextmanager
-    def reporting() -> Iterator[tuple[Any, Any]]:
+    def reporting(processes: Any) -> Iterator[tuple[Any, Any]]:
+        assert processes is ALONE
         yield recorded, recorded.stop
 
     monkeypatch.setattr(pretraining, "begin", begin)
@@ -302,7 +312,7 @@ def test_a_signal_gives_the_exit_code_of_a_shell(number: int, code: int, calls: 
 
 
 def test_a_run_stopped_before_its_first_step_says_how_to_begin(calls: Calls) -> None:
-    calls.error = pretraining.StoppedError("the command")
+    calls.error = StoppedError("the command")
     calls.stop.requested = signal.SIGTERM
     assert train.main([]) == 143
     assert calls.completed is None
@@ -406,13 +416,13 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_command_prepares_its_process_first(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(command_line, "prepare_process", lambda: done.append("prepared"))
+    monkeypatch.setattr(running, "prepare_process", lambda: done.append("prepared"))
 
     def command() -> int:
         done.append("ran")
         return 5
 
-    assert command_line.run_command("program", command) == 5
+    assert running.run_command("program", command) == 5
     assert done == ["prepared", "ran"]
 
 

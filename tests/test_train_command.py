@@ -45,10 +45,10 @@ import os, signal, sys
 from electra_ref import train
 from electra_ref.training import loop
 original = loop.train_step
-def train_step(config, backend, objective, model, state, batches):
+def train_step(config, backend, objective, model, state, batches, processes):
     if state.step == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(config, backend, objective, model, state, batches)
+    return original(config, backend, objective, model, state, batches, processes)
 loop.train_step = train_step
 train.main(sys.argv[2:])
 """

@@ -7,9 +7,11 @@ model/optimization.py; Clark et al. 2020, arXiv:2003.10555, table 6.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from typing import TypeVar
 
 from electra_ref.config.settings import Settings, count, setting
+from electra_ref.errors import UserError
 
 DEVICES = ("auto", "cpu", "gpu", "reference")
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
@@ -62,3 +64,39 @@ class RunConfig(Settings):
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(RunConfig, OptimizerConfig):
     """What the training loop reads."""
+
+
+C = TypeVar("C", bound=TrainingConfig)
+
+
+def shared_out(config: C, chosen: Container[str], processes: int) -> C:
+    """Return ``config`` for a new run of several ``processes``: with a micro-batch for each.
+
+    Where ``accumulate`` was ``chosen``, or ``batch_size`` is no multiple, it stays as it is.
+    """
+    if processes == 1 or "accumulate" in chosen or config.batch_size % processes:
+        return config
+    return dataclasses.replace(config, accumulate=processes)
+
+
+def require_micro_batches(config: TrainingConfig, processes: int, *, resumed: bool = False) -> None:
+    """Raise UserError if there are more ``processes`` than micro-batches in a step."""
+    if processes <= config.accumulate:
+        return
+    few = f"accumulate = {config.accumulate} makes as many micro-batches a step"
+    if resumed:
+        raise UserError(
+            f"{few}, too few for {processes} processes, and cannot change in a run that has begun: "
+            f"start {config.accumulate} at most"
+        )
+    if config.batch_size < processes:
+        raise UserError(
+            f"batch_size = {config.batch_size} is too small for {processes} processes: start "
+            f"{config.batch_size} at most, or set a larger batch_size"
+        )
+    divisors = [n for n in range(processes, config.batch_size + 1) if config.batch_size % n == 0]
+    even = [n for n in divisors if n % processes == 0]
+    advice = f"--set accumulate={(even or divisors)[0]}"
+    if not even:
+        advice += f", or a batch_size that {processes} divides, for an equal share each"
+    raise UserError(f"{few}, too few for {processes} processes: {advice}")

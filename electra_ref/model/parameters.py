@@ -105,6 +105,10 @@ class Gradients(FlatParameters):
         self._written.add(name)
         return GradientSum(self.views[name], is_empty)
 
+    def complete(self) -> None:
+        """Let all parameters count as having a gradient: these come from elsewhere."""
+        self._written.update(self.views)
+
     def require_complete(self) -> None:
         """Raise ValueError if a parameter got no part since the last ``restart``."""
         if missing := self.views.keys() - self._written:

@@ -190,6 +190,7 @@ def _cache_text(
         reading.workers,
         counter(progress, "tokenizing", sum(file.size for file in files)),
         lambda: progress("waiting", 0, 0),
+        reading.share,
         verify=reading.verify,
     )
     return tokenizer_of(vocabulary, config), cache, notes

@@ -21,6 +21,7 @@ from electra_ref.config.normalization import NormalizationConfig
 from electra_ref.text.cache_folder import CacheFolder, cache_key, is_key, open_intact, open_or_build
 from electra_ref.text.corpus import hash_files, read_documents
 from electra_ref.text.corpus_file import BytesRead, CorpusFile, CorpusReport
+from electra_ref.text.reading import Share, nobody
 from electra_ref.text.shards import SHARD_BYTES, Shard, hash_contents, open_to_others, plan_shards
 from electra_ref.text.token_cache import EncodedDocument, TokenCache, join_shards, write_tokens
 from electra_ref.text.unknown_words import UnknownWords, joined_facts
@@ -123,10 +124,13 @@ def tokenize_files(
     workers: int,
     on_bytes: BytesRead,
     on_wait: Callable[[], None] = lambda: None,
+    share: Share = nobody,
     *,
     verify: bool = False,
 ) -> TokenCache:
     """Return the files as token ids, tokenized by at most ``workers`` processes.
+
+    ``share`` is called before that, if others can open the files.
 
     ``on_bytes`` is called with the bytes on disk that were tokenized since last time; it may raise
     to stop. What is in the cache is not tokenized again; nor is it hashed again if no file has
@@ -138,10 +142,13 @@ def tokenize_files(
     started = time.time_ns()
     shards = plan_shards(files)
     named = open_to_others(shards)
+    have_names = all(isinstance(file.path, str) for file in files)
+    if have_names:
+        share(recipe, shards)
     begin = partial(shard_tokenizer, recipe, cache_dir, verify=verify)
     found = do_all(begin, named or shards, workers if named else 1, on_bytes)
     settled = started - SETTLED_NANOSECONDS
-    if all(isinstance(file.path, str) and file.modified < settled for file in files):
+    if have_names and all(file.modified < settled for file in files):
         _remember(cache_dir, files, recipe, found)
     return join_text(cache_dir, recipe, found, on_wait)
 

@@ -2,7 +2,8 @@
 
 A float32 matrix product changes its last bits with the BLAS build, the kernels it picks for the
 processor and the number of threads (one thread and two differ in OpenBLAS). A resumed run therefore
-equals the uninterrupted one bit for bit only if the fingerprint of both is the same.
+equals the uninterrupted one bit for bit only if the fingerprint of both is the same. The products
+of the CPU backend are our own, and give the same bits on any number of threads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from electra_ref.processes import usable_cores
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "regex", "safetensors")
 _GPU_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x")
@@ -36,6 +39,9 @@ _KERNEL_VARIABLES = (
 
 def describe_environment(*, device: str, precision: str, backend: str) -> dict[str, Any]:
     """Return plain JSON for ``environment.json``; its ``fingerprint`` is what decides the bits."""
+    calls_blas = not backend.startswith("cpu")
+    threads = {"cores": len(usable_cores())} if calls_blas else {}
+    names = _KERNEL_VARIABLES + (_THREAD_VARIABLES if calls_blas else ())
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -48,23 +54,29 @@ def describe_environment(*, device: str, precision: str, backend: str) -> dict[s
             "blas": _blas(),
             "cpu": _cpu_model(),
             "cpu_features": _simd_extensions(),
-            "cores": _usable_cores(),
-            "variables": {
-                name: os.environ[name]
-                for name in _THREAD_VARIABLES + _KERNEL_VARIABLES
-                if name in os.environ
-            },
+            **threads,
+            "variables": {name: os.environ[name] for name in names if name in os.environ},
         },
     }
 
 
+def facts_of(environment: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what must be the same in all processes of a run: versions, processor, settings."""
+    versions = {key: environment[key] for key in ("python", "git_commit")}
+    facts = {**versions, **environment["fingerprint"], **config}
+    return {key: str(value) for key, value in facts.items()}
+
+
 def fingerprint_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one line for each entry that differs, such as "cores: 2 then, 4 now"."""
+    """Return one line for each entry that differs, such as "cores: 2 then, 4 now".
+
+    What ``now`` does not name decides nothing, though ``then`` may have named it.
+    """
     before, after = then.get("fingerprint") or {}, now.get("fingerprint") or {}
     return [
-        f"{key}: {before.get(key)} then, {after.get(key)} now"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
+        f"{key}: {before.get(key)} then, {after[key]} now"
+        for key in sorted(after)
+        if before.get(key) != after[key]
     ]
 
 
@@ -100,13 +112,6 @@ def _cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _usable_cores() -> int:
-    """Return how many cores this process may use; BLAS and numba start as many threads."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS ties no process to cores
 
 
 def _git_commit(checkout: Path) -> str | None:

@@ -11,12 +11,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, force_to_disk, write_all, write_bytes_atomically
+from electra_ref.processes import Processes
 from electra_ref.training.checkpoint import NonFiniteError
 
 
@@ -37,15 +38,7 @@ class RecordFile:
         undefined), ValueError without an integer ``step``, UserError if the disk refuses. The file
         is then as before.
         """
-        if type(record.get("step")) is not int:
-            raise ValueError(f"a record needs an integer step, got {record.get('step')!r}")
-        try:
-            line = json.dumps(dict(record), ensure_ascii=False, allow_nan=False)
-        except ValueError as error:
-            raise NonFiniteError(
-                f"step {record['step']} is not logged in {self.path}: {error}"
-            ) from error
-        data = f"{line}\n".encode("utf-8", "surrogatepass")
+        data = _line_of(record, self.path)
         with disk_errors(f"write {self.path}"):
             end = os.fstat(self._descriptor).st_size
             try:
@@ -72,6 +65,48 @@ class RecordFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ForeignFile:
+    """A file that another process writes; lines are checked as there, and dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Raise what ``RecordFile.append`` raises for ``record`` itself."""
+        _line_of(record, self._path)
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+
+class Records(NamedTuple):
+    """The open files of a run."""
+
+    metrics: RecordFile | ForeignFile
+    samples: RecordFile | ForeignFile
+
+
+@contextmanager
+def open_records(metrics: Path, samples: Path, processes: Processes) -> Iterator[Records]:
+    """Open the files of a run for appending, in the first of ``processes``. Raises UserError."""
+    if processes.rank > 0:
+        yield Records(ForeignFile(metrics), ForeignFile(samples))
+        return
+    with RecordFile(metrics) as metrics_file, RecordFile(samples) as samples_file:
+        yield Records(metrics_file, samples_file)
+
+
+def _line_of(record: Mapping[str, Any], path: Path) -> bytes:
+    """Return the line of ``path`` for ``record``. Raises ValueError, NonFiniteError."""
+    if type(record.get("step")) is not int:
+        raise ValueError(f"a record needs an integer step, got {record.get('step')!r}")
+    try:
+        line = json.dumps(dict(record), ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(f"step {record['step']} is not logged in {path}: {error}") from error
+    return f"{line}\n".encode("utf-8", "surrogatepass")
 
 
 def truncate_records(path: Path, step: int) -> None:
@@ -125,6 +160,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         if record is None:
             raise UserError(f"line {number} of {path} is damaged: repair it, or move it elsewhere")
     return [record for record in records if record is not None]
+
+
+def held_out_records(path: Path) -> list[dict[str, Any]]:
+    """Return the evaluations in ``path``, the newest last. Raises what ``read_records`` raises."""
+    return [record for record in read_records(path) if record.get("split") == "held_out"]
 
 
 def each_record(path: Path) -> Iterator[dict[str, Any] | None]:

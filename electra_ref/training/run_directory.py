@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from electra_ref.files import (
     write_text_atomically,
 )
 from electra_ref.locks import acquire_lock
+from electra_ref.processes import Processes
 from electra_ref.training.checkpoint import recover_checkpoints
 
 FORMAT = "electra_ref run 1"
@@ -129,8 +130,10 @@ class RunDirectory:
         If ``folder``, delete the folder too, unless it holds something else. Only for a run that
         has not begun to train. ``config.toml`` is deleted first, and the marker only after
         everything that ``create`` would refuse. So ``create`` accepts what a process killed in
-        between leaves.
+        between leaves. Does nothing without the lock.
         """
+        if self._lock is None:
+            return
         with suppress(OSError):
             for path in (self.config, self.data, self.vocabulary):
                 path.unlink(missing_ok=True)
@@ -162,6 +165,21 @@ class RunDirectory:
             sync_folder(self.path)
             remove_temporaries(self.path)
         recover_checkpoints(self.checkpoints)
+
+
+def opened_by_first(processes: Processes, opened: Callable[[], RunDirectory]) -> RunDirectory:
+    """Return what ``opened`` returns in the first of ``processes``; the others get the paths only.
+
+    What it raises is raised in all.
+    """
+    runs: list[RunDirectory] = []
+
+    def path_of_first() -> Path:
+        runs.append(opened())
+        return runs[0].path
+
+    path = processes.of_first(path_of_first)
+    return runs[0] if runs else RunDirectory(path)
 
 
 def is_run(path: Path) -> bool:

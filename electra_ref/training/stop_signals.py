@@ -4,6 +4,9 @@ After the first signal the current step ends, a checkpoint is saved, and the pro
 128 + the signal's number, as a shell reports a process that a signal ended. A second signal ends
 the process at once. That is safe: checkpoints and text files appear complete or not at all, and a
 resumed run drops an incomplete line of metrics, as after kill -9.
+
+Of several processes, all stop after the same step when one of them got a signal: they ask each
+other before every step.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
+from electra_ref.processes import Processes
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -25,9 +30,10 @@ class StopSignals:
     if it was ignored, as it is in a background job of a shell.
     """
 
-    def __init__(self, unit: str = "this step") -> None:
-        """``unit`` names what is completed after the first signal."""
-        self._unit = unit
+    def __init__(self, unit: str = "this step", *, is_silent: bool = False) -> None:
+        """``unit`` names what is completed after the first signal; ``is_silent`` tells nobody."""
+        self._unit, self._is_silent = unit, is_silent
+        self._received: int | None = None  # by this process
         self.requested: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -43,11 +49,25 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 
+    def agree(self, processes: Processes, is_late: bool = False) -> bool:
+        """Return whether any of ``processes`` got a signal, or the first one says ``is_late``.
+
+        Then ``requested`` is the same in all processes.
+        """
+        wishes = [self.requested == number for number in _SIGNALS]
+        *signals, late = processes.sum_counts([*wishes, is_late and processes.rank == 0])
+        for number, count in zip(_SIGNALS, signals, strict=True):
+            if count:
+                self.requested = number
+        return late > 0 or any(signals)
+
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.requested is not None:
+        if self._received is not None:
             os._exit(exit_code(number))
-        self.requested = number
-        _say(f"{signal.Signals(number).name}: stopping after {self._unit}; again to stop at once")
+        self._received = self.requested = number
+        if not self._is_silent:
+            name = signal.Signals(number).name
+            _say(f"{name}: stopping after {self._unit}; again to stop at once")
 
 
 def exit_code(number: int) -> int:

@@ -13,6 +13,7 @@ from electra_ref.model.labelled import Answers, FineTuned
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.model.passes import ForwardPass
+from electra_ref.processes import ALONE, Processes, divided
 from electra_ref.training.finetuning.data import (
     BATCH_TOKENS,
     LabelledData,
@@ -39,18 +40,24 @@ def predictions(
     data: LabelledData,
     check: Callable[[], None] = lambda: None,
     batch_tokens: int = BATCH_TOKENS,
+    processes: Processes = ALONE,
 ) -> list[Answered]:
     """Return each record of ``data`` with its prediction, in their order.
 
-    ``check`` is called before each batch; it may raise to stop.
+    ``check`` is called before each batch; it may raise to stop. The ``processes`` share the
+    batches.
     """
     answers: list[Any] = [None] * len(data.features)
     longest = reader.settings.max_position_embeddings
-    for numbers in reading_batches(data.features, longest, batch_tokens):
+    batches = list(reading_batches(data.features, longest, batch_tokens))
+
+    def said_of(batch: int) -> Sequence[Any]:
         check()
-        chosen = [data.features[number] for number in numbers]
-        for number, said in zip(numbers, _answers(reader, parameters, chosen), strict=True):
-            answers[number] = said
+        return _answers(reader, parameters, [data.features[number] for number in batches[batch]])
+
+    for numbers, said in zip(batches, divided(processes, len(batches), said_of), strict=True):
+        for number, one in zip(numbers, said, strict=True):
+            answers[number] = one
     own: list[list[int]] = [[] for _ in data.records]
     for number, feature in enumerate(data.features):
         own[feature.record].append(number)

@@ -14,6 +14,7 @@ from typing import Any
 from electra_ref.config.finetuning import FinetuningConfig, rates_of
 from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import Value, chosen_values, part_of, resolve
+from electra_ref.config.training import shared_out
 from electra_ref.errors import UserError
 from electra_ref.training.finetuning.data import batches_an_epoch
 from electra_ref.training.finetuning.encoder_source import EncoderSource
@@ -21,9 +22,9 @@ from electra_ref.training.finetuning.table import task_of
 
 
 def new_settings(
-    kind: str, encoder: EncoderSource, path: Path | None, given: Sequence[str]
+    kind: str, encoder: EncoderSource, path: Path | None, given: Sequence[str], processes: int = 1
 ) -> FinetuningConfig:
-    """Return the settings of a new run of a ``kind`` of task.
+    """Return the settings of a new run of a ``kind`` of task, by so many ``processes``.
 
     Raises UserError for an unknown key, a wrong value, and one that does not fit the model.
     """
@@ -37,7 +38,8 @@ def new_settings(
     published: dict[str, Any] = {"max_length": task.TABLE.max_length, **task.recipe(chosen, sizes)}
     published["max_length"] = min(published["max_length"], sizes.max_position_embeddings)
     base = {**rates_of(sizes), **published, **decided, "task": kind}
-    return resolve(task.TABLE, {}, path=path, settings=given, base=base)
+    settings = resolve(task.TABLE, {}, path=path, settings=given, base=base)
+    return shared_out(settings, chosen, processes)
 
 
 def with_steps(settings: FinetuningConfig, features: int) -> FinetuningConfig:

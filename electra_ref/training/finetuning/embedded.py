@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_text_atomically
+from electra_ref.processes import ALONE, Processes
 from electra_ref.text.embedded_corpus import files_by_package, read_documentation
 from electra_ref.training.completing import Limits
 from electra_ref.training.finetuning.encoder_source import EncoderSource
@@ -82,6 +83,7 @@ def compare(
     limits: Limits,
     progress: Progress,
     stop: StopSignals,
+    processes: Processes = ALONE,
 ) -> list[str]:
     """Fine-tune with the encoder and without it; return a table for people, [] after a signal.
 
@@ -89,16 +91,17 @@ def compare(
     """
     if "from_scratch=true" in given:
         raise UserError("--from-scratch: without --task both are shown; leave it out")
-    settings = new_settings("classification", encoder, config, given)
-    path = _new_folder(output_dir)
-    train, dev = embedded_task()
-    files = Files(str(encoder.path), *map(str, write_texts(path, train, dev)))
+    settings = new_settings("classification", encoder, config, given, processes.size)
+    path = processes.of_first(lambda: _new_folder(output_dir))
+    train, dev = processes.of_first(embedded_task)
+    written = processes.of_first(lambda: write_texts(path, train, dev))
+    files = Files(str(encoder.path), *map(str, written))
     progress.say(f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about")
     ended: dict[str, Ended] = {}
     for name, setting in STARTS.items():
         progress.say(f"{name}:")
-        own = new_settings("classification", encoder, config, [*given, setting])
-        one = train_new(path / name, own, files, encoder, seeds, limits, progress, stop)
+        own = new_settings("classification", encoder, config, [*given, setting], processes.size)
+        one = train_new(path / name, own, files, encoder, seeds, limits, progress, stop, processes)
         progress.close()
         if one is None:
             return []

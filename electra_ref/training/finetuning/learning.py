@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from electra_ref.batch import MadeOnDemand
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.model.labelled import FineTuned, Head, LabelledBatch
 from electra_ref.model.networks import full_size_encoder
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
+from electra_ref.processes import ALONE, Processes
 from electra_ref.training.finetuning.answering import Reader, predictions
 from electra_ref.training.finetuning.data import LabelledData, labelled_batch, training_features
 from electra_ref.training.finetuning.task import Labels, Task
-from electra_ref.training.loop import Evaluation
+from electra_ref.training.task import Evaluation
 
 SHOWN = 4  # scores that the line for people has
 SAMPLES = 5  # dev records that an evaluation shows with their predictions
@@ -38,12 +40,19 @@ def model_of(task: Task, settings: FinetuningConfig, labels: Labels) -> FineTune
 
 
 class Learning:
-    """A task on labelled data: see ``loop.Task``."""
+    """A task on labelled data: see ``training.task``."""
 
     objective = fine_tuning
 
-    def __init__(self, reader: Reader, train: LabelledData, dev: LabelledData) -> None:
-        self.model, self.reader = reader.model, reader
+    def __init__(
+        self,
+        reader: Reader,
+        train: LabelledData,
+        dev: LabelledData,
+        processes: Processes = ALONE,
+    ) -> None:
+        """``processes`` share the dev data of an evaluation."""
+        self.model, self.reader, self._processes = reader.model, reader, processes
         self._train, self._dev = train, dev
         self._lengths = train.lengths()
 
@@ -56,21 +65,21 @@ class Learning:
         reader, config = self.reader, self.reader.settings
         numbers = training_features(step, self._lengths, config)
         parts = np.array_split(numbers, min(config.accumulate, numbers.size))
-        return [
-            labelled_batch(
+        return MadeOnDemand(
+            len(parts),
+            lambda part: labelled_batch(
                 reader.task,
-                [self._train.features[number] for number in part],
+                [self._train.features[number] for number in parts[part]],
                 reader.pad,
                 config.max_position_embeddings,
-            )
-            for part in parts
-        ]
+            ),
+        )
 
     def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
         """Return the scores on the dev data, and some of them with their predictions."""
         del step
         reader = self.reader
-        answered = predictions(reader, parameters, self._dev)
+        answered = predictions(reader, parameters, self._dev, processes=self._processes)
         scores = reader.task.scores(answered, reader.settings, reader.labels)
         samples = [
             reader.task.result(one.record, one.prediction, reader.settings, reader.labels)

@@ -6,21 +6,23 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from electra_ref.backends import OpenedBackend, open_backend
+from electra_ref.backends import OpenedBackend
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.config.settings import to_toml
+from electra_ref.config.training import require_micro_batches
 from electra_ref.errors import UserError
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import initial_values
+from electra_ref.processes import ALONE, Processes
 from electra_ref.text.wordpiece import WordPiece, tokenizer_of
 from electra_ref.training.checkpoint import checkpoint_path, list_checkpoints
 from electra_ref.training.completing import Limits, train_to_end
 from electra_ref.training.continuation import changed_configuration
-from electra_ref.training.environment import describe_environment, fingerprint_changes
+from electra_ref.training.environment import fingerprint_changes
 from electra_ref.training.finetuning.answering import Reader
 from electra_ref.training.finetuning.configuring import with_steps
 from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_model
@@ -31,10 +33,17 @@ from electra_ref.training.finetuning.saved import LABELS, labels_of, settings_of
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.finetuning.task import Labels
 from electra_ref.training.loop import Trainer
+from electra_ref.training.opening import open_together
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_vocabulary, record_data
-from electra_ref.training.run_directory import FINETUNING, IMPORTED, KIND, RunDirectory
+from electra_ref.training.run_directory import (
+    FINETUNING,
+    IMPORTED,
+    KIND,
+    RunDirectory,
+    opened_by_first,
+)
 from electra_ref.training.stop_signals import StopSignals
 
 COMMAND = "python -m electra_ref.finetune"
@@ -67,19 +76,24 @@ def prepare(
     tokenizer: WordPiece,
     progress: Progress,
     stop: StopSignals,
+    processes: Processes = ALONE,
 ) -> Prepared:
-    """Read both files. Raises UserError, and StoppedError after a signal."""
+    """Read both files, in the first process. Raises UserError, and StoppedError after a signal."""
 
     def check() -> None:
         if stop.requested is not None:
             raise StoppedError
 
-    task = task_of(settings.task)
-    train, labels, settings = read_training(task, files.train, tokenizer, settings, check)
-    dev = read_labelled(task, files.dev, tokenizer, settings, labels, check)
-    for line in (*train.lines, *dev.lines):
+    def read() -> Prepared:
+        task = task_of(settings.task)
+        train, labels, settled = read_training(task, files.train, tokenizer, settings, check)
+        dev = read_labelled(task, files.dev, tokenizer, settled, labels, check)
+        return Prepared(train, dev, labels, settled)
+
+    prepared = processes.of_first(read)
+    for line in (*prepared.train.lines, *prepared.dev.lines):
         progress.say(line)
-    return Prepared(train, dev, labels, settings)
+    return prepared
 
 
 def begin(
@@ -89,6 +103,7 @@ def begin(
     encoder: EncoderSource,
     prepared: Prepared,
     progress: Progress,
+    processes: Processes = ALONE,
     *,
     is_ours: bool = False,
 ) -> Trainer:
@@ -98,23 +113,28 @@ def begin(
     empty folder that was there before is deleted only if it ``is_ours``.
     """
     settings = with_steps(settings, len(prepared.train.data.features))
-    opened = open_backend(settings.device, settings.precision)
+    require_micro_batches(settings, processes.size)
+    opened, environment, processes = open_together(settings, processes)
     progress.say(opened.reason)
-    environment = describe_environment(
-        device=opened.device, precision=opened.dtype, backend=opened.name
-    )
     facts = {KIND: FINETUNING, "task": settings.task, "files": files._asdict()}
     is_ours = is_ours or not os.path.lexists(path)
-    run = RunDirectory.create(path, to_toml(settings), {**environment, **facts})
+    run = opened_by_first(
+        processes,
+        lambda: RunDirectory.create(path, to_toml(settings), {**environment, **facts}),
+    )
     try:
         data = {"train": prepared.train.facts, "dev": prepared.dev.facts}
-        record_data(run, encoder.tokenizer.vocab, {**data, LABELS: list(prepared.labels)})
+        read = {**data, LABELS: list(prepared.labels)}
+        processes.of_first(lambda: record_data(run, encoder.tokenizer.vocab, read))
         tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
-        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress)
+        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
         if not settings.from_scratch:
             parameters, model = trainer.state.parameters, trainer.task.model
-            taken = copy_model(encoder, parameters, model, prepared.labels, opened.backend)
+            taken = processes.of_first(
+                lambda: copy_model(encoder, parameters, model, prepared.labels, opened.backend)
+            )
             progress.say(f"begins with {taken}")
+        trainer.share_state()
         trainer.save()  # the model it begins with may be gone or be another when it is resumed
         return trainer
     except BaseException:
@@ -122,42 +142,64 @@ def begin(
         raise
 
 
-def resume(path: Path, given: Sequence[str], progress: Progress, stop: StopSignals) -> Trainer:
+def resume(
+    path: Path,
+    given: Sequence[str],
+    progress: Progress,
+    stop: StopSignals,
+    processes: Processes = ALONE,
+) -> Trainer:
     """Continue the run at ``path`` from its newest checkpoint.
 
     ``given`` are ``key=value`` of settings that are free. Raises UserError for a setting that
     cannot change, for other data, and for a run that cannot be continued.
     """
-    run = RunDirectory.resume(path)
+    run = opened_by_first(processes, lambda: RunDirectory.resume(path))
     try:
-        then = run.environment()
-        if IMPORTED in then:
-            raise UserError(
-                f"the model in {path} was imported and not trained here, so there is nothing to "
-                f"resume; to train on from its weights: --model {shlex.quote(str(path))}"
-            )
-        before = settings_of(run)
-        settings = changed_configuration(run, before, lambda new: settings_of(run, new), given)
-        opened = open_backend(settings.device, settings.precision)
+        recorded = processes.of_first(lambda: _recorded(run, given))
+        then, before, settings = recorded.environment, recorded.before, recorded.settings
+        require_micro_batches(settings, processes.size, resumed=True)
+        opened, now, processes = open_together(settings, processes)
         progress.say(opened.reason)
-        now = describe_environment(
-            device=opened.device, precision=opened.dtype, backend=opened.name
-        )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        tokenizer = tokenizer_of(read_vocabulary(run), settings)
-        prepared = prepare(settings, Files(**then["files"]), tokenizer, progress, stop)
-        prepared = prepared._replace(labels=labels_of(run))
+        tokenizer = tokenizer_of(recorded.vocabulary, settings)
+        files = Files(**then["files"])
+        prepared = prepare(settings, files, tokenizer, progress, stop, processes)
+        prepared = prepared._replace(labels=recorded.labels)
         settings = with_steps(settings, len(prepared.train.data.features))  # 0 counts them anew
-        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress)
+        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
         trainer.restore(before)
         if settings != before:
-            run.rewrite(to_toml(settings), then)
+            processes.of_first(lambda: run.rewrite(to_toml(settings), then))
         progress.say(f"resumed at step {trainer.state.step:,} of {settings.steps:,}")
         return trainer
     except BaseException:
         run.close()
         raise
+
+
+class Recorded(NamedTuple):
+    """What the folder of a run says, and the settings from here on."""
+
+    environment: dict[str, Any]
+    before: FinetuningConfig
+    settings: FinetuningConfig
+    vocabulary: list[str]
+    labels: Labels
+
+
+def _recorded(run: RunDirectory, given: Sequence[str]) -> Recorded:
+    """Raises UserError if ``run`` cannot be continued, and for a setting that cannot change."""
+    then = run.environment()
+    if IMPORTED in then:
+        raise UserError(
+            f"the model in {run.path} was imported and not trained here, so there is nothing to "
+            f"resume; to train on from its weights: --model {shlex.quote(str(run.path))}"
+        )
+    before = settings_of(run)
+    settings = changed_configuration(run, before, lambda new: settings_of(run, new), given)
+    return Recorded(then, before, settings, read_vocabulary(run), labels_of(run))
 
 
 def complete(
@@ -169,13 +211,14 @@ def complete(
     signal, and before the end of one of several: then the command that goes on was said.
     """
     train_to_end(trainer, stop, limits)
+    stop.agree(trainer.processes)
     if stop.requested is not None or (folder is not None and not has_ended(trainer)):
         trainer.progress.say(f"saved at step {trainer.state.step:,}; to go on:")
         trainer.progress.say(resume_command(folder or trainer.run.path), whole=True)
         return None
     trainer.closing_evaluation()
     records = trainer.held_out_records()
-    best = list_checkpoints(trainer.run.best)
+    best = trainer.processes.of_first(lambda: list_checkpoints(trainer.run.best))
     kept = [one for one in records if best and checkpoint_path(best[0].parent, one["step"]) in best]
     scores = (kept or records)[-1]
     return {key: value for key, value in scores.items() if key not in ("step", "split")}
@@ -200,13 +243,14 @@ def _trainer(
     prepared: Prepared,
     tokenizer: WordPiece,
     progress: Progress,
+    processes: Processes,
 ) -> Trainer:
     """Return the trainer at step 0, its parameters drawn by the seed."""
     task = task_of(settings.task)
     model = model_of(task, settings, prepared.labels)
     pad = tokenizer.special_tokens.pad
     reader = Reader(task, settings, prepared.labels, model, opened.backend, pad)
-    learning = Learning(reader, prepared.train.data, prepared.dev.data)
+    learning = Learning(reader, prepared.train.data, prepared.dev.data, processes)
     specs = with_rates(
         fine_tuning.parameter_specs(model),
         model.encoder,
@@ -217,4 +261,4 @@ def _trainer(
         specs, settings.seed, settings.initializer_range, np.dtype(opened.dtype)
     )
     state = TrainingState(opened.backend, specs, values)
-    return Trainer(settings, opened.backend, state, learning, run, progress)
+    return Trainer(settings, opened.backend, state, learning, run, progress, processes)

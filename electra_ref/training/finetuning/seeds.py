@@ -17,6 +17,7 @@ from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.config.settings import resolve, to_toml
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_text_atomically
+from electra_ref.processes import ALONE, Processes
 from electra_ref.training.finetuning.learning import SHOWN
 from electra_ref.training.finetuning.run import Files
 from electra_ref.training.finetuning.seeds_file import (
@@ -81,27 +82,38 @@ def train_seeds(
     resume: Callable[[Path], Trainer],
     train: Callable[[Trainer], Scores | None],
     say: Callable[[str], object],
+    processes: Processes = ALONE,
 ) -> Mapping[str, Scores] | None:
     """Train the seeds of ``folder`` that are not done; return the scores of all by their seed.
 
     None after a signal.
     """
-    seeds = read_seeds(folder)
+    seeds = processes.of_first(lambda: read_seeds(folder))
     assert seeds is not None
     for seed in seeds.seeds:
         if str(seed) in seeds.scores:
             continue
         path = run_of(folder, seed)
         say(f"seed {seed}, {len(seeds.scores) + 1} of {len(seeds.seeds)}")
-        trainer = resume(path) if is_run(path) else begin(path, seed)
+        has_begun = _has_begun(path, processes)
+        trainer = resume(path) if has_begun else begin(path, seed)
         with trainer.run:
             scores = train(trainer)
         if scores is None:
             return None
         seeds = seeds._replace(scores={**seeds.scores, str(seed): scores})
-        write_seeds(folder, seeds)
-    _keep_best(folder, seeds)
+        _write(folder, seeds, processes)
+    done = seeds
+    processes.of_first(lambda: _keep_best(folder, done))
     return seeds.scores
+
+
+def _has_begun(path: Path, processes: Processes) -> bool:
+    return processes.of_first(lambda: is_run(path))
+
+
+def _write(folder: Path, seeds: Seeds, processes: Processes) -> None:
+    processes.of_first(lambda: write_seeds(folder, seeds))
 
 
 def spread_lines(scores: Mapping[str, Scores]) -> Iterator[str]:

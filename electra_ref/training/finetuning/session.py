@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.training import require_micro_batches
 from electra_ref.errors import UserError
+from electra_ref.processes import ALONE, Processes
 from electra_ref.text.wordpiece import tokenizer_of
 from electra_ref.training.completing import Limits
 from electra_ref.training.finetuning import run
@@ -47,13 +49,15 @@ class Ended(NamedTuple):
     lines: list[str]  # for people
 
 
-def encoder_at(path: Path | None, progress: Progress) -> EncoderSource:
+def encoder_at(
+    path: Path | None, progress: Progress, processes: Processes = ALONE
+) -> EncoderSource:
     """Return the encoder of the model at ``path``, by default of the newest run.
 
     Raises UserError.
     """
     if path is None:
-        path = newest_run(RUNS, PRETRAINING, "fine-tune")
+        path = processes.of_first(lambda: newest_run(RUNS, PRETRAINING, "fine-tune"))
         progress.say(f"--model: the newest run, {path}")
     encoder = find_encoder(Path(path).absolute())
     for note in encoder.notes:
@@ -70,57 +74,85 @@ def train_new(
     limits: Limits,
     progress: Progress,
     stop: StopSignals,
+    processes: Processes = ALONE,
 ) -> Ended | None:
     """Train a new run in ``path``, or ``count`` runs; return None after a signal.
 
     Raises UserError; then nothing is left behind that was not there.
     """
+    require_micro_batches(settings, processes.size)
     if path is not None:
-        require_unused(path)  # before all data are read
-    prepared = _prepared(settings, files, encoder, progress, stop)
+        named = path
+        processes.of_first(lambda: require_unused(named))  # before all data are read
+    prepared = _prepared(settings, files, encoder, progress, stop, processes)
     if prepared is None:
         return None
     is_ours = path is None
-    path = path or new_run_path(RUNS, settings.task)
+    path = path or processes.of_first(lambda: new_run_path(RUNS, settings.task))
     if count is not None:
-        is_ours = is_ours or not os.path.lexists(path)
-        begin_seeds(path, settings, files, count)
-        try:
-            return _train_seeds(path, (encoder, prepared), limits, progress, stop)
-        except BaseException:
-            discard_seeds(path, folder_too=is_ours)
-            raise
+        return _train_new_seeds(
+            path, settings, files, count, (encoder, prepared), limits, progress, stop, processes,
+            is_ours=is_ours,
+        )  # fmt: skip
     try:
         trainer = run.begin(
-            path, prepared.settings, files, encoder, prepared, progress, is_ours=is_ours
+            path, prepared.settings, files, encoder, prepared, progress, processes, is_ours=is_ours
         )
     except BaseException:
         with suppress(OSError):  # it is gone already, or holds something
-            if is_ours:
+            if is_ours and processes.rank == 0:
                 path.rmdir()
         raise
     with trainer.run:
         return _ended(trainer, limits, stop)
 
 
+def _train_new_seeds(
+    path: Path,
+    settings: FinetuningConfig,
+    files: Files,
+    count: int,
+    known: tuple[EncoderSource, Prepared],
+    limits: Limits,
+    progress: Progress,
+    stop: StopSignals,
+    processes: Processes,
+    *,
+    is_ours: bool,
+) -> Ended | None:
+    is_ours = is_ours or not os.path.lexists(path)
+    processes.of_first(lambda: begin_seeds(path, settings, files, count))
+    try:
+        return _train_seeds(path, known, limits, progress, stop, processes)
+    except BaseException:
+        if processes.rank == 0:
+            discard_seeds(path, folder_too=is_ours)
+        raise
+
+
 def train_on(
-    path: Path | None, given: Sequence[str], limits: Limits, progress: Progress, stop: StopSignals
+    path: Path | None,
+    given: Sequence[str],
+    limits: Limits,
+    progress: Progress,
+    stop: StopSignals,
+    processes: Processes = ALONE,
 ) -> Ended | None:
     """Continue the run, or the runs, in ``path``, by default the newest in runs/.
 
     ``given`` are ``key=value`` of settings that are free. Return None after a signal. Raises
     UserError.
     """
-    path = path or newest_to_resume(RUNS)
-    if is_of_seeds(path):
+    path = path or processes.of_first(lambda: newest_to_resume(RUNS))
+    if processes.of_first(lambda: is_of_seeds(path)):
         if given:
             raise UserError(
                 f"{given[0]}: {path} has runs of several seeds, which are compared, so no setting "
                 "can change"
             )
-        return _train_seeds(path, None, limits, progress, stop)
+        return _train_seeds(path, None, limits, progress, stop, processes)
     try:
-        trainer = run.resume(path, given, progress, stop)
+        trainer = run.resume(path, given, progress, stop, processes)
     except StoppedError:
         progress.say(NOTHING_DONE)
         return None
@@ -134,11 +166,12 @@ def _prepared(
     encoder: EncoderSource,
     progress: Progress,
     stop: StopSignals,
+    processes: Processes,
 ) -> Prepared | None:
     """Return the data, None after a signal. Raises UserError."""
     tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
     try:
-        return run.prepare(settings, files, tokenizer, progress, stop)
+        return run.prepare(settings, files, tokenizer, progress, stop, processes)
     except StoppedError:
         progress.say(NOTHING_DONE)
         return None
@@ -160,27 +193,29 @@ def _train_seeds(
     limits: Limits,
     progress: Progress,
     stop: StopSignals,
+    processes: Processes,
 ) -> Ended | None:
     """Train the seeds that are not done. ``known`` spares reading model and data once more."""
-    settings, files = what_is_trained(path)
+    settings, files = processes.of_first(lambda: what_is_trained(path))
     if known is None:
         encoder = find_encoder(Path(files.model))
-        prepared = _prepared(settings, files, encoder, progress, stop)
+        prepared = _prepared(settings, files, encoder, progress, stop, processes)
         if prepared is None:
             return None
         known = encoder, prepared
 
     def begin(folder: Path, seed: int) -> Trainer:
         own = dataclasses.replace(known[1].settings, seed=seed)
-        return run.begin(folder, own, files, *known, progress)
+        return run.begin(folder, own, files, *known, progress, processes)
 
     try:
         scores = train_seeds(
             path,
             begin,
-            lambda folder: run.resume(folder, (), progress, stop),
+            lambda folder: run.resume(folder, (), progress, stop, processes),
             lambda trainer: run.complete(trainer, stop, limits, path),
             progress.say,
+            processes,
         )
     except StoppedError:
         progress.say(NOTHING_DONE)

@@ -26,6 +26,7 @@ import numpy as np
 
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.errors import UserError
+from electra_ref.processes import ALONE, Processes
 from electra_ref.text.examples import ExampleSource
 from electra_ref.training.pretraining.products import NetworkPass, network_passes, run_flop
 from electra_ref.training.progress import format_duration
@@ -81,13 +82,20 @@ def memory_of(config: PretrainingConfig, parameters: int, itemsize: int) -> int:
 
 
 def require_memory(
-    config: PretrainingConfig, parameters: int, itemsize: int, *, resumed: bool = False
+    config: PretrainingConfig,
+    parameters: int,
+    itemsize: int,
+    processes: Processes = ALONE,
+    *,
+    resumed: bool = False,
 ) -> None:
     """Raise UserError if the memory of the machine is far too small: the system would end the run.
 
+    The ``processes`` on this machine share it.
+
     The message proposes the least ``accumulate`` with which a new run fits.
     """
-    available = memory_of_machine()
+    available = memory_of_machine() // processes.local_size
     needed = memory_of(config, parameters, itemsize)
     if needed <= CERTAINLY_TOO_MUCH * available:
         return
@@ -108,14 +116,21 @@ def require_memory(
 
 
 def describe(
-    config: PretrainingConfig, needs: Forecast, *, on_gpu: bool, resumed: bool = False
+    config: PretrainingConfig,
+    needs: Forecast,
+    processes: Processes = ALONE,
+    *,
+    on_gpu: bool,
+    resumed: bool = False,
 ) -> Iterator[str]:
     """Yield one line about ``needs``, and one for each thing that is probably a mistake.
 
-    In a run that is ``resumed`` some settings cannot change; they are not proposed.
+    ``needs`` are those of each of the ``processes``, and they share the time. In a run that is
+    ``resumed`` some settings cannot change; they are not proposed.
     """
     yield (
-        f"model: {needs.parameters:,} parameters, about {_format_bytes(needs.memory)} of memory; "
+        f"model: {needs.parameters:,} parameters, about {_format_bytes(needs.memory)} of memory"
+        f"{' for each process' if processes.size > 1 else ''}; "
         f"{config.steps:,} steps see the data {needs.epochs:,.1f} times"
     )
     if needs.epochs > MOST_EPOCHS:
@@ -135,12 +150,12 @@ def describe(
         )
     if on_gpu:
         return
-    if needs.memory > (available := memory_of_machine()):
+    if needs.memory > (available := memory_of_machine() // processes.local_size):
         yield (
             f"warning: this needs about {_format_bytes(needs.memory)} of memory, and there are "
             f"{_format_bytes(available)}{'' if resumed else _LESS_MEMORY}"
         )
-    seconds = needs.flop / products_per_second()
+    seconds = needs.flop / (products_per_second() * processes.size)
     if seconds > LONG_SECONDS:
         yield (
             f"warning: {config.steps:,} steps take about {format_duration(seconds)} on this "

@@ -18,7 +18,7 @@ Source: google-research/electra pretrain/run_pretraining.py (``metric_fn``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,46 +35,12 @@ from electra_ref.training.pretraining.generator_figures import (
     entropy_sum,
     mean_entropy,
 )
-from electra_ref.training.pretraining.hidden_figures import mean_cosine, unit_sum
+from electra_ref.training.pretraining.hidden_figures import UnitSum, mean_cosine, unit_sum
 
 Metrics = dict[str, float | None]
 
 
-def metrics_of(backend: Backend, outputs: Iterable[Output]) -> Metrics:
-    """Return the metrics of all ``outputs`` taken together; None where one is undefined.
-
-    Raises ValueError if there is no output.
-    """
-    terms: list[Sequence[LossTerm]] = []
-    guesses: dict[str, list[_Guesses]] = {"mlm": [], "encoder_mlm": []}
-    samples, tokens, units = [], [], []
-    for output in outputs:
-        masked = output.masked
-        terms.append(output.terms)
-        for name, part in (("mlm", output.guesses), ("encoder_mlm", output.encoder_guesses)):
-            if part is not None:
-                guesses[name].append(_guesses_of(backend, masked, part))
-        if output.corrupted is not None:
-            samples.append((output.corrupted.sampled_ids[masked.weights], _labels_of(output)))
-        if output.detections is not None:
-            tokens.append(_answers_of(backend, output.detections))
-            units.append(unit_sum(_hidden_of(backend, output.detections)))
-    if not terms:
-        raise ValueError("there is nothing to evaluate")
-    total = add_terms(terms)
-    metrics: Metrics = {"loss": float(total_loss(total)), **mean_losses(total)}
-    for name, parts in guesses.items():
-        if parts:
-            metrics |= _guess_figures(name, parts, has_loss=f"{name}_loss" in metrics)
-    if samples:
-        metrics |= _sample_figures(*map(np.concatenate, zip(*samples, strict=True)))
-    if tokens:
-        metrics |= detection_figures(*map(np.concatenate, zip(*tokens, strict=True)))
-        metrics["hidden_cosine"] = mean_cosine(units)
-    return metrics
-
-
-class _Guesses(NamedTuple):
+class Guessed(NamedTuple):
     """What a network guessed in one micro-batch, and what was right."""
 
     labels: Array  # (used slots,)
@@ -83,14 +49,71 @@ class _Guesses(NamedTuple):
     entropy: float  # summed
 
 
-def _guesses_of(backend: Backend, masked: MaskedBatch, guesses: Guesses) -> _Guesses:
+class Measured(NamedTuple):
+    """What is kept of the output for one micro-batch, on the host; None where it has no such part.
+
+    All figures follow from it: whoever computed the outputs, they are the same.
+    """
+
+    terms: tuple[LossTerm, ...]
+    mlm: Guessed | None
+    encoder_mlm: Guessed | None
+    samples: tuple[Array, Array] | None  # at the used slots: what was sampled, what was right
+    detected: tuple[Array, Array, Array] | None  # of each token: replaced, masked, logit
+    hidden: UnitSum | None
+
+
+def measure(backend: Backend, output: Output) -> Measured:
+    """Return what the metrics need of ``output``."""
+    masked, detections = output.masked, output.detections
+    mlm, encoder_mlm = (
+        None if guesses is None else _guessed(backend, masked, guesses)
+        for guesses in (output.guesses, output.encoder_guesses)
+    )
+    samples = None
+    if output.corrupted is not None:
+        samples = output.corrupted.sampled_ids[masked.weights], masked.labels[masked.weights]
+    return Measured(
+        tuple(term._replace(sum=float(term.sum)) for term in output.terms),
+        mlm,
+        encoder_mlm,
+        samples,
+        None if detections is None else _answers_of(backend, detections),
+        None if detections is None else unit_sum(_hidden_of(backend, detections)),
+    )
+
+
+def metrics_of(parts: Sequence[Measured]) -> Metrics:
+    """Return the metrics of all ``parts`` taken together; None where one is undefined.
+
+    Raises ValueError if there is none.
+    """
+    if not parts:
+        raise ValueError("there is nothing to evaluate")
+    total = add_terms(part.terms for part in parts)
+    metrics: Metrics = {"loss": float(total_loss(total)), **mean_losses(total)}
+    for name, guesses in (
+        ("mlm", [part.mlm for part in parts if part.mlm is not None]),
+        ("encoder_mlm", [part.encoder_mlm for part in parts if part.encoder_mlm is not None]),
+    ):
+        if guesses:
+            metrics |= _guess_figures(name, guesses, has_loss=f"{name}_loss" in metrics)
+    if samples := [part.samples for part in parts if part.samples is not None]:
+        metrics |= _sample_figures(*map(np.concatenate, zip(*samples, strict=True)))
+    if tokens := [part.detected for part in parts if part.detected is not None]:
+        metrics |= detection_figures(*map(np.concatenate, zip(*tokens, strict=True)))
+        metrics["hidden_cosine"] = mean_cosine([p.hidden for p in parts if p.hidden is not None])
+    return metrics
+
+
+def _guessed(backend: Backend, masked: MaskedBatch, guesses: Guesses) -> Guessed:
     used = masked.weights
     best = backend.to_host(guesses.logits.argmax(axis=-1)).reshape(used.shape)
     entropy = entropy_sum(guesses.logits[backend.to_device(used.reshape(-1))])
-    return _Guesses(masked.labels[used], best[used], float(guesses.loss), entropy)
+    return Guessed(masked.labels[used], best[used], float(guesses.loss), entropy)
 
 
-def _guess_figures(name: str, parts: Sequence[_Guesses], *, has_loss: bool) -> Metrics:
+def _guess_figures(name: str, parts: Sequence[Guessed], *, has_loss: bool) -> Metrics:
     """Return the figures of the network ``name``; the entropy is that of "mlm" alone."""
     labels, best = (np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:2])
     count = max(labels.size, 1)
@@ -103,10 +126,6 @@ def _guess_figures(name: str, parts: Sequence[_Guesses], *, has_loss: bool) -> M
     if name == "mlm":
         figures["generator_entropy"] = mean_entropy(sum(p.entropy for p in parts), labels.size)
     return figures
-
-
-def _labels_of(output: Output) -> Array:
-    return output.masked.labels[output.masked.weights]
 
 
 def _sample_figures(samples: Array, labels: Array) -> Metrics:

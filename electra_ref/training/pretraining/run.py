@@ -11,27 +11,29 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from electra_ref.backends import OpenedBackend, open_backend
+from electra_ref.backends import OpenedBackend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
+from electra_ref.config.training import require_micro_batches
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
+from electra_ref.processes import ALONE, Processes, require_same
 from electra_ref.terminal_text import visible
-from electra_ref.text.cache_folder import find_cache_dir
-from electra_ref.text.prepare import PreparedData, prepare
+from electra_ref.text.prepare import PreparedData
 from electra_ref.text.reading import ONE_PROCESS, Reading
-from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.completing import Limits, train_to_end
 from electra_ref.training.continuation import changed_configuration
-from electra_ref.training.environment import describe_environment, fingerprint_changes
+from electra_ref.training.environment import fingerprint_changes
 from electra_ref.training.loop import Trainer
-from electra_ref.training.pretraining.data_report import data_lines
+from electra_ref.training.opening import open_together
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.initialization import initialize
+from electra_ref.training.pretraining.preparing import prepare_data
 from electra_ref.training.pretraining.samples import LEGEND, format_sample
 from electra_ref.training.pretraining.source import Source, moved_source, recorded_source
 from electra_ref.training.pretraining.task import PretrainingTask, initial_state
@@ -42,13 +44,14 @@ from electra_ref.training.progress import (
     show,
     wants_colour,
 )
-from electra_ref.training.run_data import read_key, read_vocabulary, record_data
+from electra_ref.training.run_data import record_data
 from electra_ref.training.run_directory import (
     IMPORTED,
     PRETRAINING,
     RunDirectory,
     kind_of,
     new_run_path,
+    opened_by_first,
 )
 from electra_ref.training.saved_model import find_model
 from electra_ref.training.stop_signals import StopSignals
@@ -58,10 +61,6 @@ REPORT = "python -m electra_ref.report"
 RUNS = Path("runs")  # of the runs without --output-dir
 
 
-class StoppedError(Exception):
-    """A signal asked to stop before the first step. The message is the command that resumes."""
-
-
 def begin(
     path: Path | None,
     config: PretrainingConfig,
@@ -69,6 +68,7 @@ def begin(
     progress: Progress,
     stop: StopSignals,
     reading: Reading = ONE_PROCESS,
+    processes: Processes = ALONE,
 ) -> Trainer:
     """Create the run's folder, prepare the data, return the trainer at step 0.
 
@@ -76,17 +76,22 @@ def begin(
     be used; then nothing is left behind.
     """
     masked_slots(config.row_length, config.mask_probability)  # raises if nothing can be masked
-    opened = open_backend(config.device, config.precision)
+    require_micro_batches(config, processes.size)
+    opened, environment, processes = open_together(config, processes)
     progress.say(opened.reason)
-    environment = describe_environment(
-        device=opened.device, precision=opened.dtype, backend=opened.name
-    )
     is_ours = path is None or not os.path.lexists(path)
-    path = path or new_run_path(RUNS, config.preset)
-    run = RunDirectory.create(path, to_toml(config), {**environment, "source": source._asdict()})
+    run = opened_by_first(
+        processes,
+        lambda: RunDirectory.create(
+            path or new_run_path(RUNS, config.preset),
+            to_toml(config),
+            {**environment, "source": source._asdict()},
+        ),
+    )
     try:
-        again = resume_command(path)
-        trainer = _trainer(run, config, opened, source, progress, stop, reading, again)
+        again = resume_command(run.path)
+        trainer = _trainer(run, config, opened, source, progress, stop, reading, again, processes)
+        trainer.share_state()
         if source.init_from is not None:
             trainer.save()  # what it begins with may be gone or be another when it is resumed
         return trainer
@@ -105,6 +110,7 @@ def resume(
     progress: Progress,
     stop: StopSignals,
     reading: Reading = ONE_PROCESS,
+    processes: Processes = ALONE,
 ) -> Trainer:
     """Continue the run at ``path`` from its newest checkpoint.
 
@@ -112,46 +118,56 @@ def resume(
     now, if not where they were. Both are kept in the run's folder. Raises UserError for a setting
     that cannot change, for other data, and for a run that cannot be continued.
     """
-    run = RunDirectory.resume(path)
+    run = opened_by_first(processes, lambda: RunDirectory.resume(path))
     try:
-        then = run.environment()
-        if IMPORTED in then:
-            raise UserError(
-                f"the model in {path} was imported and never trained, so there is nothing to "
-                f"resume; to train on from its weights: --init-from {path}"
-            )
-        if kind_of(path) != PRETRAINING:
-            raise UserError(
-                f"the run in {path} is one of fine-tuning; to go on with it: "
-                f"python -m electra_ref.finetune --resume --output-dir {shlex.quote(str(path))}"
-            )
-        before = resolve_config(path=run.config)
-        config = changed_configuration(
-            run, before, lambda given: resolve_config(path=run.config, settings=given), settings
-        )
-        opened = open_backend(config.device, config.precision)
+        then, before, config, named = processes.of_first(lambda: _recorded(run, settings, source))
+        require_micro_batches(config, processes.size, resumed=True)
+        opened, now, processes = open_together(config, processes)
         progress.say(opened.reason)
-        now = describe_environment(
-            device=opened.device, precision=opened.dtype, backend=opened.name
-        )
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        named = moved_source(source, then) if source else recorded_source(run)
         again = resume_command(path, settings, source)
         moved = source is not None
         trainer = _trainer(
-            *(run, config, opened, named, progress, stop, reading, again),
+            *(run, config, opened, named, progress, stop, reading, again, processes),
             resumed=True,
             moved=moved,
         )
         trainer.restore(before)
         if config != before or source is not None:
-            run.rewrite(to_toml(config), {**then, "source": named._asdict()})
+            facts = {**then, "source": named._asdict()}
+            processes.of_first(lambda: run.rewrite(to_toml(config), facts))
         progress.say(f"resumed at step {trainer.state.step:,} of {config.steps:,}")
         return trainer
     except BaseException:
         run.close()
         raise
+
+
+def _recorded(
+    run: RunDirectory, settings: Sequence[str], source: Source | None
+) -> tuple[dict[str, Any], PretrainingConfig, PretrainingConfig, Source]:
+    """Return environment and settings of ``run``, its settings from here on, where its data lie.
+
+    Raises UserError if it is no run of pre-training, and for a setting that cannot change.
+    """
+    path, then = run.path, run.environment()
+    if IMPORTED in then:
+        raise UserError(
+            f"the model in {path} was imported and never trained, so there is nothing to "
+            f"resume; to train on from its weights: --init-from {path}"
+        )
+    if kind_of(path) != PRETRAINING:
+        raise UserError(
+            f"the run in {path} is one of fine-tuning; to go on with it: "
+            f"python -m electra_ref.finetune --resume --output-dir {shlex.quote(str(path))}"
+        )
+    before = resolve_config(path=run.config)
+    config = changed_configuration(
+        run, before, lambda given: resolve_config(path=run.config, settings=given), settings
+    )
+    named = moved_source(source, then) if source else recorded_source(run)
+    return then, before, config, named
 
 
 def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> None:
@@ -161,6 +177,7 @@ def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> None:
     """
     first_step = train_to_end(trainer, stop, limits)
     step = trainer.state.step
+    stop.agree(trainer.processes)
     if stop.requested is not None:
         trainer.progress.say(f"saved at step {step:,}; to go on:")
         trainer.progress.say(resume_command(trainer.run.path), whole=True)
@@ -201,6 +218,7 @@ def _trainer(
     stop: StopSignals,
     reading: Reading,
     again: str,
+    processes: Processes,
     *,
     resumed: bool = False,
     moved: bool = False,
@@ -210,7 +228,7 @@ def _trainer(
     The data of a resumed run that were ``moved`` are read again. Raises UserError if the vocabulary
     of the data has not as many entries as ``config`` asks for.
     """
-    data = _prepare(run, config, source, progress, stop, reading, again, moved=moved)
+    data = prepare_data(run, config, source, progress, stop, reading, again, processes, moved=moved)
     entries = len(data.tokenizer.vocab)
     if config.vocab_size not in (0, entries):
         raise UserError(
@@ -218,83 +236,33 @@ def _trainer(
             f"{config.vocab_size}; leave vocab_size out (max_vocab_size limits it)"
         )
     config = dataclasses.replace(config, vocab_size=entries)
-    if not run.data.exists():  # a resumed run may have been stopped before this
-        record_data(run, data.tokenizer.vocab, {"key": data.key, **data.report})
-    task = PretrainingTask(config, opened.backend, data)
+    require_same(processes, {"vocab_size": str(entries), "data": data.key})
+    processes.of_first(lambda: _record(run, data))
+    task = PretrainingTask(config, opened.backend, data, processes)
     parameters = sum(math.prod(spec.shape) for spec in task.objective.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
     if opened.device != "gpu":
-        require_memory(config, parameters, itemsize, resumed=resumed)
+        require_memory(config, parameters, itemsize, processes, resumed=resumed)
     needs = forecast(config, parameters, itemsize, data.training, data.held_out)
-    for line in describe(config, needs, on_gpu=opened.device == "gpu", resumed=resumed):
+    on_gpu = opened.device == "gpu"
+    for line in describe(config, needs, processes, on_gpu=on_gpu, resumed=resumed):
         progress.say(line)
     state = initial_state(config, opened.backend, task.model, opened.dtype)
-    if source.init_from is not None and not list_checkpoints(run.checkpoints):
-        path = Path(source.init_from)
-        initialize(state, opened.backend, find_model(path), path, progress.say)
-    return Trainer(config, opened.backend, state, task, run, progress)
-
-
-def _vocabulary(run: RunDirectory, source: Source) -> Sequence[str] | None:
-    """Return the vocabulary of the run, None if one is to be trained. Raises UserError."""
-    if run.data.exists():
-        return read_vocabulary(run)
+    trainer = Trainer(config, opened.backend, state, task, run, progress, processes)
     if source.init_from is not None:
-        return find_model(Path(source.init_from)).tokenizer.vocab
-    return None if source.vocabulary is None else load_vocabulary(source.vocabulary)
+        path = Path(source.init_from)
+        processes.of_first(lambda: _initialize(trainer, path))
+    return trainer
 
 
-def _prepare(
-    run: RunDirectory,
-    config: PretrainingConfig,
-    source: Source,
-    progress: Progress,
-    stop: StopSignals,
-    reading: Reading,
-    again: str,
-    *,
-    moved: bool,
-) -> PreparedData:
-    """Prepare the data; a resumed run takes those of its first start.
+def _record(run: RunDirectory, data: PreparedData) -> None:
+    """Record what was read, unless it is; a resumed run may have been stopped before this."""
+    if not run.data.exists():
+        record_data(run, data.tokenizer.vocab, {"key": data.key, **data.report})
 
-    Raises StoppedError with the command ``again`` if a signal asks to stop.
-    """
 
-    def report(stage: str, done: int, total: int) -> None:
-        if stop.requested is not None:
-            raise StoppedError(again)
-        progress.stage(stage, done, total)
-
-    try:
-        data = prepare(
-            config,
-            find_cache_dir(run.path / "cache"),
-            corpus=source.corpus,
-            text_key=source.text_key,
-            ids_paths=source.tokens,
-            vocabulary=_vocabulary(run, source),
-            known_key=read_key(run) if run.data.exists() else None,
-            moved=moved,
-            progress=report,
-            reading=reading,
-        )
-    except UserError as error:
-        names = [name for name in (*source.corpus, *source.tokens) if name != "-"]
-        if run.data.exists() and not moved and not all(map(os.path.exists, names)):
-            raise UserError(
-                f"{error}; if it lies elsewhere now, name it: --resume --corpus or --tokens"
-            ) from error
-        raise
-    finally:
-        progress.close()
-    figures = data.report
-    progress.say(
-        f"data: {figures['tokens']:,} tokens, {len(data.tokenizer.vocab):,} in the vocabulary, "
-        f"{data.training.count:,} rows to train on; held out are {data.held_out.count:,} rows with "
-        f"{data.held_out.tokens:,} tokens of {data.held_out.documents:,} documents"
-    )
-    for line in data_lines(figures):
-        progress.say(line)
-    for note in figures["notes"]:
-        progress.say(note)
-    return data
+def _initialize(trainer: Trainer, path: Path) -> None:
+    """Begin with the model at ``path``; a run with a checkpoint has begun already."""
+    if not list_checkpoints(trainer.run.checkpoints):
+        model = find_model(path)
+        initialize(trainer.state, trainer.backend, model, path, trainer.progress.say)

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from electra_ref.backends import Backend
-from electra_ref.batch import Batch
+from electra_ref.batch import Batch, MadeOnDemand
 from electra_ref.config.pretraining import PretrainingConfig
 from electra_ref.model.objectives import Model
 from electra_ref.model.objectives.output import Output
 from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import FlatParameters, initial_values
 from electra_ref.model.passes import ForwardPass
+from electra_ref.processes import ALONE, Processes, divided
 from electra_ref.rng import EVALUATION, Purpose, RandomStream
 from electra_ref.text.prepare import PreparedData
-from electra_ref.training.loop import Evaluation
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.pretraining.collapse import judged, new_warnings
-from electra_ref.training.pretraining.metrics import metrics_of, summary
+from electra_ref.training.pretraining.metrics import Measured, measure, metrics_of, summary
 from electra_ref.training.pretraining.samples import describe_samples
+from electra_ref.training.task import Evaluation
 
 
 class PretrainingTask:
-    """An objective of ELECTRA's family on prepared data: see ``loop.Task``."""
+    """An objective of ELECTRA's family on prepared data: see ``training.task``."""
 
-    def __init__(self, config: PretrainingConfig, backend: Backend, data: PreparedData) -> None:
+    def __init__(
+        self,
+        config: PretrainingConfig,
+        backend: Backend,
+        data: PreparedData,
+        processes: Processes = ALONE,
+    ) -> None:
+        """``processes`` share the rows of an evaluation."""
         self._config, self._backend, self._data = config, backend, data
+        self._processes = processes
         self._special_tokens = data.tokenizer.special_tokens
         self.objective = objective_of(config)
         self.model = self.objective.model_of(config, config, self._special_tokens)
@@ -42,10 +51,11 @@ class PretrainingTask:
         """Return the rows of a step in ``accumulate`` micro-batches."""
         config, source = self._config, self._data.training
         numbers = source.training_examples(step, config.batch_size, config.seed)
-        return [
-            source.batch(part, config.row_length, self._special_tokens)
-            for part in np.split(numbers, config.accumulate)
-        ]
+        parts = np.split(numbers, config.accumulate)
+        return MadeOnDemand(
+            len(parts),
+            lambda part: source.batch(parts[part], config.row_length, self._special_tokens),
+        )
 
     def held_out_rows(self) -> npt.NDArray[np.int64]:
         """Return the numbers of the rows that an evaluation reads, in their order."""
@@ -62,17 +72,23 @@ class PretrainingTask:
 
         ``on_rows`` is called with the rows that are done; it may raise to stop.
         """
+        config = self._config
+        model = self.objective.at_step(self.model, step)
+        rows = config.batch_size // config.accumulate
+        numbers = self.held_out_rows()
+        firsts = range(0, numbers.size, rows)
         samples: list[dict[str, Any]] = []
 
-        def outputs() -> Iterator[Output]:
-            for output in self._held_out_outputs(parameters, step, on_rows):
-                if not samples:
-                    vocabulary = self._data.tokenizer.vocab
-                    samples.extend(describe_samples(self._backend, output, vocabulary))
-                yield output
+        def measured(part: int) -> Measured:
+            on_rows(firsts[part])
+            output = self._held_out_output(parameters, model, numbers, firsts[part])
+            if part == 0:
+                vocabulary = self._data.tokenizer.vocab
+                samples.extend(describe_samples(self._backend, output, vocabulary))
+            return measure(self._backend, output)
 
-        metrics = metrics_of(self._backend, outputs())
-        return Evaluation(metrics, samples, summary(metrics))
+        metrics = metrics_of(divided(self._processes, len(firsts), measured))
+        return Evaluation(metrics, self._processes.of_first(lambda: samples), summary(metrics))
 
     def warnings(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the newest record is the first to show: see ``collapse``."""
@@ -88,19 +104,14 @@ class PretrainingTask:
         del records
         return None
 
-    def _held_out_outputs(
-        self, parameters: FlatParameters, step: int, on_rows: Callable[[int], None]
-    ) -> Iterator[Output]:
-        """Yield the outputs for the held-out rows, a micro-batch at a time, without dropout."""
-        config, source = self._config, self._data.held_out
-        rows = config.batch_size // config.accumulate
-        numbers = self.held_out_rows()
-        model = self.objective.at_step(self.model, step)
-        for first in range(0, numbers.size, rows):
-            on_rows(first)
-            part = numbers[first : first + rows]
-            batch = source.batch(part, config.row_length, self._special_tokens)
-            yield evaluate_batch(config, self._backend, model, parameters, batch, first)
+    def _held_out_output(
+        self, parameters: FlatParameters, model: Model, numbers: npt.NDArray[np.int64], first: int
+    ) -> Output:
+        """Return the output for a micro-batch of the held-out rows ``numbers``, without dropout."""
+        config = self._config
+        part = numbers[first : first + config.batch_size // config.accumulate]
+        batch = self._data.held_out.batch(part, config.row_length, self._special_tokens)
+        return evaluate_batch(config, self._backend, model, parameters, batch, first)
 
 
 def initial_state(
