@@ -36,7 +36,7 @@ def summed(own: MpiProcesses, vectors: list[Array]) -> Array:
     mine = [vector.copy() for vector in vectors[own.rank]]
     result = mine[0] if mine else np.full_like(vectors[0][0], np.nan)
     own.sum_slices(mine, [len(each) for each in vectors], result, fold_in_a_row)
-    return result
+    return result  # type: ignore[no-any-return]
 
 
 @pytest.fixture
