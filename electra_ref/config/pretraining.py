@@ -11,8 +11,8 @@ makes the task easier still (0.75 in place of 0.70), and Adam's epsilon is below
 1e-6, which is large beside these gradients and slowed the discriminator down. (These three figures
 are of attention that begins at random, as in the original. At the neighbours the AUC is 0.88.)
 
-``laptop`` is the same for a text of one's own, a layer deeper, and longer. benchmarks/README.md, "The
-search for a recipe", has what else was tried.
+``laptop`` is the same for a text of one's own, a layer deeper, and longer. What else was tried is
+in benchmarks/README.md, "The search for a recipe".
 """
 
 from __future__ import annotations
