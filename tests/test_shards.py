@@ -139,5 +139,5 @@ def test_the_hash_of_a_corpus_is_one_of_its_shards_in_order() -> None:
 
 
 def test_limits_are_those_of_the_documentation() -> None:
-    assert SHARD_BYTES == 64 * 2**20
+    assert SHARD_BYTES == 32 * 2**20
     assert shards.TEXT_OF_COMPRESSED == 4
