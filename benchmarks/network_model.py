@@ -4,13 +4,14 @@ A message of x bytes takes alpha + x beta seconds between two machines. K proces
 machine, take a step of B sequences with P parameters in
 
     T(K) = ceil(B / K) s + P o + C(K)
-    C(K) = 2 m (K - 1) alpha + 2 (K - 1) / K 4 P beta + (K - 1) / K P gamma
+    C(K) = (2 m + r) (K - 1) alpha + 2 (K - 1) / K 4 P beta + (K - 1) / K P gamma
 
 where s is the time of forward and backward pass of a sequence, o that of the optimizer for a
 parameter (all processes do it in full), and gamma that of adding two numbers. C is the exchange of
 gradients: each process sends a slice of a Kth to each of the K - 1 others and adds up what it gets
 (pairwise exchange), and then all slices go round (ring). The vector goes in m pieces, as
-``electra_ref.message_passing`` sends it. C(1) = 0, and the efficiency is T(1) / (K T(K)).
+``electra_ref.slices`` sends it; r is 1 if a few numbers are left, which every process sends to all
+others, and 0 if K divides P. C(1) = 0, and the efficiency is T(1) / (K T(K)).
 
 A pass over a corpus of N tokens takes N / (f B L) steps, where L is the length of a row and f the
 part of it that is no padding.
@@ -33,7 +34,7 @@ from benchmarks.electra_step import SPECIAL_TOKENS
 from benchmarks.harness import print_table
 from benchmarks.rivals import tokens_of
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
-from electra_ref.message_passing import PIECE, SLICE
+from electra_ref.message_passing import slice_length
 from electra_ref.model.objectives.table import objective_of
 from electra_ref.training.pretraining.products import step_products
 
@@ -105,12 +106,12 @@ def work_of(preset: str, tokens_per_second: float | None = None) -> Work:
 
 def exchange_seconds(parameters: int, processes: int, network: Network) -> float:
     """Return C: what the processes take to add their gradients."""
-    pieces = math.ceil(parameters / (max(PIECE // processes, SLICE) * processes))
+    length, rest = divmod(parameters, processes)
+    rounds = 2 * math.ceil(length / slice_length(processes)) + (rest > 0)
     others = (processes - 1) / processes
     sent = 2 * others * BYTES * parameters * network.beta
-    return (
-        2 * pieces * (processes - 1) * network.alpha + sent + others * parameters * ADDING_SECONDS
-    )
+    adding = others * parameters * ADDING_SECONDS
+    return rounds * (processes - 1) * network.alpha + sent + adding
 
 
 def step_seconds(work: Work, processes: int, network: Network) -> float:

@@ -1,16 +1,12 @@
 """Processes that talk to each other by MPI (the Message Passing Interface).
 
-``sum_slices`` moves as many bytes as the usual ring: with K processes, each sends a slice of a Kth
-to every other one, adds up the slices it got, and sends the sum to all. It adds in the order that
-``fold`` decides; MPI's own sum adds in an order that depends on K. Long vectors are summed a piece
-at a time, so that what is received needs little memory. All slices of a piece are of one length:
-MPICH's functions for slices of any length take twice as long.
+Gradients are summed as ``slices`` says. A message goes to one process: MPICH's exchange among all
+also copies what stays, and takes 1.5 times as long.
 
 Before every exchange all processes meet. While it waits, a process sleeps and Python's signal
 handlers run; within a call of MPI it would keep its core busy, and no handler would run.
 
-Source: the MPI standard 4.1, chapter 6; Thakur, Rabenseifner and Gropp 2005, "Optimization of
-Collective Communication Operations in MPICH", section 4.5.
+Source: the MPI standard 4.1, chapters 3 (messages) and 6 (collective communication).
 """
 
 from __future__ import annotations
@@ -25,13 +21,16 @@ import numpy as np
 
 from electra_ref.arrays import Array
 from electra_ref.processes import Fold
+from electra_ref.slices import Parcel, sum_slices
 
 T = TypeVar("T")
 Communicator = Any  # mpi4py's
 Request = Any
 
-PIECE = 2**22  # numbers of a vector that are summed at a time, by few processes
-SLICE = 2**16  # and the fewest that one process sums
+# How many numbers of a vector are summed at a time. Measured with two processes on a machine and
+# 14.2 million numbers: 19 ms; with 2**18 numbers 23 ms, with 2**21 or 2**22 22 ms.
+PIECE = 2**20
+SLICE = 2**17  # one process sums at least so many: a message takes longer than a few bytes
 BUSY_SECONDS = 0.002  # of waiting without sleep
 LONGEST_SLEEP = 0.01
 ENDING_SECONDS = 1.0
@@ -89,35 +88,18 @@ class MpiProcesses:
         self, vectors: Sequence[Array], counts: Sequence[int], result: Array, fold: Fold
     ) -> None:
         """Let ``result`` (P,) be the sum of the ``vectors`` (P,) of all processes."""
-        self.meet()
-        piece = max(PIECE // self.size, SLICE) * self.size
-        whole = result.size - result.size % self.size
-        for start in range(0, whole, piece):
-            part = slice(start, min(start + piece, whole))
-            self._sum_piece([vector[part] for vector in vectors], counts, result[part], fold)
-        if whole < result.size:
-            last = self._padded(result[whole:])
-            self._sum_piece([self._padded(v[whole:]) for v in vectors], counts, last, fold)
-            result[whole:] = last[: result.size - whole]
+        sum_slices(self, vectors, counts, result, fold, slice_length(self.size))
 
-    def _padded(self, rest: Array) -> Array:
-        """Return the ``rest`` of a vector and zeros: a number for each process."""
-        padded = np.zeros(self.size, rest.dtype)
-        padded[: rest.size] = rest
-        return padded
+    def exchange(self, sent: Sequence[Parcel], received: Sequence[Parcel]) -> None:
+        """Send the arrays ``sent`` to processes, and fill the arrays ``received``."""
+        requests = [self._world.Irecv(array, rank) for rank, array in received]
+        requests += [self._world.Isend(array, rank) for rank, array in sent]
+        for request in requests:
+            request.Wait()
 
-    def _sum_piece(
-        self, vectors: Sequence[Array], counts: Sequence[int], result: Array, fold: Fold
-    ) -> None:
-        """Sum vectors whose length is a multiple of the number of processes."""
-        rows = np.empty((max(counts), self.size, result.size // self.size), result.dtype)
-        for number, received in enumerate(rows):
-            has_one = number < len(vectors)  # otherwise what it sends is not read
-            self._world.Alltoall(vectors[number] if has_one else result, received)
-        parts = [rows[number, rank] for rank in range(self.size) for number in range(counts[rank])]
-        fold(parts)
-        result.reshape(self.size, -1)[self.rank] = parts[0]
-        self._world.Allgather(None, result)  # None: each has its slice in place
+    def gather_in_place(self, whole: Array) -> None:
+        """Send this process's slice of ``whole`` to all others, and receive theirs."""
+        self._world.Allgather(None, whole)  # None: each has its slice in place
 
     def ends_together(self) -> bool:
         """Return whether all processes call this within a second."""
@@ -130,6 +112,11 @@ class MpiProcesses:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         self._world.Abort(code)
         os._exit(code)
+
+
+def slice_length(processes: int) -> int:
+    """Return how many numbers of a piece each of the ``processes`` adds up, at most."""
+    return max(PIECE // processes, SLICE)
 
 
 def _wait(request: Request, limit: float = float("inf")) -> bool:

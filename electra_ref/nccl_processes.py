@@ -1,9 +1,8 @@
 """Processes that have a GPU each, and exchange gradients from GPU to GPU by NCCL.
 
 NCCL is NVIDIA's library for this. All but gradients goes over MPI on the processors, as it does
-without GPUs. ``sum_slices`` moves the same slices as that of ``message_passing`` and adds them in
-the same order, so the sum has the same bits for any number of processes. Of the few numbers that
-are left where the length is no multiple of the number of processes, each process sums all.
+without GPUs. Gradients are summed as ``slices`` says, in the same order as on processors, so the
+sum has the same bits for any number of processes.
 
 A call of NCCL only puts work on a stream of the GPU, behind what is there. So the sends begin when
 the gradients are complete, and the sums when all slices are here; the processor waits for neither.
@@ -25,9 +24,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, NoReturn, TypeVar
 
-from electra_ref.arrays import Array, get_xp, import_cupy, import_nccl
+from electra_ref.arrays import Array, import_cupy, import_nccl
 from electra_ref.errors import UserError
 from electra_ref.processes import Fold, Processes, require_same
+from electra_ref.slices import Parcel, sum_slices
 
 T = TypeVar("T")
 
@@ -90,48 +90,19 @@ class NcclProcesses:
         self, vectors: Sequence[Array], counts: Sequence[int], result: Array, fold: Fold
     ) -> None:
         """Let ``result`` (P,) be the sum of the ``vectors`` (P,) of all processes, on the GPU."""
-        self.meet()  # here signal handlers run; a GPU that waits for another one stops for nothing
-        whole = result.size - result.size % self.size
-        longest = max(PIECE // self.size, 1)
-        for start in range(0, whole, longest * self.size):
-            length = min(longest, (whole - start) // self.size)
-            stop = start + length * self.size
-            slices = [slice(first, first + length) for first in range(start, stop, length)]
-            self._add_up(vectors, counts, slices, result, fold)
-            self._gather_in_place(result[start:stop])
-        if whole < result.size:
-            self._add_up(vectors, counts, [slice(whole, None)] * self.size, result, fold)
+        sum_slices(self, vectors, counts, result, fold, max(PIECE // self.size, 1))
 
-    def _add_up(
-        self,
-        vectors: Sequence[Array],
-        counts: Sequence[int],
-        slices: Sequence[slice],
-        result: Array,
-        fold: Fold,
-    ) -> None:
-        """Let one of the ``slices`` of ``result``, that of this process, be the sum."""
-        own = slices[self.rank]
-        others = sum(counts) - counts[self.rank]
-        rows = iter(get_xp(result).empty((others, result[own].size), result.dtype))
-        parts: list[Array] = []
-        kind, stream = self._kind_of(result), _stream()
+    def exchange(self, sent: Sequence[Parcel], received: Sequence[Parcel]) -> None:
+        """Send the arrays ``sent`` to GPUs, and fill the arrays ``received``."""
+        stream = _stream()
         self._nccl.groupStart()
-        for rank, count in enumerate(counts):
-            if rank == self.rank:
-                parts += [vector[own] for vector in vectors]
-                continue
-            for vector in vectors:
-                sent = vector[slices[rank]]
-                self._gpus.send(_address(sent), sent.size, kind, rank, stream)
-            for _ in range(count):
-                parts.append(next(rows))
-                self._gpus.recv(_address(parts[-1]), parts[-1].size, kind, rank, stream)
+        for rank, array in sent:
+            self._gpus.send(_address(array), array.size, self._kind_of(array), rank, stream)
+        for rank, array in received:
+            self._gpus.recv(_address(array), array.size, self._kind_of(array), rank, stream)
         self._nccl.groupEnd()
-        fold(parts)
-        result[own] = parts[0]
 
-    def _gather_in_place(self, whole: Array) -> None:
+    def gather_in_place(self, whole: Array) -> None:
         """Send this process's slice of ``whole`` to all others, and receive theirs."""
         own = whole.reshape(self.size, -1)[self.rank]
         kind, stream = self._kind_of(whole), _stream()

@@ -103,13 +103,14 @@ AREAS = {
             "nccl_processes",
             "processes",
             "running",
+            "slices",
             "training.opening",
             "training.step",
             "training.stop_signals",
             "training.summation",
         ),
-        "commands_in_processes nccl_processes processes running several_processes step step_wiring "
-        "stop_signals summation",
+        "commands_in_processes nccl_processes processes running several_processes slices step "
+        "step_wiring stop_signals summation",
     ),
     "training": Area(
         ("config", "training"),

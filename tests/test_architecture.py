@@ -19,6 +19,7 @@ FLOORS = {
         "processes",
         "message_passing",
         "nccl_processes",
+        "slices",
         "errors",
         "arrays",
         "gradient",

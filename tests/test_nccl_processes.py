@@ -171,25 +171,25 @@ class WithoutGroup(NcclProcesses):
 
 
 class OtherSlices(NcclProcesses):
-    """A mutant: the first process adds up the slices of the last one."""
+    """A mutant: the first process sends all others the same slice."""
 
-    def _add_up(self, vectors: Any, counts: Any, slices: Any, result: Any, fold: Any) -> None:
-        slices = slices[::-1] if self.rank == 0 else slices
-        super()._add_up(vectors, counts, slices, result, fold)
+    def exchange(self, sent: Any, received: Any) -> None:
+        if self.rank == 0:
+            sent = [(rank, sent[-1][1]) for rank, _ in sent]
+        super().exchange(sent, received)
 
 
 class FewerReceived(NcclProcesses):
     """A mutant: every process expects one vector of each other one."""
 
-    def _add_up(self, vectors: Any, counts: Any, slices: Any, result: Any, fold: Any) -> None:
-        counts = [count if rank == self.rank else 1 for rank, count in enumerate(counts)]
-        super()._add_up(vectors, counts, slices, result, fold)
+    def exchange(self, sent: Any, received: Any) -> None:
+        super().exchange(sent, list(dict(received).items()))
 
 
 class NotGathered(NcclProcesses):
     """A mutant: each keeps what it has summed."""
 
-    def _gather_in_place(self, whole: Any) -> None:
+    def gather_in_place(self, whole: Any) -> None:
         pass
 
 

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_ref import message_passing, process, processes
-from electra_ref.arrays import Array
 from electra_ref.errors import UserError
 from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import (
@@ -292,63 +291,6 @@ def test_threads_are_set_before_numpy_could_read_them(monkeypatch: pytest.Monkey
     assert process.threads_set() == 3
     monkeypatch.setenv("NUMBA_NUM_THREADS", "")
     assert process.threads_set() == 1
-
-
-def fold_in_a_row(vectors: Any) -> None:
-    for vector in vectors[1:]:
-        vectors[0] += vector
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-@pytest.mark.parametrize("length", [1, 4, 23])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_slices_of_all_vectors_are_added_in_the_order_of_the_ranks(
-    size: int, length: int, dtype: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of a vector shorter than there are processes, of several pieces, and of none."""
-    monkeypatch.setattr(message_passing, "PIECE", 6)
-    monkeypatch.setattr(message_passing, "SLICE", 1)
-    counts = [3, 0, 1, 2, 1][:size]
-    random = np.random.default_rng(0)
-    vectors: list[Array] = [
-        random.standard_normal((count, length)).astype(dtype) for count in counts
-    ]
-    expected: Array = np.zeros(length, dtype)
-    for vector in np.concatenate(vectors):  # as fold_in_a_row; 0 + x is x
-        expected += vector
-
-    def add_up(own: MpiProcesses) -> Array:
-        mine = [vector.copy() for vector in vectors[own.rank]]
-        result = mine[0] if mine else np.full(length, np.nan, dtype)
-        own.sum_slices(mine, counts, result, fold_in_a_row)
-        return result
-
-    for result in in_processes(size, add_up):
-        np.testing.assert_array_equal(result, expected)
-
-
-@pytest.mark.parametrize(
-    ("size", "piece"), [(1, 2**22), (2, 2**22), (64, 2**22), (1024, 2**26), (3, 2**22 - 1)]
-)
-def test_a_piece_is_large_enough_for_every_process(size: int, piece: int) -> None:
-    """Its slices are not so small that a message takes longer than its bytes."""
-    pieces: list[int] = []
-
-    class Measuring(MpiProcesses):
-        def __init__(self) -> None:
-            self.size = size
-
-        def meet(self) -> None:
-            pass
-
-        def _sum_piece(self, vectors: Any, counts: Any, result: Array, fold: Any) -> None:
-            del vectors, counts, fold
-            pieces.append(result.size)
-
-    rest = piece // 2 // size * size
-    result = np.broadcast_to(np.float32(0), (piece + rest,))
-    Measuring().sum_slices([], [], result, fold_in_a_row)
-    assert pieces == [piece, rest]
 
 
 def test_waiting_ends_when_all_are_there_or_the_time_is_over() -> None:

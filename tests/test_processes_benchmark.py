@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -25,7 +24,8 @@ from benchmarks.network_model import (
     work_of,
 )
 from electra_ref.errors import UserError
-from electra_ref.message_passing import PIECE, SLICE
+from electra_ref.message_passing import slice_length
+from electra_ref.slices import pieces_of
 from tests.mpi_runs import need_mpi
 from tests.test_benchmarks import TOY, toy_config
 
@@ -48,21 +48,27 @@ def test_a_step_of_one_machine_needs_no_network() -> None:
 
 def test_the_exchange_follows_the_formula() -> None:
     """Four machines send two slices of a quarter to three others each, and add three."""
-    numbers = 4 * 10**6  # one piece
+    numbers = 10**6  # one piece
     seconds = exchange_seconds(numbers, 4, Network(alpha=1e-3, beta=1e-9))
     assert seconds == pytest.approx(
         2 * 3 * 1e-3 + 2 * 3 * numbers * 1e-9 + 3 / 4 * numbers * ADDING_SECONDS, rel=1e-12
     )
 
 
-@pytest.mark.parametrize(("count", "pieces"), [(2, 3), (64, 3), (128, 2), (1024, 1)])
-def test_every_piece_has_its_messages(count: int, pieces: int) -> None:
-    """From 64 machines on, it is the length of a slice that is given."""
-    numbers = 2 * PIECE + 1
-    assert math.ceil(numbers / max(PIECE, SLICE * count)) == pieces
+@pytest.mark.parametrize(
+    ("count", "numbers", "rounds"),
+    [(2, 2**20, 2), (2, 2**22 + 2, 10), (2, 2**22 + 1, 9), (8, 2**22, 8), (16, 2**22, 4),
+     (1024, 2**27 + 1, 3), (1024, 5, 1)],
+)  # fmt: skip
+def test_every_piece_has_its_messages_and_so_has_the_rest(
+    count: int, numbers: int, rounds: int
+) -> None:
+    """From 8 machines on, it is the length of a slice that is given; a rest is not gathered."""
+    pieces = list(pieces_of(numbers, count, slice_length(count)))
+    assert sum(1 + (slices[0] != slices[-1]) for slices in pieces) == rounds
     seconds = exchange_seconds(numbers, count, Network(1.0, 0.0))
     messages = seconds - (count - 1) / count * numbers * ADDING_SECONDS
-    assert messages == pytest.approx(2 * pieces * (count - 1), rel=1e-12)
+    assert messages == pytest.approx(rounds * (count - 1), rel=1e-12)
 
 
 def test_more_machines_are_faster_and_less_efficient_and_a_network_that_takes_no_time_is_best() -> (

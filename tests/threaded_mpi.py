@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,12 +30,15 @@ class Shared:
         self.size = size
         self.turn = threading.Condition()  # whoever holds it runs
         self.given: dict[tuple[str, int], dict[int, Any]] = {}  # by communicator and its call
+        self.messages: dict[tuple[str, int, int, int], dict[str, Array]] = {}  # see Message
+        self.unfinished: list[Message] = []
         self.has_failed = False
 
-    def wait_for(self, is_so: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    def wait_for(self, is_so: Callable[[], bool], seconds: float | None = None) -> bool:
         """Let the others run until ``is_so``; return False if it is not in time."""
         self.turn.notify_all()
-        done = self.turn.wait_for(lambda: self.has_failed or is_so(), seconds)
+        patience = PATIENCE if seconds is None else seconds
+        done = self.turn.wait_for(lambda: self.has_failed or is_so(), patience)
         if self.has_failed:
             raise LeftAloneError
         return done
@@ -50,12 +54,39 @@ class Request:
         return self._shared.wait_for(lambda: len(self._arrived) == self._shared.size, 0.2)
 
 
+class Message:
+    """An Isend or an Irecv: one end of a message. Those of two threads are matched in order.
+
+    What is sent may not change, and what is received is not there, before Wait.
+    """
+
+    def __init__(
+        self, shared: Shared, key: tuple[str, int, int, int], call: str, array: Array
+    ) -> None:
+        """``key`` has the communicator, who sends, who receives, and how many have gone before."""
+        self._shared, self._key, self._call, self._array = shared, key, call, array
+        self._ends = shared.messages.setdefault(key, {})
+        self._ends[call] = array.copy()
+        shared.unfinished.append(self)
+
+    def Wait(self) -> None:  # noqa: N802
+        if not self._shared.wait_for(lambda: len(self._ends) == 2):
+            raise TimeoutError(f"{self._call} waits for the other end: {self._key}")
+        sent, before = self._ends["Isend"], self._ends["Irecv"]
+        assert (sent.shape, sent.dtype) == (before.shape, before.dtype), self._key
+        assert self._array.tobytes() == self._ends[self._call].tobytes(), "used before Wait"
+        if self._call == "Irecv":
+            self._array[...] = sent
+        self._shared.unfinished.remove(self)
+
+
 class Communicator:
     """The calls of mpi4py's."""
 
     def __init__(self, shared: Shared, rank: int, name: str = "world") -> None:
         self._shared, self._rank, self._name = shared, rank, name
         self._calls = self._copies = 0
+        self._messages: Counter[tuple[int, int]] = Counter()  # by who sends, and who receives
 
     def Get_rank(self) -> int:  # noqa: N802
         return self._rank
@@ -100,11 +131,17 @@ class Communicator:
         assert len({array.shape for array in arrays}) == 1
         sums[...] = sum(arrays)
 
-    def Alltoall(self, sent: Array, received: Array) -> None:  # noqa: N802
-        size = self._shared.size
-        parts = [array.reshape(size, -1) for array in self._exchange("Alltoall", sent)]
-        assert len({part.shape for part in parts}) == 1
-        received.reshape(size, -1)[...] = [part[self._rank] for part in parts]
+    def Isend(self, array: Array, to: int) -> Message:  # noqa: N802
+        return self._message("Isend", self._rank, to, array)
+
+    def Irecv(self, array: Array, of: int) -> Message:  # noqa: N802
+        return self._message("Irecv", of, self._rank, array)
+
+    def _message(self, call: str, of: int, to: int, array: Array) -> Message:
+        assert of != to, "what a process has needs no message"
+        assert array.flags.c_contiguous
+        self._messages[of, to] += 1
+        return Message(self._shared, (self._name, of, to, self._messages[of, to]), call, array)
 
     def Allgather(self, sent: None, array: Array) -> None:  # noqa: N802
         assert sent is None  # each has its slice in place
@@ -115,7 +152,7 @@ class Communicator:
 def in_processes(size: int, work: Callable[[MpiProcesses], T], nodes: int = 1) -> list[T]:
     """Return what ``work`` returns in each of ``size`` processes, spread evenly over ``nodes``.
 
-    Raises what one of them raises.
+    Raises what one of them raises. Every message must have come.
     """
     shared = Shared(size)
     on_node = size // nodes
@@ -145,4 +182,5 @@ def in_processes(size: int, work: Callable[[MpiProcesses], T], nodes: int = 1) -
     own = [error for error in errors.values() if not isinstance(error, LeftAloneError)]
     for error in own or errors.values():
         raise error
+    assert not shared.unfinished, "nobody waits for these messages"
     return [results[rank] for rank in range(size)]
