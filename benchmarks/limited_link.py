@@ -12,7 +12,8 @@ By hand, as root, for 1 Gb/s (the second namespace likewise, with one, two and 1
 
 MPICH's launcher believes that it starts the processes by ssh. SCRIPT takes the arguments of ssh,
 and runs the command in the namespace that has the address. ``UCX_TLS`` keeps the processes from
-talking through the memory that they share, since they are on one machine.
+talking through the memory that they share, since they are on one machine. It takes about a second
+until the kernel says that the link is up; processes that start earlier do not find each other.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ from electra_ref.errors import UserError
 
 ADDRESSES = ("10.213.0.1", "10.213.0.2")
 BURST_SECONDS = 0.01  # of the rate, that may be sent at once
+LINK_SECONDS = 10.0  # until it is up at the latest
 LEAST_BURST = 262_144  # bytes; a packet that the kernel passes on may have 65,536
 INSTEAD_OF_SSH = """#!/bin/sh
 while [ "${{1#-}}" != "$1" ]; do shift; done
@@ -56,21 +59,23 @@ def limited_link(mpiexec: str, megabits: int) -> Iterator[Link]:
     the programs ip and tc of iproute2.
     """
     names = [f"electra-ref-{os.getpid()}-{end}" for end in (0, 1)]
-    devices = [f"er{os.getpid()}-{end}" for end in (0, 1)]
+    device = f"er{os.getpid()}"  # the same name in both: UCX, which MPICH uses, takes only that one
     made: list[str] = []
     try:
         for name in names:
             _run("ip", "netns", "add", name)
             made.append(name)
-        _run("ip", "link", "add", devices[0], *("netns", names[0]), *("type", "veth", "peer"),
-             *("name", devices[1]), *("netns", names[1]))  # fmt: skip
+        _run("ip", "link", "add", device, *("netns", names[0]), *("type", "veth", "peer"),
+             *("name", device), *("netns", names[1]))  # fmt: skip
         burst = max(int(BURST_SECONDS * megabits * 1e6 / 8), LEAST_BURST)
-        for name, device, address in zip(names, devices, ADDRESSES, strict=True):
+        for name, address in zip(names, ADDRESSES, strict=True):
             _run("ip", "-n", name, "addr", "add", f"{address}/30", "dev", device)
             for each in ("lo", device):
                 _run("ip", "-n", name, "link", "set", each, "up")
             _run("tc", "-n", name, *f"qdisc add dev {device} root tbf".split(),
                  *f"rate {megabits}mbit burst {burst} latency 50ms".split())  # fmt: skip
+        for name in names:
+            _wait_until_up(name, device)
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "instead-of-ssh"
             script.write_text(INSTEAD_OF_SSH.format(addresses=ADDRESSES, names=names))
@@ -78,13 +83,23 @@ def limited_link(mpiexec: str, megabits: int) -> Iterator[Link]:
             launcher = ["ip", "netns", "exec", names[0], mpiexec, "-launcher", "ssh",
                         "-launcher-exec", str(script), "-hosts", ",".join(ADDRESSES),
                         "-localhost", ADDRESSES[0], "-n", "2"]  # fmt: skip
-            yield Link(launcher, {"UCX_TLS": "tcp,self"})
+            yield Link(launcher, {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": device})
     finally:
         for name in made:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
-def _run(*command: str) -> None:
+def _wait_until_up(name: str, device: str) -> None:
+    """Wait until the kernel says that the other end of the link is there, for a second or so."""
+    until = time.monotonic() + LINK_SECONDS
+    while "state UP" not in _run("ip", "-n", name, "link", "show", device):
+        if time.monotonic() > until:
+            raise UserError(f"--link: {device} of {name} did not come up in {LINK_SECONDS:g} s")
+        time.sleep(0.05)
+
+
+def _run(*command: str) -> str:
+    """Return what ``command`` prints. Raises UserError if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -95,3 +110,4 @@ def _run(*command: str) -> None:
             f"--link needs root and Linux's ip and tc: `{' '.join(command)}` failed ({said}); "
             "benchmarks/limited_link.py has the commands to make the link by hand"
         )
+    return done.stdout

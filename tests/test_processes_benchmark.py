@@ -186,7 +186,7 @@ def test_what_is_measured_over_a_link_stands_beside_the_model(
 ) -> None:
     monkeypatch.setattr(processes, "Ranks", answering(STEP, ADDED))
     monkeypatch.setattr(processes, "mpiexec", lambda: "mpiexec")
-    monkeypatch.setattr(limited_link, "_run", lambda *_: None)
+    monkeypatch.setattr(limited_link, "_run", lambda *_: "state UP")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
     monkeypatch.setattr(processes, "origin", lambda _: {})
     monkeypatch.setattr(processes, "print_origin", lambda _: None)
@@ -222,13 +222,35 @@ def test_without_ip_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         pass
 
 
+def test_nothing_is_started_before_both_ends_of_the_link_are_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter(["state DOWN", "state LOWERLAYERDOWN", "state UP", "state DOWN", "state UP"])
+    asked: list[str] = []
+
+    def run(*command: str) -> str:
+        if "show" not in command:
+            return ""
+        asked.append(command[2][-1])
+        return next(answers)
+
+    monkeypatch.setattr(limited_link, "_run", run)
+    with limited_link.limited_link("mpiexec", 100):
+        assert asked == ["0", "0", "0", "1", "1"]
+    monkeypatch.setattr(limited_link, "_run", lambda *_: "state DOWN")
+    monkeypatch.setattr(limited_link, "LINK_SECONDS", 0.01)
+    refused = pytest.raises(UserError, match=r"did not come up in 0\.01 s")
+    with refused, limited_link.limited_link("mpiexec", 100):
+        pass
+
+
 def test_the_replacement_of_ssh_runs_a_command_in_the_namespace_of_the_address(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """With a program named ip that says how it was called."""
     (tmp_path / "ip").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "ip").chmod(0o700)
-    monkeypatch.setattr(limited_link, "_run", lambda *_: None)
+    monkeypatch.setattr(limited_link, "_run", lambda *_: "state UP")
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     with limited_link.limited_link("mpiexec", 100) as link:
         script = link.launcher[link.launcher.index("-launcher-exec") + 1]

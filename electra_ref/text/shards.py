@@ -18,9 +18,9 @@ from electra_ref.text.corpus_file import CorpusFile, opened
 from electra_ref.text.cutting import document_start
 from electra_ref.text.decoding import is_plain
 
-# Tokenizing 32 MiB takes five seconds. So little is lost if a process is killed. Two processes share
-# 1 GB of text to 3 % (with 64 MiB to 7 %). More shards than tens of thousands, those of a terabyte,
-# would make opening them slow.
+# Tokenizing 32 MiB takes five seconds. So little is lost if a process is killed, and two processes
+# share 1 GB of text to 3 % (with 64 MiB to 7 %). More shards than tens of thousands, those of a
+# terabyte, would make opening them slow.
 SHARD_BYTES = 1 << 25
 TEXT_OF_COMPRESSED = 4  # bytes of text in a byte on disk, about
 
