@@ -227,16 +227,20 @@ def test_nothing_is_started_before_both_ends_of_the_link_are_up(
 ) -> None:
     answers = iter(["state DOWN", "state LOWERLAYERDOWN", "state UP", "state DOWN", "state UP"])
     asked: list[str] = []
+    devices: set[str] = set()
 
     def run(*command: str) -> str:
+        if command[:3] == ("ip", "link", "add"):
+            devices.update((command[3], command[command.index("peer") + 2]))
         if "show" not in command:
             return ""
         asked.append(command[2][-1])
         return next(answers)
 
     monkeypatch.setattr(limited_link, "_run", run)
-    with limited_link.limited_link("mpiexec", 100):
+    with limited_link.limited_link("mpiexec", 100) as link:
         assert asked == ["0", "0", "0", "1", "1"]
+    assert {link.environment["UCX_NET_DEVICES"]} == devices
     monkeypatch.setattr(limited_link, "_run", lambda *_: "state DOWN")
     monkeypatch.setattr(limited_link, "LINK_SECONDS", 0.01)
     refused = pytest.raises(UserError, match=r"did not come up in 0\.01 s")
