@@ -33,7 +33,7 @@ from electra_ref.processes import (
     threads_for,
     usable_cores,
 )
-from tests.threaded_mpi import Communicator, Shared, in_processes
+from tests.threaded_mpi import Communicator, LeftAloneError, Shared, in_processes
 
 LAUNCHERS = {
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -332,3 +332,13 @@ def test_the_stand_in_notices_processes_that_do_not_do_the_same() -> None:
 
     with pytest.raises(AssertionError):
         in_processes(2, differ)
+
+
+def test_in_the_stand_in_what_all_have_sent_arrives_though_one_has_failed_since() -> None:
+    shared = Shared(2)
+    given = {0: ("allgather", 1), 1: ("allgather", 2)}
+    with shared.turn:
+        shared.has_failed = True
+        assert shared.wait_for(lambda: len(given) == 2)
+        with pytest.raises(LeftAloneError):
+            shared.wait_for(lambda: len(given) == 3)

@@ -35,11 +35,15 @@ class Shared:
         self.has_failed = False
 
     def wait_for(self, is_so: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Let the others run until ``is_so``; return False if it is not in time."""
+        """Let the others run until ``is_so``; return False if it is not in time.
+
+        What is so stays so when another thread has failed since: as with MPI, a process gets what
+        all have sent, and learns of a failure only where it waits in vain.
+        """
         self.turn.notify_all()
         patience = PATIENCE if seconds is None else seconds
-        done = self.turn.wait_for(lambda: self.has_failed or is_so(), patience)
-        if self.has_failed:
+        done = self.turn.wait_for(lambda: is_so() or self.has_failed, patience)
+        if done and not is_so():
             raise LeftAloneError
         return done
 
