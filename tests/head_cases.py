@@ -20,7 +20,7 @@ from tests.task_heads import DrawTargets, make_head_problem
 from tests.variants import VariantProblem
 
 FORMS: tuple[str, ...] = ("original", "huggingface")
-FORMS_FOR_ROWS = (*FORMS, "mean")
+FORMS_FOR_ROWS = (*FORMS, "layers")
 LABELS = 3
 CHOICE_LENGTHS = (9, 6, 3, 7, 8, 5, 4)  # of the rows of a question with four choices, and of three
 
@@ -91,8 +91,11 @@ CASES_AND_FORMS = [(name, form) for name, case in HEAD_CASES.items() for form in
 
 
 def problem_of(name: str, form: str, **changes: Any) -> VariantProblem:
-    """Return the problem of a case, with other settings of ``make_head_problem``."""
+    """Return the problem of a case, with other settings of ``make_head_problem``.
+
+    A head that reads all layers has two, so that there is one in the middle.
+    """
     case = HEAD_CASES[name]
-    return make_head_problem(
-        case.kind, form, case.outputs, case.draw, **{**case.settings, **changes}
-    )
+    layers = {"num_hidden_layers": 2} if form == "layers" else {}
+    settings = {**case.settings, **layers, **changes}
+    return make_head_problem(case.kind, form, case.outputs, case.draw, **settings)

@@ -107,9 +107,9 @@ WRONG = {
         ["--task", KIND, "--set", "head_dropout=0"],
         "head_dropout = 0 does nothing with head = 'original' of tagging",
     ),
-    "mean of tokens": (
-        ["--task", KIND, "--head", "mean"],
-        "head = 'mean' answers for whole rows, and tagging asks about tokens",
+    "layers of a word": (
+        ["--task", KIND, "--head", "layers"],
+        "head = 'layers' answers for whole rows, and tagging asks about tokens",
     ),
     "epochs": (["--task", KIND, "--epochs", "0"], "epochs = 0"),
     "config": (["--task", KIND, "--config", "gone.toml"], "gone.toml"),

@@ -57,8 +57,8 @@ CASES = {
 CASES["huggingface spans"] = CASES["spans"]._replace(
     settings={**CASES["spans"].settings, "head": "huggingface", **NO_DROPOUT}
 )
-CASES["mean of tokens"] = CASES["classification"]._replace(
-    settings={**CASES["classification"].settings, "head": "mean"}
+CASES["all layers"] = CASES["classification"]._replace(
+    settings={**CASES["classification"].settings, "head": "layers"}
 )
 BROKEN: dict[str, Callable[[Any], Any]] = {
     "no gradient": lambda gradient: 0.0 * gradient,

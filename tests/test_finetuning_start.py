@@ -203,11 +203,11 @@ def test_the_recipe_is_the_published_one_of_the_size(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["classification", "regression", "multiple-choice", "tagging"])
 def test_narrow_models_have_a_recipe_of_their_own(kind: str, tmp_path: Path) -> None:
-    """They move faster, and their [CLS] says little of the row."""
+    """They move faster, and the [CLS] of their last layer says little."""
     encoder = find_encoder(write_encoder(tmp_path / "run"))
     settings = new_settings(kind, encoder, None, [])
     assert (settings.learning_rate, settings.layerwise_decay) == (1e-3, 1.0)
-    assert settings.head == ("original" if kind == "tagging" else "mean")
+    assert settings.head == ("original" if kind == "tagging" else "layers")
     given = ["head=huggingface", "learning_rate=3e-4", "layerwise_decay=0.8"]
     settings = new_settings(kind, encoder, None, given)
     assert (settings.learning_rate, settings.layerwise_decay) == (3e-4, 0.8)

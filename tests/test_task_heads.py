@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from electra_ref.arrays import Array
 from electra_ref.backends import reference
 from electra_ref.model.encoder import hidden_states
 from electra_ref.model.heads.choice import ChoiceTargets
@@ -115,18 +117,28 @@ def test_loss_in_plain_numpy(name: str, form: str) -> None:
     np.testing.assert_allclose(term.sum, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["original", "mean"])
+@pytest.mark.parametrize("form", ["original", "layers"])
 @pytest.mark.parametrize("name", OF_CLS)
 def test_logits_in_plain_numpy(name: str, form: str) -> None:
-    """An affine map of [CLS], or of the mean of all tokens; padding does not count."""
+    """An affine map of [CLS], or of the mean of all tokens and the sum of all layers.
+
+    Padding does not count. Embeddings are an encoder without layers.
+    """
     problem = problem_of(name, form)
     parameters = FlatParameters(problem.specs, problem.vector)
-    run = ForwardPass(reference, parameters, None)
-    hidden = hidden_states(run, problem.model.encoder, problem.batch.tokens)
-    rows = hidden.reshape(len(problem.batch.input_ids), -1, 8)
+    run, encoder = ForwardPass(reference, parameters, None), problem.model.encoder
     lengths = problem.batch.attention_mask.sum(axis=1)
-    means = np.stack([row[:n].mean(axis=0) for row, n in zip(rows, lengths, strict=True)])
-    read = rows[:, 0] if form == "original" else means
+
+    def read_at(depth: int) -> Array:
+        size = dataclasses.replace(encoder.size, num_hidden_layers=depth)
+        hidden = hidden_states(run, encoder._replace(size=size), problem.batch.tokens)
+        rows = hidden.reshape(len(problem.batch.input_ids), -1, 8)
+        if form == "original":
+            return rows[:, 0]
+        return np.stack([row[:n].mean(axis=0) for row, n in zip(rows, lengths, strict=True)])
+
+    depth = encoder.size.num_hidden_layers
+    read = sum(map(read_at, [depth] if form == "original" else range(depth + 1)))
     logits = read @ parameters["task.output.weight"] + parameters["task.output.bias"]
     answers = answers_of(problem)
     np.testing.assert_allclose(answers, logits.reshape(answers.shape), rtol=1e-13)

@@ -19,7 +19,7 @@ from electra_ref.config.normalization import NormalizationConfig
 from electra_ref.config.settings import Settings, Value, count, setting
 from electra_ref.config.training import TrainingConfig
 
-FORMS = ("original", "huggingface", "mean")
+FORMS = ("original", "huggingface", "layers")
 # Narrower models, as of the presets tiny and laptop, need other settings. The preset tiny, accuracy
 # on the task of ``embedded``: 0.58 with 3e-4, 0.8 and [CLS], 0.60 with 1e-3, 1 and [CLS], 0.66 with
 # 3e-4, 0.8 and the mean, 0.73 with 1e-3, 1 and the mean.
@@ -63,7 +63,7 @@ class FinetuningConfig(TrainingConfig, RecipeConfig, NormalizationConfig, Encode
     head: str = setting(
         "original",
         "what stands on the encoder: the original's head, the one of Hugging Face's class, or the "
-        "original's on the mean of all tokens in place of [CLS]",
+        "original's on all tokens and layers in place of [CLS] in the last one",
         choices=FORMS,
     )
     head_dropout: float = setting(
@@ -95,14 +95,14 @@ class FinetuningConfig(TrainingConfig, RecipeConfig, NormalizationConfig, Encode
 
 
 def misfits_of_token_head(settings: FinetuningConfig) -> Iterator[str]:
-    """Yield what is wrong with ``settings`` of a head for tokens: it has no mean.
+    """Yield what is wrong with ``settings`` of a head for tokens: it reads the last layer.
 
     The original's has no dropout either.
     """
-    if settings.head == "mean":
+    if settings.head == "layers":
         yield (
-            f"head = 'mean' answers for whole rows, and {settings.task} asks about tokens: choose "
-            "original or huggingface"
+            f"head = 'layers' answers for whole rows, and {settings.task} asks about tokens: "
+            "choose original or huggingface"
         )
     default = FinetuningConfig.head_dropout
     if settings.head == "original" and settings.head_dropout != default:
@@ -123,4 +123,4 @@ def rates_of(model: EncoderConfig) -> dict[str, Value]:
 
 def head_for_rows(model: EncoderConfig) -> dict[str, Value]:
     """Return which head answers for whole rows on a model of this size."""
-    return {"head": "mean"} if model.hidden_size < NARROW else {}
+    return {"head": "layers"} if model.hidden_size < NARROW else {}

@@ -5,13 +5,17 @@
         x = layer_norm(x + dropout(attention(x W_qkv + b) W_o + b))
         x = layer_norm(x + dropout(gelu(x W_1 + b) W_2 + b))
 
+The hidden states are the last x. Or they are the sum of all x, that of the embeddings included.
+
 Padding has no x: only attention sees where it stands. What others read there is 0, and the gradient
 of that is dropped.
 
 The backward functions are the forward ones read upward, line for line. Each half layer reads x
-twice, so two gradients meet there: ``linear`` adds the other one to its own.
+twice, so two gradients meet there: ``linear`` adds the other one to its own. If the layers are
+summed, the gradient of the sum is added to that of each x.
 Source: Devlin et al. 2019, arXiv:1810.04805, section 3; google-research/electra model/modeling.py
-(``transformer_model``).
+(``transformer_model``). The sum: Peters et al. 2018, arXiv:1802.05365, equation 1 with equal
+weights.
 """
 
 from __future__ import annotations
@@ -103,10 +107,16 @@ class EncoderCache(NamedTuple):
     embeddings: EmbeddingsCache
     tokens: Tokens
     layers: list[LayerCache]
+    sum_layers: bool
 
 
 def encode(
-    run: ForwardPass, network: Network, batch: Batch, relaxation: Relaxation | None = None
+    run: ForwardPass,
+    network: Network,
+    batch: Batch,
+    relaxation: Relaxation | None = None,
+    *,
+    sum_layers: bool = False,
 ) -> tuple[Array, EncoderCache]:
     """Return the hidden states (N, C) of ``batch``, whose arrays are on the device.
 
@@ -114,39 +124,45 @@ def encode(
     """
     x, embeddings_cache = embeddings(run, network, batch, relaxation)
     tokens = _tokens_of(batch)
-    x = tokens.without_padding(x)
+    x = hidden = tokens.without_padding(x)
     layers = []
     for number in range(network.size.num_hidden_layers):
         x, cache = _layer(run, network, number, x, tokens)
+        hidden = hidden + x if sum_layers else x
         layers.append(cache)
-    return tokens.with_padding(x), EncoderCache(embeddings_cache, tokens, layers)
+    return tokens.with_padding(hidden), EncoderCache(embeddings_cache, tokens, layers, sum_layers)
 
 
-def hidden_states(run: ForwardPass, network: Network, batch: Batch) -> Array:
+def hidden_states(
+    run: ForwardPass, network: Network, batch: Batch, *, sum_layers: bool = False
+) -> Array:
     """Return the hidden states (N, C) of ``batch``, without the caches that ``encode`` returns.
 
     Only the activations of one layer are held at a time.
     """
     x, _ = embeddings(run, network, batch)
     tokens = _tokens_of(batch)
-    x = tokens.without_padding(x)
+    x = hidden = tokens.without_padding(x)
     for number in range(network.size.num_hidden_layers):
         x, _ = _layer(run, network, number, x, tokens)
-    return tokens.with_padding(x)
+        hidden = hidden + x if sum_layers else x
+    return tokens.with_padding(hidden)
 
 
 def encode_backward(
-    run: BackwardPass, network: Network, dx: Array, cache: EncoderCache
+    run: BackwardPass, network: Network, dhidden: Array, cache: EncoderCache
 ) -> Array | None:
-    """Add to the gradients what ``dx`` (N, C), the gradient of the hidden states, implies.
+    """Add to the gradients what ``dhidden`` (N, C), that of the hidden states, implies.
 
     Return the gradient of the relaxation's logits, None if there was none. Consumes the cache: its
     layers are taken out one by one, so that their memory is free again.
     """
     tokens = cache.tokens
-    dx = tokens.without_padding(dx)
+    dx = dhidden = tokens.without_padding(dhidden)
     for number in reversed(range(network.size.num_hidden_layers)):
         dx = _layer_backward(run, network, number, dx, cache.layers.pop())
+        if cache.sum_layers:
+            dx = dx + dhidden
     return embeddings_backward(run, network, tokens.with_padding(dx), cache.embeddings)
 
 

@@ -25,6 +25,7 @@ Answers = Any  # a NamedTuple of arrays; only the head and its task look inside
 HeadCache = Any
 
 HEAD = "task"  # prefix of the parameters of any head
+LAYERS = "layers"  # the form of a head that reads all layers, at all tokens of a row
 
 
 class LabelledBatch(NamedTuple):
@@ -48,7 +49,7 @@ class Head(NamedTuple):
     """A task head as data."""
 
     kind: str  # a name of ``heads.table.HEADS``
-    form: str  # "original", or "huggingface": that of the class there for such a task
+    form: str  # "original", "huggingface": that of the class there for such a task, or "layers"
     outputs: int  # how many logits it gives: labels, tags; 1 for a score
     dropout: float  # of what the head reads
     loss_weight: float = 1.0  # of the mean loss; the original sums over the batch

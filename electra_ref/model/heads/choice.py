@@ -8,8 +8,8 @@ The rows of a question stand one after the other. Questions may have different n
 ``rows`` tells where each choice stands, and B is the number of all choices.
 
 The original form has the original's head for a row, dropout and an affine map; the original has no
-such task, BERT has: Devlin et al. 2019, arXiv:1810.04805, section 4.4. The form mean has the same
-for the mean of the tokens. The huggingface form is that of transformers
+such task, BERT has: Devlin et al. 2019, arXiv:1810.04805, section 4.4. The form layers has the
+same for all tokens and layers. The huggingface form is that of transformers
 models/electra/modeling_electra.py (``ElectraForMultipleChoice``, ``ElectraSequenceSummary``), which
 drops nothing of what it reads:
 

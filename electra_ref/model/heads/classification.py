@@ -1,8 +1,8 @@
 """The head that says which of K labels a row has, by what the encoder says of it.
 
     h      = hidden at [CLS]                                      (B, C)   original, huggingface
-    h      = mean of hidden over the tokens of the row            (B, C)   mean
-    logits = dropout(h) W + b                                     (B, K)   original, mean
+    h      = mean of hidden over the tokens of the row            (B, C)   layers
+    logits = dropout(h) W + b                                     (B, K)   original, layers
     logits = dropout(gelu(dropout(h) W_1 + b_1)) W_2 + b_2        (B, K)   huggingface
 
     loss   = sum over the rows of cross entropy(softmax(logits), label)            one label a row
@@ -13,9 +13,12 @@ The targets tell which loss it is: ``LabelTargets`` or ``LabelSetTargets``. The 
 divided by the number of rows; transformers divides it by K as well.
 Source: google-research/electra finetune/classification/classification_tasks.py
 (``ClassificationTask``, ``get_prediction_module``), which has one label a row; transformers
-models/electra/modeling_electra.py (``ElectraClassificationHead``, ``problem_type``). The mean is
-for small models: pre-training asks little of [CLS], and a few layers that were trained for a short
-while do not gather in it what the other tokens say.
+models/electra/modeling_electra.py (``ElectraClassificationHead``, ``problem_type``).
+
+The form layers reads the sum of all layers at all tokens, by which ``objectives.fine_tuning`` calls
+it. It is for small models. Pre-training asks little of [CLS], and a few layers that were trained
+for a short while do not gather in it what the other tokens say. The last layer tells replaced words
+from others, and the embeddings still tell which words there are.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from electra_ref.backends import Cache
 from electra_ref.model.heads.pooling import token_mean, token_mean_backward
 from electra_ref.model.labelled import (
     HEAD,
+    LAYERS,
     FineTuned,
     HeadOutput,
     LabelledBatch,
@@ -110,7 +114,7 @@ def row_logits_backward(
         dh = run.backend.gelu_backward(dh, cache.gelu)
         dh = run.linear(f"{HEAD}.dense", dh, cache.dense)
     dh = run.backend.dropout_backward(dh, cache.dropout)
-    if model.head.form == "mean":
+    if model.head.form == LAYERS:
         return token_mean_backward(dh, cache.pool)
     return run.backend.gather_positions_backward(dh, cache.pool)
 
@@ -166,7 +170,7 @@ def _pooled(
     run: ForwardPass, model: FineTuned, hidden: Array, is_token: Array
 ) -> tuple[Array, Cache]:
     """Return what the head reads of each row (B, C)."""
-    if model.head.form == "mean":
+    if model.head.form == LAYERS:
         return token_mean(is_token, hidden)
     first = get_xp(hidden).zeros((len(is_token), 1), "int32")
     return run.backend.gather_positions(hidden, first)

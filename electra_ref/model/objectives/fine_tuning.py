@@ -3,6 +3,8 @@
     hidden = encode(rows)                                    (N, C)
     loss   = head(hidden, targets)
 
+A head of the form layers reads the sum of all layers, the other forms read the last one.
+
 The functions are those that a training step asks of an objective. ``heads.table`` has the heads.
 Source: google-research/electra finetune/run_finetuning.py.
 """
@@ -21,7 +23,14 @@ from electra_ref.model.encoder import (
     hidden_states,
 )
 from electra_ref.model.heads.table import HEADS
-from electra_ref.model.labelled import Answers, FineTuned, HeadCache, HeadOutput, LabelledBatch
+from electra_ref.model.labelled import (
+    LAYERS,
+    Answers,
+    FineTuned,
+    HeadCache,
+    HeadOutput,
+    LabelledBatch,
+)
 from electra_ref.model.losses import Counts
 from electra_ref.model.objectives.one_stage import begin_step, unchanged
 from electra_ref.model.parameters import ParameterSpec, parameter_table
@@ -62,7 +71,8 @@ def forward(
     """Return the head's output for ``batch`` on the host; dropout alone draws random numbers."""
     del stream
     batch = on_device(run.backend, batch)
-    hidden, encoder = encode(run, model.encoder, batch.tokens)
+    sums = model.head.form == LAYERS
+    hidden, encoder = encode(run, model.encoder, batch.tokens, sum_layers=sums)
     output, head = HEADS[model.head.kind].forward(run, model, hidden, batch)
     return output, FineTuningCache(encoder, head)
 
@@ -77,7 +87,8 @@ def answer(run: ForwardPass, model: FineTuned, batch: LabelledBatch) -> Answers:
     """Return what the head says of ``batch`` on the host, without dropout, without caches."""
     run = run._replace(stream=None, with_caches=False)
     batch = on_device(run.backend, batch)
-    hidden = hidden_states(run, model.encoder, batch.tokens)
+    sums = model.head.form == LAYERS
+    hidden = hidden_states(run, model.encoder, batch.tokens, sum_layers=sums)
     return HEADS[model.head.kind].answer(run, model, hidden, batch)
 
 
