@@ -208,6 +208,7 @@ def test_narrow_models_have_a_recipe_of_their_own(kind: str, tmp_path: Path) -> 
     settings = new_settings(kind, encoder, None, [])
     assert (settings.learning_rate, settings.layerwise_decay) == (1e-3, 1.0)
     assert settings.head == ("original" if kind == "tagging" else "layers")
+    assert settings.epochs == (10.0 if kind == "tagging" else 3.0)
     given = ["head=huggingface", "learning_rate=3e-4", "layerwise_decay=0.8"]
     settings = new_settings(kind, encoder, None, given)
     assert (settings.learning_rate, settings.layerwise_decay) == (3e-4, 0.8)
@@ -217,7 +218,7 @@ def test_narrow_models_have_a_recipe_of_their_own(kind: str, tmp_path: Path) -> 
 def test_settings_come_from_recipe_model_file_and_arguments(tmp_path: Path) -> None:
     encoder = find_encoder(write_encoder(tmp_path / "run", lowercase=False, hidden_dropout=0.3))
     settings = new_settings("tagging", encoder, None, [])
-    assert (settings.learning_rate, settings.layerwise_decay, settings.epochs) == (1e-3, 1.0, 3.0)
+    assert (settings.learning_rate, settings.layerwise_decay, settings.epochs) == (1e-3, 1.0, 10.0)
     assert (settings.hidden_size, settings.lowercase, settings.task) == (32, False, "tagging")
     assert settings.hidden_dropout == FinetuningConfig.hidden_dropout != 0.3
     assert settings.max_length == 40  # the recipe's 128 do not fit

