@@ -20,7 +20,8 @@ What has finished is not repeated, so the command can be stopped and started aga
 
 The score of a pre-trained model is the mean over its fine-tuning seeds. Differences between two
 variants are formed for each pre-training seed, and their mean is given with a 95 % interval:
-percentile bootstrap over the pre-training seeds, and inside each over the fine-tuning seeds.
+percentile bootstrap over the pre-training seeds, and inside each over the fine-tuning seeds. Behind
+the interval stands the standard error of that mean.
 """
 
 from __future__ import annotations

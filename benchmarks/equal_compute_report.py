@@ -32,14 +32,16 @@ class Score(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % interval, in points of 100."""
+    """A mean with its 95 % interval and its standard error, in points of 100."""
 
     mean: float
     low: float
     high: float
+    error: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+        interval = f"{self.low:+.1f} to {self.high:+.1f}"
+        return f"{self.mean:+.1f} ({interval}; {self.error:.1f})"
 
 
 def last_of_each(scores: Iterable[Score]) -> list[Score]:
@@ -63,7 +65,8 @@ def by_seed(scores: Iterable[Score], variant: str, task: str) -> dict[int, Float
 def difference(ours: dict[int, Floats], theirs: dict[int, Floats]) -> Interval | None:
     """Return the mean paired difference with its interval; None without two seeds in common.
 
-    A resample draws pre-training seeds, and for each of them fine-tuning seeds of both sides.
+    A resample draws pre-training seeds, and for each of them fine-tuning seeds of both sides. The
+    standard error is that of the differences of the pre-training seeds.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
@@ -77,9 +80,9 @@ def difference(ours: dict[int, Floats], theirs: dict[int, Floats]) -> Interval |
     pairs = np.stack([resampled(ours[seed]) - resampled(theirs[seed]) for seed in seeds])
     picks = random.integers(len(seeds), size=(RESAMPLES, len(seeds)))
     means = pairs[picks, np.arange(RESAMPLES)[:, None]].mean(axis=1)
-    mean = float(np.mean([ours[seed].mean() - theirs[seed].mean() for seed in seeds]))
-    low, high = np.percentile(means, PERCENTILES)
-    return Interval(mean, float(low), float(high))
+    found = np.array([ours[seed].mean() - theirs[seed].mean() for seed in seeds])
+    error = found.std(ddof=1) / np.sqrt(found.size)
+    return Interval(*map(float, (found.mean(), *np.percentile(means, PERCENTILES), error)))
 
 
 def names(scores: Iterable[Score], field: str) -> list[Any]:
@@ -99,7 +102,10 @@ def score_table(scores: Sequence[Score]) -> Iterator[str]:
 
 
 def difference_table(scores: Sequence[Score], to: str) -> Iterator[str]:
-    """Yield a Markdown table: the difference of each variant to the variant ``to``."""
+    """Yield a Markdown table: the difference of each variant to the variant ``to``.
+
+    In brackets are its 95 % interval and its standard error.
+    """
     tasks = names(scores, "task")
     yield f"| minus {to} | {' | '.join(tasks)} |"
     yield "|---" * (len(tasks) + 1) + "|"

@@ -155,18 +155,21 @@ def test_differences_are_paired_by_the_seed_of_pre_training() -> None:
     scores += [score(BERT, seed, 0.1 * seed) for seed in (2, 0, 1)]
     found = difference(by_seed(scores, ELECTRA, TASK), by_seed(scores, BERT, TASK))
     assert found is not None
-    assert tuple(found) == pytest.approx((2.0, 2.0, 2.0))
+    assert tuple(found) == pytest.approx((2.0, 2.0, 2.0, 0.0))
     table = list(difference_table(scores, BERT))
     assert table == [
-        "| minus mlm | CoLA |", "|---|---|", "| electra | +2.0 (+2.0 to +2.0) |",
+        "| minus mlm | CoLA |", "|---|---|", "| electra | +2.0 (+2.0 to +2.0; 0.0) |",
     ]  # fmt: skip
 
 
 def test_intervals_are_those_of_all_resamples() -> None:
-    """Two seeds, one score each: the means are 0, 2 and 4 with a chance of 1/4, 1/2, 1/4."""
+    """Two seeds, one score each: the means are 0, 2 and 4 with a chance of 1/4, 1/2, 1/4.
+
+    The standard error is that of two numbers, 0 and 4.
+    """
     ours = {0: np.array([0.0]), 1: np.array([4.0])}
     theirs = {0: np.array([0.0]), 1: np.array([0.0])}
-    assert difference(ours, theirs) == (2.0, 0.0, 4.0)
+    assert difference(ours, theirs) == pytest.approx((2.0, 0.0, 4.0, 2.0))
 
 
 def test_fine_tuning_seeds_widen_the_interval() -> None:
@@ -176,7 +179,7 @@ def test_fine_tuning_seeds_widen_the_interval() -> None:
     narrow = difference({seed: np.full(3, 1.0) for seed in range(3)}, theirs)
     values = random.normal(1.0, 1.0, (3, 3))
     wide = difference(dict(enumerate(values)), theirs)
-    assert narrow == (1.0, 1.0, 1.0)
+    assert narrow == (1.0, 1.0, 1.0, 0.0)
     assert wide is not None
     assert wide.low < wide.mean - 0.3 < wide.mean + 0.3 < wide.high
     assert wide.mean == pytest.approx(values.mean())
