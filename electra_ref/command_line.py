@@ -81,6 +81,7 @@ def reporting(
     is_silent = processes.rank > 0
     progress = Progress(sys.stdout if is_silent else None)  # see ``running.run_together``
     if processes.size > 1:
+        processes.meet()  # one may have loaded its modules earlier: an error is to come from all
         progress.say(describe(processes, threads_set()))
     with (
         StopSignals(unit, is_silent=is_silent) as stop,

@@ -30,7 +30,7 @@ Request = Any
 # How many numbers of a vector are summed at a time. Measured with two processes on a machine and
 # 14.2 million numbers: 19 ms; with 2**18 numbers 23 ms, with 2**21 or 2**22 22 ms.
 PIECE = 2**20
-SLICE = 2**17  # one process sums at least so many: a message takes longer than a few bytes
+SLICE = 2**17  # one process sums at least so many: of fewer, a message takes longer than its bytes
 BUSY_SECONDS = 0.002  # of waiting without sleep
 LONGEST_SLEEP = 0.01
 ENDING_SECONDS = 1.0

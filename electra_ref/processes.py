@@ -1,9 +1,10 @@
 """The processes of one run, and what they tell each other; one process is the plain case.
 
 A launcher such as ``mpiexec -n 4`` starts the same command several times. All processes do the
-same, in the same order, but for two things: each computes its own share of a step, and the first
-one alone writes and prints. They wait for each other wherever one of these functions is called, so
-all must call the same functions in the same order.
+same, in the same order, but for two things: each does its own share of a step, an evaluation or the
+tokenizing, and the first one alone prints, and writes to the folder of the run. They wait for each
+other wherever one of these functions is called, so all must call the same functions in the same
+order.
 
 Only this module imports mpi4py, and only where a launcher has started several processes.
 """
@@ -29,6 +30,7 @@ Fold = Callable[[Sequence["Array"]], object]
 # What launchers tell a process: of Open MPI; of MPICH and Intel MPI; of Slurm's srun.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 
 
 class Processes(Protocol):
@@ -189,6 +191,11 @@ def launched() -> tuple[int, int]:
         if all(value.isdecimal() for value in values) and int(values[1]) > 0:
             return int(values[0]), int(values[1])
     return 0, 1
+
+
+def is_first_on_node() -> bool:
+    """Return whether the launcher says that no process on this node has a smaller rank."""
+    return next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), "") == "0"
 
 
 def usable_cores() -> set[int]:

@@ -22,12 +22,14 @@ from typing import NamedTuple
 
 from electra_ref.errors import UserError
 from electra_ref.process import prepare_process
-from electra_ref.processes import ALONE, Processes, launched, open_processes
+from electra_ref.processes import ALONE, Processes, is_first_on_node, launched, open_processes
 from electra_ref.terminal_text import visible
 from electra_ref.training.stop_signals import exit_code
 
 LESS_MEMORY = "end other programs, or use a machine with more memory"
-SPEAKING_SECONDS = 0.5  # the first process has said it by then; after the others it might be ended
+# For so long the others wait until the first process has said it: a launcher may end that one as
+# soon as another one has ended.
+SPEAKING_SECONDS = 2.0
 
 
 class Ending(NamedTuple):
@@ -117,11 +119,17 @@ def _ending_with_defects(command: Callable[[], int], if_too_large: str) -> Endin
 
 
 def _refused(program: str, rank: int, error: str) -> int:
-    """Let the first of the processes say the ``error`` of all; return the exit code."""
+    """Say what a process cannot do, which cannot talk to the others; return the exit code.
+
+    Probably it is the error of all, and the first one says it. If another one is the first on its
+    node, it may be the error of that node, and is said as well.
+    """
     if rank == 0:
         _say(program, error)
-    else:
-        time.sleep(SPEAKING_SECONDS)
+        return 2
+    time.sleep(SPEAKING_SECONDS)
+    if is_first_on_node():
+        _say(program, f"process {rank} on {socket.gethostname()}: {error}")
     return 2
 
 

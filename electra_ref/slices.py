@@ -7,7 +7,8 @@ of all its own vectors, adds up what it has of its own slice, and sends the sum 
 few numbers that are left where the length is no multiple of K, each process sums all.
 
 The parts of a slice stand in the order of the ranks, whenever they arrive, and ``fold`` decides in
-which order they are added. The sums of MPI and NCCL add in an order that depends on K.
+which order they are added. MPI and NCCL have sums of their own, which add in an order that depends
+on K; they are not used.
 
 Source: Thakur, Rabenseifner and Gropp 2005, "Optimization of Collective Communication Operations in
 MPICH", section 4.4 (reduce-scatter by pairwise exchange), 4.5 (and then allgather).

@@ -6,6 +6,7 @@ The processes are threads here: see ``threaded_mpi``.
 from __future__ import annotations
 
 import itertools
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ import numpy as np
 import pytest
 
 from electra_ref import finetune, train
+from electra_ref.command_line import reporting
 from electra_ref.errors import UserError
 from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import ALONE, Processes
 from electra_ref.text import shards, sharing, tokenizing
+from electra_ref.text.prepare import prepare
 from electra_ref.text.workers import do_all
-from electra_ref.training import opening
+from electra_ref.training import completing, opening
+from electra_ref.training.completing import Limits
 from electra_ref.training.environment import describe_environment
+from electra_ref.training.finetuning import run as fine_tuning
+from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining import preparing
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.records import read_records
+from electra_ref.training.stop_signals import StopSignals
 from tests.small_finetuning import (
     SMALLEST,
     held_out,
@@ -133,6 +140,17 @@ def test_bad_data_are_an_error_of_all_and_nothing_is_left(tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+def test_no_process_begins_before_all_have_loaded_their_modules() -> None:
+    loaded: list[int] = []
+
+    def command(own: Processes) -> list[int]:
+        loaded.append(own.rank)
+        with reporting(processes=own):
+            return sorted(loaded)
+
+    assert in_processes(3, command) == [[0, 1, 2]] * 3
+
+
 def test_folders_are_chosen_by_the_first_process(tmp_path: Path) -> None:
     corpus = str(write_corpus(tmp_path / "corpus.txt"))
     given = [word for word in pretraining_arguments("") if word not in ("--output-dir", "")]
@@ -153,6 +171,50 @@ def test_a_signal_while_data_are_prepared_stops_all(
     monkeypatch.setattr(preparing, "prepare", stopped)
     assert run_train(2, "--corpus", corpus, *pretraining_arguments("run")) == [0, 0]
     assert (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_signal_to_one_that_opens_the_data_stops_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process has prepared them, when another one is asked to stop."""
+    begun = itertools.count()
+
+    def stopped(*rest: Any, **options: Any) -> Any:
+        if next(begun) == 0:
+            return prepare(*rest, **options)
+        raise preparing.StoppedError("the command that goes on")
+
+    corpus = str(write_corpus(tmp_path / "corpus.txt"))
+    monkeypatch.setattr(preparing, "prepare", stopped)
+    assert run_train(2, "--corpus", corpus, *pretraining_arguments("run")) == [0, 0]
+    assert (tmp_path / "run" / "config.toml").exists()
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def late_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last step, when all have agreed that there is no signal, the second gets one."""
+
+    def train_to_end(trainer: Trainer, stop: StopSignals, limits: Limits) -> int:
+        def agree(own: Processes, is_late: bool = False) -> bool:
+            answer = StopSignals.agree(stop, own, is_late)
+            if own.rank == 1:
+                stop.requested = signal.SIGTERM
+            return answer
+
+        first_step = completing.train_to_end(trainer, stop, limits)
+        monkeypatch.setattr(stop, "agree", agree)
+        return first_step
+
+    for module in (pretraining, fine_tuning):
+        monkeypatch.setattr(module, "train_to_end", train_to_end)
+
+
+@pytest.mark.usefixtures("late_signal")
+def test_a_signal_after_the_last_agreement_waits_for_the_next(tmp_path: Path) -> None:
+    corpus = str(write_corpus(tmp_path / "corpus.txt"))
+    assert run_train(2, "--corpus", corpus, *pretraining_arguments("run")) == [143, 143]
+    assert read_records(tmp_path / "run" / "metrics.jsonl")[-1]["split"] == "held_out"
 
 
 def test_gpus_leave_the_same_for_any_number_of_processes(
@@ -236,7 +298,7 @@ def test_processes_with_other_versions_are_refused(
 
     monkeypatch.setattr(opening, "describe_environment", describe)
     corpus = str(write_corpus(tmp_path / "corpus.txt"))
-    with pytest.raises(UserError, match=r"python is 4\.0 in process 0, 4\.1 in process 1"):
+    with pytest.raises(UserError, match=r"python is 4\.[01] in process 0, 4\.[01] in process 1"):
         run_train(2, "--corpus", corpus, *pretraining_arguments("run"))
     assert not (tmp_path / "run").exists()
 
@@ -306,6 +368,12 @@ def test_fine_tuning_goes_on_with_another_number_of_processes(tmp_path: Path) ->
     assert run_finetune(1, *finetuning_arguments("tagging", "straight", checkpoint_every=1)) == [0]
     left, straight = (tensors_of(tmp_path / name / "checkpoints") for name in ("run", "straight"))
     assert left == straight
+
+
+@pytest.mark.usefixtures("files", "late_signal")
+def test_a_signal_after_the_last_agreement_leaves_the_scores(tmp_path: Path) -> None:
+    assert run_finetune(2, *finetuning_arguments("tagging", "run", epochs=1)) == [0, 0]
+    assert held_out(tmp_path / "run")
 
 
 @pytest.mark.usefixtures("files")

@@ -26,6 +26,7 @@ from electra_ref.processes import (
     describe,
     divided,
     in_turn,
+    is_first_on_node,
     launched,
     open_processes,
     require_same,
@@ -40,11 +41,16 @@ LAUNCHERS = {
     "MPICH": ("PMI_RANK", "PMI_SIZE"),
     "Slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 }
+LOCAL_RANKS = {
+    "Open MPI": "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPICH": "MPI_LOCALRANKID",
+    "Slurm": "SLURM_LOCALID",
+}
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for names in LAUNCHERS.values():
+    for names in (*LAUNCHERS.values(), LOCAL_RANKS.values()):
         for name in names:
             monkeypatch.delenv(name, raising=False)
 
@@ -206,11 +212,23 @@ def test_launchers_say_how_many_they_started(
     assert launched() == (0, 1)
 
 
+@pytest.mark.parametrize("launcher", LOCAL_RANKS)
+def test_launchers_say_who_is_the_first_on_its_node(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_first_on_node()
+    for value in ("0", "1"):
+        monkeypatch.setenv(LOCAL_RANKS[launcher], value)
+        assert is_first_on_node() == (value == "0")
+
+
 def test_mpiexec_within_a_job_of_slurm_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for launcher, values in (("Slurm", ("0", "1")), ("MPICH", ("1", "2"))):
         for name, value in zip(LAUNCHERS[launcher], values, strict=True):
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv(LOCAL_RANKS[launcher], values[0])
     assert launched() == (1, 2)
+    assert not is_first_on_node()
 
 
 def stand_in_for_mpi4py(
@@ -293,12 +311,15 @@ def test_threads_are_set_before_numpy_could_read_them(monkeypatch: pytest.Monkey
     assert process.threads_set() == 1
 
 
-def test_waiting_ends_when_all_are_there_or_the_time_is_over() -> None:
+def test_waiting_ends_when_all_are_there_or_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def end(own: MpiProcesses) -> bool:
         return own.rank == 2 or own.ends_together()  # the third one has ended otherwise
 
-    assert in_processes(3, lambda own: own.ends_together()) == [True] * 3
     assert in_processes(3, end) == [False, False, True]
+    monkeypatch.setattr(message_passing, "ENDING_SECONDS", 60.0)
+    assert in_processes(3, lambda own: own.ends_together()) == [True] * 3
 
 
 class EndedError(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from electra_ref import running
+from electra_ref import message_passing, running
 from electra_ref.errors import UserError
 from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import ALONE, Processes
@@ -75,6 +75,8 @@ def end_together(
         raise AbortedError(code)
 
     monkeypatch.setattr(MpiProcesses, "abort", abort)
+    if all(endings(rank).code for rank in range(size)):  # on a busy machine, too
+        monkeypatch.setattr(message_passing, "ENDING_SECONDS", 60.0)
 
     def end(own: MpiProcesses) -> int:
         try:
@@ -112,8 +114,8 @@ def test_an_error_of_one_is_said_by_it_and_ends_all(
 def test_a_signal_needs_no_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert end_together(2, lambda _: Ending(143), monkeypatch) == ([143, 143], set())
     assert end_together(2, lambda own: Ending(143 * own), monkeypatch) == ([0, -1], {143})
+    assert end_together(2, lambda _: Ending(143), monkeypatch) == ([143, 143], set())
     assert capsys.readouterr().err == ""
 
 
@@ -169,3 +171,16 @@ def test_what_no_process_can_do_is_said_by_the_first(
     said = "name: error: it runs in one process: start it without mpiexec\n"
     assert capsys.readouterr().err == ("" if rank else said)
     assert slept == [running.SPEAKING_SECONDS] * 2 * rank
+
+
+def test_what_the_processes_of_another_node_cannot_do_is_said_by_the_first_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(running, "launched", lambda: (4, 8))
+    monkeypatch.setattr(running, "open_processes", failing(UserError("no MPI")))
+    monkeypatch.setattr(running, "is_first_on_node", lambda: True)
+    assert run_together("name", failing(AssertionError())) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("name: error: process 4 on ")
+    assert said.endswith(": no MPI\n")

@@ -18,8 +18,9 @@ def open_together(
     """Return the backend that ``config`` asks for, what ``environment.json`` says of it, and the
     ``processes`` in the form that exchanges its arrays.
 
-    Of the processes on a machine, each takes a GPU of its own. Raises UserError if the backend is
-    not available, or if the ``processes`` differ in anything that decides the bits of a step.
+    Of the processes on a machine, each takes a GPU of its own, if there are as many. Raises
+    UserError if the backend is not available, or if the ``processes`` differ in anything that
+    decides the bits of a step.
     """
     if processes.size > 1 and config.device in ("auto", "gpu"):
         choose_gpu(processes.local_rank)

@@ -52,7 +52,8 @@ class StopSignals:
     def agree(self, processes: Processes, is_late: bool = False) -> bool:
         """Return whether any of ``processes`` got a signal, or the first one says ``is_late``.
 
-        Then ``requested`` is the same in all processes.
+        If so, ``requested`` is what they agreed on. The answer decides what all processes do, and
+        not ``requested``: meanwhile another signal may come to one of them.
         """
         wishes = [self.requested == number for number in _SIGNALS]
         *signals, late = processes.sum_counts([*wishes, is_late and processes.rank == 0])

@@ -12,8 +12,8 @@ Whoever computes which leaves, the sums are the same, bit for bit. A binary coun
 vectors are in use as there are ones in the number of leaves so far, and one more.
 
 Of several processes, each has some leaves in a row, and adds up what belongs together in the tree.
-Its other sums wait: with leaves 3 to 6, these are 3, 4 and 5+6, at most two of each size. Then the
-processes exchange slices of them, and each adds the rest of the tree for its slice.
+Its other sums wait: with leaves 2 to 6, these are 2, 3+4 and 5+6, at most two of each size. Then
+the processes exchange slices of them, and each adds the rest of the tree for its slice.
 """
 
 from __future__ import annotations

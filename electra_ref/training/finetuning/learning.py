@@ -61,7 +61,10 @@ class Learning:
         return {"train": self._train.digest(), "dev": self._dev.digest()}
 
     def batches(self, step: int) -> Sequence[LabelledBatch]:
-        """Return the features of a step in ``accumulate`` micro-batches, or in one for each."""
+        """Return the features of a step in ``accumulate`` micro-batches.
+
+        If there are fewer features than that, each is one.
+        """
         reader, config = self.reader, self.reader.settings
         numbers = training_features(step, self._lengths, config)
         parts = np.array_split(numbers, min(config.accumulate, numbers.size))

@@ -207,12 +207,11 @@ def complete(
 ) -> dict[str, float] | None:
     """Train to the end, or until a limit or a signal; return the scores of the model that is kept.
 
-    ``folder`` is that of several seeds, whose runs are trained to the end only. None after a
-    signal, and before the end of one of several: then the command that goes on was said.
+    With ``folder``, that of several seeds, scores are returned only when the run has ended. None
+    before that, and after a signal: then the command that goes on was said.
     """
     train_to_end(trainer, stop, limits)
-    stop.agree(trainer.processes)
-    if stop.requested is not None or (folder is not None and not has_ended(trainer)):
+    if stop.agree(trainer.processes) or (folder is not None and not has_ended(trainer)):
         trainer.progress.say(f"saved at step {trainer.state.step:,}; to go on:")
         trainer.progress.say(resume_command(folder or trainer.run.path), whole=True)
         return None

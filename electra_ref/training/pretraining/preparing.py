@@ -45,8 +45,8 @@ def prepare_data(
     """Prepare the data; a resumed run takes those of its first start.
 
     The first of ``processes`` prepares them, and the others help it to tokenize, then open them by
-    their key. Raises UserError, and StoppedError with the command ``again`` if a signal asks to
-    stop.
+    their key. Raises UserError, and StoppedError with the command ``again`` if a signal asks one of
+    the processes to stop.
     """
 
     def cache_dir() -> Path:
@@ -83,14 +83,17 @@ def prepare_data(
         data = prepared(vocabulary, known_key, moved, reading._replace(share=share))
         return data, (data.tokenizer.vocab, data.key)
 
+    def found(known: tuple[Sequence[str], str]) -> PreparedData | None:
+        with suppress(StoppedError):  # the others wait: they are asked below
+            return prepared(*known, False, reading)
+        return None
+
     try:
         if processes.rank > 0:
             help_first(processes, own_share)
-        data = in_turn(
-            processes,
-            lambda: with_helpers(processes, own_share, all_of_it),
-            lambda known: prepared(*known, False, reading),
-        )
+        data = in_turn(processes, lambda: with_helpers(processes, own_share, all_of_it), found)
+        if any(processes.gather(data is None)) or data is None:
+            raise StoppedError(again)
     except UserError as error:
         names = [name for name in (*source.corpus, *source.tokens) if name != "-"]
         if run.data.exists() and not moved and not all(map(os.path.exists, names)):

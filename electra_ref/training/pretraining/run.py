@@ -177,8 +177,7 @@ def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> None:
     """
     first_step = train_to_end(trainer, stop, limits)
     step = trainer.state.step
-    stop.agree(trainer.processes)
-    if stop.requested is not None:
+    if stop.agree(trainer.processes):
         trainer.progress.say(f"saved at step {step:,}; to go on:")
         trainer.progress.say(resume_command(trainer.run.path), whole=True)
         return
