@@ -215,7 +215,7 @@ class NotAwaited(MpiProcesses):
 @pytest.mark.parametrize(
     ("mutant", "error", "message"),
     [
-        (NotSent, TimeoutError, r"Irecv waits for the other end: \('world-1', 2, [01], 1\)"),
+        (NotSent, TimeoutError, "(Irecv|Allgather) waits for"),
         (NotReceived, TimeoutError, "(Isend|Allgather) waits for"),
         (UsedTooEarly, AssertionError, "used before Wait"),
         (NotAwaited, AssertionError, "nobody waits for these messages"),
@@ -228,12 +228,14 @@ def test_the_stand_in_notices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What would wait forever, or leave wrong sums, over a network."""
-    monkeypatch.setattr(threaded_mpi, "PATIENCE", 0.3)
     vectors = drawn([1, 1, 1], 6)
 
     def work(own: MpiProcesses) -> None:
         own.__class__ = mutant
-        summed(own, vectors)
+        if error is TimeoutError:
+            monkeypatch.setattr(threaded_mpi, "PATIENCE", 0.3)
+        with np.errstate(all="ignore"):  # what was not received may be any numbers
+            summed(own, vectors)
 
     with pytest.raises(error, match=message):
         in_processes(3, work)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from electra_ref.message_passing import MpiProcesses
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds, after which threads that wait for each other are an error
+LONGEST_BARRIER = 60.0
 
 
 class LeftAloneError(Exception):
@@ -53,9 +55,13 @@ class Request:
 
     def __init__(self, shared: Shared, arrived: dict[int, Any]) -> None:
         self._shared, self._arrived = shared, arrived
+        self._begun = time.monotonic()
 
     def Test(self) -> bool:  # noqa: N802  (mpi4py's name)
-        return self._shared.wait_for(lambda: len(self._arrived) == self._shared.size, 0.2)
+        done = self._shared.wait_for(lambda: len(self._arrived) == self._shared.size, 0.2)
+        if not done and time.monotonic() - self._begun > LONGEST_BARRIER:
+            raise TimeoutError(f"Ibarrier waits for others than {sorted(self._arrived)}")
+        return done
 
 
 class Message:
