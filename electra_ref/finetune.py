@@ -85,7 +85,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     add(
         "--from-scratch",
         action="store_true",
-        help="begin with random numbers in place of the model's, for comparison",
+        help="begin with random numbers as the model itself did, for comparison",
     )
     add(
         "--seeds",

@@ -228,6 +228,23 @@ def test_settings_come_from_recipe_model_file_and_arguments(tmp_path: Path) -> N
     assert (settings.learning_rate, settings.epochs, settings.hidden_dropout) == (2e-3, 6.0, 0.2)
 
 
+def test_a_run_from_scratch_begins_as_the_model_did(tmp_path: Path) -> None:
+    """Otherwise the numbers that pre-training begins with would count as what it taught."""
+    own = {"initializer_range": 0.08, "initial_attention": "neighbours"}
+    encoder = find_encoder(write_encoder(tmp_path / "run", **own))
+    usual = {key: getattr(FinetuningConfig, key) for key in own}
+
+    def begins(*given: str) -> dict[str, Any]:
+        settings = new_settings("tagging", encoder, None, given)
+        return {key: getattr(settings, key) for key in own}
+
+    assert begins("from_scratch=true") == own
+    assert begins() == begins("from_scratch=false") == usual != own
+    assert begins("from_scratch=true", "initializer_range=0.3") == {
+        **own, "initializer_range": 0.3
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

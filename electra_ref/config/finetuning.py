@@ -43,7 +43,7 @@ class RecipeConfig(Settings):
         True, "the top layer is two factors below the head, as in the original; false: one"
     )
     from_scratch: bool = setting(
-        False, "begin with random numbers in place of the model's, for comparison"
+        False, "begin with random numbers as the model itself did, for comparison"
     )
     patience: int = count(
         0, "evaluations without a better score after which training ends; 0: never", at_least=0

@@ -1,7 +1,8 @@
 """The settings of a new fine-tuning run: published recipe, model, file, ``key=value``; then data.
 
-Each overrides the one before. The model decides about its sizes and its tokenizer. Steps and
-intervals that the user left open follow from the number of training features.
+Each overrides the one before. The model decides about its sizes and its tokenizer, and about the
+random numbers of a run from scratch: the difference to such a run is what pre-training taught.
+Steps and intervals that the user left open follow from the number of training features.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def new_settings(
     published: dict[str, Any] = {"max_length": task.TABLE.max_length, **task.recipe(chosen, sizes)}
     published["max_length"] = min(published["max_length"], sizes.max_position_embeddings)
     base = {**rates_of(sizes), **published, **decided, "task": kind}
+    if chosen.get("from_scratch"):
+        base |= encoder.start()
     settings = resolve(task.TABLE, {}, path=path, settings=given, base=base)
     return shared_out(settings, chosen, processes)
 

@@ -34,8 +34,8 @@ from electra_ref.training.finetuning.task import Labels
 from electra_ref.training.huggingface.names import encoder_tensors
 from electra_ref.training.saved_model import StoredModel, find_model, read_parameters
 
-# what belongs to how a model is trained
-TRAININGS = ("hidden_dropout", "attention_dropout", "initializer_range", "initial_attention")
+START = ("initializer_range", "initial_attention")  # of the random numbers a model begins with
+TRAININGS = ("hidden_dropout", "attention_dropout", *START)  # what decides about training only
 
 
 class EncoderSource(NamedTuple):
@@ -56,6 +56,10 @@ class EncoderSource(NamedTuple):
         for key in TRAININGS:
             del settings[key]
         return settings
+
+    def start(self) -> dict[str, Value]:
+        """Return the settings of the random numbers that the model itself began with."""
+        return {key: getattr(self.config, key) for key in START}
 
 
 def find_encoder(path: Path) -> EncoderSource:
