@@ -1,27 +1,31 @@
-"""What each objective teaches for the same compute: the paper's table 5, small, and two figures.
+"""What each objective teaches for the same compute: the paper's table 5, small.
 
     python -m benchmarks.equal_compute [--corpus FILE ...] [--data DIR] [--preset NAME] [--steps N]
         [--variants NAME;...] [--seeds N,N,...] [--finetuning-seeds N] [--jobs N] [--output-dir DIR]
         [--set KEY=VALUE ...] [--plot FILE.svg]
     python -m benchmarks.equal_compute --from FILE.csv [--plot FILE.svg]
 
-Clark et al. 2020 (arXiv:2003.10555), section 3.4, table 5: ELECTRA, all-tokens MLM, replace MLM,
+Clark et al. 2020 (arXiv:2003.10555), section 3.5, table 5: ELECTRA, all-tokens MLM, replace MLM,
 ELECTRA 15 % and BERT, here each for the floating-point operations that ``--steps`` steps of ELECTRA
 take. Other generators of ELECTRA (figure 3, left) get the same operations, too. All variants of one
-seed read the same batches, mask the same places, and begin with the same numbers where they have
-the same parameters.
+seed read the same batches and mask the same places. Parameters that have the same name begin with
+the same numbers: between ELECTRA and BERT those are the embeddings, and not the layers.
+
+Two differences to the paper: ``electra-15`` has its loss at all masked tokens, of which the preset
+decides how many there are (``laptop``: 30 %); and of those 15 % keep their word, as in the original
+ELECTRA, while the paper's BERT also puts random words in place of some.
 
 Every model is then fine-tuned ``--finetuning-seeds`` times for each of four tasks
 (``scored_encoders``; without ``--data`` for the one that ``finetune`` brings with it), ELECTRA and
-BERT also once after a quarter, half and three quarters of their steps (figure 1). So are random
-numbers in the place of a model, as often as the models of one variant.
+BERT also once after a quarter, half and three quarters of their steps (figure 1). So are two models
+that are not pre-trained, as often as the models of one variant: ``start`` has the random numbers
+that pre-training begins with, ``random`` those of the original.
 What has finished is not repeated, so the command can be stopped and started again. All scores go to
 ``equal_compute.csv`` in the output folder, which ``--from`` reads.
 
-The score of a pre-trained model is the mean over its fine-tuning seeds. Differences between two
-variants are formed for each pre-training seed, and their mean is given with a 95 % interval:
-percentile bootstrap over the pre-training seeds, and inside each over the fine-tuning seeds. Behind
-the interval stands the standard error of that mean.
+The score of a pre-trained model is the mean over its fine-tuning seeds, and +- is the standard
+deviation of these means (of the runs of what is not pre-trained). ``equal_compute_report`` says how
+differences and their intervals are formed.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from typing import NamedTuple
 
 from benchmarks import pretraining_runs
 from benchmarks.choosing import check_numbers, seeds_of
+from benchmarks.equal_compute_figure import draw
 from benchmarks.equal_compute_report import Score, print_report
 from benchmarks.harness import exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import (
@@ -47,7 +52,16 @@ from benchmarks.pretraining_runs import (
     steps_of_equal_flop,
     train,
 )
-from benchmarks.scored_encoders import DATA_HELP, SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.scored_encoders import (
+    DATA_HELP,
+    SMALL_TASKS,
+    START,
+    USUAL,
+    Encoder,
+    fine_tune,
+    small_files,
+)
+from benchmarks.scored_encoders import check_folders as check_scored
 from benchmarks.side_by_side import Job, run_jobs
 from electra_ref.config.pretraining import PRESETS
 from electra_ref.errors import UserError
@@ -57,13 +71,14 @@ ELECTRA, BERT = "electra", "mlm"
 OBJECTIVES = (ELECTRA, "all-tokens-mlm", "replace-mlm", "electra-15", BERT)
 WITH_CURVES = (ELECTRA, BERT)
 PARTS = 4  # a quarter, half, three quarters and all of the steps
-RANDOM = "random"  # random numbers in the place of a model
+RANDOM = "random"
+NOT_PRETRAINED = {"start": START, RANDOM: USUAL}
 GENERATORS = {
     f"electra, generator {name}": (f"generator_hidden_size={share}",)
     for name, share in (("1/8", 1 / 8), ("1/4", 1 / 4))
 }
 VARIANTS = {**{name: (f"objective={name}",) for name in OBJECTIVES}, **GENERATORS}
-REFERENCES = (RANDOM, BERT)  # differences are shown to them
+REFERENCES = ("start", BERT)  # differences are shown to them
 CSV_FILE = "equal_compute.csv"
 
 
@@ -76,7 +91,6 @@ class Scored(NamedTuple):
     flop: float
     encoder: Encoder
     finetuning_seeds: int
-    repeats: int = 1  # so many times as many seeds, which count as those of further models
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,20 +119,25 @@ def build_parser() -> argparse.ArgumentParser:
     folder = Path("runs/equal-compute")
     add("--output-dir", type=Path, default=folder, metavar="DIR", help="default: %(default)s")
     add("--from", type=Path, metavar="CSV", dest="scores", help="only report what this file has")
-    add("--plot", type=Path, metavar="FILE.svg", help="draw both figures; needs matplotlib")
+    add("--plot", type=Path, metavar="FILE.svg", help="draw the figure; needs matplotlib")
     return parser
 
 
 def compare_or_report(options: argparse.Namespace) -> list[str]:
     """Do what the command line asks for; return the failures. Raises UserError."""
+    failures: list[str] = []
     if options.scores is None:
-        return compare(options)
-    print_report(read_scores(options.scores), options.plot, REFERENCES)
-    return []
+        failures, scores = compare(options)
+    else:
+        scores = read_scores(options.scores)
+    print_report(scores, REFERENCES)
+    if options.plot is not None:
+        draw(scores, options.plot, BERT, without=RANDOM)
+    return failures
 
 
-def compare(options: argparse.Namespace) -> list[str]:
-    """Train and fine-tune what is missing, write and report all scores; return the failures."""
+def compare(options: argparse.Namespace) -> tuple[list[str], list[Score]]:
+    """Train and fine-tune what is missing, write all scores; return the failures and the scores."""
     check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
     output = options.output_dir.resolve()
     plans, seeds = plans_of(options), seeds_of(options.seeds)
@@ -130,7 +149,9 @@ def compare(options: argparse.Namespace) -> list[str]:
     files = small_files(options.data and options.data.resolve(), output)
     print_origin(origin(("numpy", "numba", "scikit-learn")))
     to_score = {run: list(encoders_of(run, output, options.finetuning_seeds)) for run in runs}
-    to_score[runs[0]].append(random_encoder(runs[0], output, options.finetuning_seeds, len(seeds)))
+    to_score[runs[0]] += not_pretrained(runs[0], output, options.finetuning_seeds * len(seeds))
+    for one in itertools.chain.from_iterable(to_score.values()):
+        check_scored(one.encoder, files, one.finetuning_seeds)
     jobs = [Job(run.name, partial(do, run, to_score[run], files)) for run in runs]
     try:
         failures = run_jobs(jobs, options.jobs)
@@ -138,8 +159,7 @@ def compare(options: argparse.Namespace) -> list[str]:
         found = (scores_of(scored) for run in runs for scored in to_score[run])
         scores = list(itertools.chain.from_iterable(found))
         write_scores(output / CSV_FILE, scores)
-    print_report(scores, options.plot, REFERENCES)
-    return failures
+    return failures, scores
 
 
 def plans_of(options: argparse.Namespace) -> list[Plan]:
@@ -151,6 +171,8 @@ def plans_of(options: argparse.Namespace) -> list[Plan]:
     for name in names:
         if name not in VARIANTS:
             raise UserError(f"--variants {name}: none of {'; '.join(VARIANTS)}")
+        if names.count(name) > 1:
+            raise UserError(f"--variants {name}: given twice")
     budget = steps * _plan(ELECTRA, options, steps).flop_per_step
     plans = [_plan(name, options, steps) for name in names]
     return [_plan(plan.variant, options, steps_of_equal_flop(plan, budget)) for plan in plans]
@@ -176,7 +198,7 @@ def do(run: Run, to_score: Iterable[Scored], files: dict[str, tuple[Path, Path]]
     if last_record(run) is None:
         train(run)
     for scored in to_score:
-        fine_tune(scored.encoder, files, scored.repeats * scored.finetuning_seeds)
+        fine_tune(scored.encoder, files, scored.finetuning_seeds)
 
 
 def encoders_of(run: Run, output: Path, finetuning_seeds: int) -> Iterator[Scored]:
@@ -193,21 +215,18 @@ def encoders_of(run: Run, output: Path, finetuning_seeds: int) -> Iterator[Score
         yield Scored(plan.variant, run.seed, step, flop, encoder, seeds)
 
 
-def random_encoder(run: Run, output: Path, finetuning_seeds: int, repeats: int) -> Scored:
-    """Return random numbers in place of the model of ``run``, with its sizes and vocabulary."""
-    encoder = Encoder(run.folder, output / "fine-tuned" / RANDOM, from_scratch=True)
-    return Scored(RANDOM, 0, 0, 0.0, encoder, finetuning_seeds, repeats)
+def not_pretrained(run: Run, output: Path, seeds: int) -> Iterator[Scored]:
+    """Yield what has the sizes and the vocabulary of the model of ``run``, and random numbers."""
+    for name, start in NOT_PRETRAINED.items():
+        encoder = Encoder(run.folder, output / "fine-tuned" / name, start)
+        yield Scored(name, 0, 0, 0.0, encoder, seeds)
 
 
 def scores_of(scored: Scored) -> Iterator[Score]:
     """Yield the scores of the tasks that are done."""
     for task in SMALL_TASKS:
-        for number, value in (scored.encoder.scores(task) or {}).items():
-            again, seed = divmod(number, scored.finetuning_seeds)
-            yield Score(
-                *(scored.variant, scored.seed + again, scored.step, scored.flop),
-                *(task, seed, value),
-            )
+        for seed, value in (scored.encoder.scores(task) or {}).items():
+            yield Score(*scored[:4], task, seed, value)
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:

@@ -6,7 +6,7 @@ be stopped and started again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_c
 from electra_ref.errors import UserError
 from electra_ref.training.pretraining.products import run_flop
 from electra_ref.training.records import read_records
+from electra_ref.training.run_directory import RunDirectory
 
 HALF = "{half}"  # in a setting: half of the steps
 
@@ -85,17 +86,24 @@ def steps_of_equal_flop(plan: Plan, budget: float) -> int:
 
 
 def check_folders(runs: Iterable[Run]) -> None:
-    """Raise UserError if the folder of a run holds one with other settings."""
+    """Raise UserError if the folder of a run holds one with other settings, or of another text."""
     for run in runs:
-        wanted, path = asdict(run.plan.config(run.seed)), run.folder / "config.toml"
-        if path.exists():
-            there = asdict(resolve_config(path=path))
-            other = [key for key, value in wanted.items() if there[key] != value]
-            if other:
-                raise UserError(
-                    f"{run.folder} holds a run with another {other[0]}: "
-                    "move it elsewhere, or choose another --output-dir"
-                )
+        path = run.folder / "config.toml"
+        if path.exists() and (other := next(_differences(run, path), None)) is not None:
+            raise UserError(
+                f"{run.folder} holds a run with another {other}: "
+                "move it elsewhere, or choose another --output-dir"
+            )
+
+
+def _differences(run: Run, path: Path) -> Iterator[str]:
+    """Yield what the run whose configuration is in ``path`` has unlike ``run``."""
+    there = asdict(resolve_config(path=path))
+    for key, value in asdict(run.plan.config(run.seed)).items():
+        if there[key] != value:
+            yield key
+    if RunDirectory.open(run.folder).environment()["source"]["corpus"] != list(run.corpus):
+        yield "--corpus"
 
 
 def last_record(run: Run) -> dict[str, Any] | None:

@@ -28,7 +28,14 @@ from typing import Any
 from benchmarks.choosing import check_numbers
 from benchmarks.harness import CHECKOUT, commit, exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import Plan, Run, check_folders, last_record, plan_with, train
-from benchmarks.scored_encoders import DATA_HELP, SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.scored_encoders import (
+    DATA_HELP,
+    SMALL_TASKS,
+    USUAL,
+    Encoder,
+    fine_tune,
+    small_files,
+)
 from benchmarks.side_by_side import Job, run_jobs
 from electra_ref.errors import UserError
 
@@ -83,7 +90,7 @@ def search(options: argparse.Namespace) -> list[str]:
 
     failures = run_jobs([Job(run.plan.variant, partial(do, run)) for run in runs], options.jobs)
     first = runs[0]
-    random = Encoder(first.folder, output / "fine-tuned" / RANDOM, from_scratch=True)
+    random = Encoder(first.folder, output / "fine-tuned" / RANDOM, USUAL)
     failures += run_jobs([Job(RANDOM, partial(fine_tune, random, files, seeds))], 1)
     lines = [line_of(run, encoders[run.plan.variant]) for run in runs]
     update(options.results / "results.csv", [{"name": RANDOM, **scores_of(random)}, *lines])

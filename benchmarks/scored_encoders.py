@@ -1,8 +1,13 @@
 """Fine-tune encoders for tasks with little labelled data, and collect the scores.
 
 All encoders are fine-tuned alike, with the same files and settings, on one thread. Epochs and rates
-of each task served random numbers best, or about as well as any: 3 to 10 epochs at 1e-3 and 3e-4
-were tried, one seed each.
+of each task were chosen for random numbers of the usual kind: 3 to 10 epochs at 1e-3 and 3e-4 were
+tried, one seed each. (Later 5e-4 was tried for whole texts: benchmarks/README.md, "The search for a
+recipe".)
+
+Two encoders are not pre-trained. ``START`` begins with the random numbers that the pre-training of
+the model begins with, so the difference to it is what pre-training taught. ``USUAL`` begins with
+those of the original.
 """
 
 from __future__ import annotations
@@ -13,9 +18,16 @@ from typing import NamedTuple
 
 from benchmarks.side_by_side import run_module
 from benchmarks.tasks import TASKS, files_of, scores_in, some_records
+from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.errors import UserError
 from electra_ref.training.finetuning.embedded import embedded_task, write_texts
+from electra_ref.training.finetuning.encoder_source import START as START_KEYS
+from electra_ref.training.finetuning.seeds_file import read_seeds
 
 DATA_HELP = "folder of the tasks' files, see benchmarks.tasks; default: the task without files"
+START = ("--from-scratch",)
+_USUAL = {key: getattr(FinetuningConfig, key) for key in START_KEYS}
+USUAL = (*START, *(part for key, value in _USUAL.items() for part in ("--set", f"{key}={value}")))
 EMBEDDED = "which package"  # the task that needs no data: training.finetuning.embedded
 
 
@@ -43,7 +55,7 @@ class Encoder(NamedTuple):
 
     model: Path  # a run, or a checkpoint of it
     folder: Path  # of its fine-tuned runs
-    from_scratch: bool = False  # random numbers in place of the model's
+    start: tuple[str, ...] = ()  # arguments; none: with the parameters of the model
 
     def folder_of(self, task: str) -> Path:
         """Return the folder of the runs for ``task``, one for each seed."""
@@ -75,6 +87,19 @@ def small_files(data: Path | None, output: Path) -> dict[str, tuple[Path, Path]]
     return files
 
 
+def check_folders(encoder: Encoder, files: dict[str, tuple[Path, Path]], seeds: int) -> None:
+    """Raise UserError if the folder of ``encoder`` has runs on other files, or other seeds."""
+    for name, pair in files.items():
+        folder = encoder.folder_of(name)
+        wanted = list(map(str, (encoder.model, *pair))), list(range(seeds))
+        found = read_seeds(folder)
+        if found is not None and (list(found.files.values()), found.seeds) != wanted:
+            raise UserError(
+                f"{folder} holds runs of {len(found.seeds)} seeds on {found.files['train']} with "
+                f"{found.files['model']}: move it elsewhere, or choose another --output-dir"
+            )
+
+
 def fine_tune(encoder: Encoder, files: dict[str, tuple[Path, Path]], seeds: int) -> None:
     """Fine-tune for the tasks of ``files`` that are not done. Raises UserError if one fails."""
     for name, pair in files.items():
@@ -95,5 +120,4 @@ def _arguments(encoder: Encoder, task: str, files: Sequence[Path], seeds: int) -
     yield from ("--train", str(train), "--dev", str(dev), *SMALL_TASKS[task].arguments)
     for key in ("epochs", "learning_rate"):
         yield from ("--set", f"{key}={getattr(SMALL_TASKS[task], key)}")
-    if encoder.from_scratch:
-        yield "--from-scratch"
+    yield from encoder.start

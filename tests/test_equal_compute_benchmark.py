@@ -6,6 +6,7 @@ Nothing is trained here; the files of the commands are written in their place.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,36 @@ from benchmarks import equal_compute
 from benchmarks.equal_compute import (
     BERT,
     ELECTRA,
+    NOT_PRETRAINED,
     OBJECTIVES,
-    RANDOM,
     VARIANTS,
     build_parser,
     encoders_of,
     folder_of,
+    not_pretrained,
     plans_of,
-    random_encoder,
     read_scores,
     scores_of,
     write_scores,
 )
+from benchmarks.equal_compute_figure import draw
 from benchmarks.equal_compute_report import (
     Score,
     by_seed,
     difference,
     difference_table,
+    difference_to,
     last_of_each,
+    print_report,
     score_table,
 )
-from benchmarks.pretraining_runs import Run
+from benchmarks.pretraining_runs import Run, check_folders
 from benchmarks.scored_encoders import SMALL_TASKS, Encoder
+from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
+from electra_ref.training.finetuning.seeds_file import Seeds
+from electra_ref.training.finetuning.seeds_file import write_seeds as write_seeds_file
+from electra_ref.training.run_directory import RunDirectory
 
 TASK = "CoLA"
 
@@ -110,21 +118,65 @@ def test_no_two_encoders_share_a_folder(tmp_path: Path) -> None:
     plans = plans_of(options("--steps", "40"))
     runs = [Run(plan, seed, folder_of(tmp_path, plan, seed)) for plan in plans for seed in (0, 1)]
     folders = [one.encoder.folder for run in runs for one in encoders_of(run, tmp_path, 3)]
-    folders.append(random_encoder(runs[0], tmp_path, 3, 2).encoder.folder)
+    folders += [one.encoder.folder for one in not_pretrained(runs[0], tmp_path, 6)]
     assert len({*folders, *(run.folder for run in runs)}) == len(folders) + len(runs)
 
 
-def test_random_numbers_have_as_many_seeds_as_all_models_of_a_variant(tmp_path: Path) -> None:
+def test_what_is_not_pre_trained_has_one_score_for_each_seed(tmp_path: Path) -> None:
     (plan,) = plans_of(options("--steps", "40", "--variants", ELECTRA))
-    scored = random_encoder(Run(plan, 0, tmp_path / "run"), tmp_path, 2, 3)
-    assert scored.encoder.from_scratch
+    scored = list(not_pretrained(Run(plan, 0, tmp_path / "run"), tmp_path, 6))
+    assert [one.variant for one in scored] == list(NOT_PRETRAINED)
+    assert {(one.step, one.finetuning_seeds) for one in scored} == {(0, 6)}
+    assert scored[0].encoder.start == ("--from-scratch",)
+    assert scored[1].encoder.start == (
+        *("--from-scratch", "--set", "initializer_range=0.02"),
+        *("--set", "initial_attention=random"),
+    )
     values = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-    write_seeds(scored.encoder, TASK, *values)
-    found = list(scores_of(scored))
-    assert [(one.seed, one.finetuning_seed, one.score) for one in found] == [
-        (0, 0, 0.0), (0, 1, 0.1), (1, 0, 0.2), (1, 1, 0.3), (2, 0, 0.4), (2, 1, 0.5),
-    ]  # fmt: skip
-    assert {(one.variant, one.step, one.task) for one in found} == {(RANDOM, 0, TASK)}
+    write_seeds(scored[0].encoder, TASK, *values)
+    found = list(scores_of(scored[0]))
+    assert [(one.finetuning_seed, one.score) for one in found] == list(enumerate(values))
+    assert {seed: list(x) for seed, x in by_seed(found, scored[0].variant, TASK).items()} == {
+        seed: [100 * value] for seed, value in enumerate(values)
+    }
+
+
+def test_fewer_fine_tuning_seeds_than_are_there_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise their scores would stand for other seeds, or the missing ones never come."""
+    files = {TASK: (tmp_path / "train", tmp_path / "dev")}
+    (plan,) = plans_of(options("--steps", "40", "--variants", ELECTRA))
+    run = Run(plan, 0, folder_of(tmp_path / "out", plan, 0))
+    *_, last = encoders_of(run, tmp_path / "out", 3)
+    folder = last.encoder.folder_of(TASK)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(equal_compute, "small_files", lambda *_: files)
+    monkeypatch.setattr(equal_compute, "run_jobs", lambda *_: [])
+
+    def exit_code(model: Path, seeds: int) -> int:
+        names = {name: str(tmp_path / name) for name in ("train", "dev")}
+        files_read = {"model": str(model), **names}
+        write_seeds_file(folder, Seeds(list(range(seeds)), {}, None, "tagging", files_read))
+        given = ["--preset", "tiny", "--steps", "40", "--variants", ELECTRA, "--seeds", "0"]
+        return equal_compute.main([*given, "--output-dir", str(tmp_path / "out")])
+
+    assert exit_code(last.encoder.model, 3) == 0
+    assert exit_code(last.encoder.model, 2) == 2
+    assert exit_code(tmp_path / "other", 3) == 2
+    assert f"{folder} holds runs of 3 seeds" in capsys.readouterr().err
+
+
+def test_a_run_on_another_text_is_refused(tmp_path: Path) -> None:
+    (plan,) = plans_of(options("--steps", "40", "--variants", ELECTRA))
+    path = tmp_path / "run"
+    source = {"corpus": ["/a.txt"]}
+    RunDirectory.create(path, to_toml(plan.config(0)), {"source": source}).close()
+    check_folders([Run(plan, 0, path, ("/a.txt",))])
+    with pytest.raises(UserError, match="another --corpus"):
+        check_folders([Run(plan, 0, path, ("/b.txt",))])
+    with pytest.raises(UserError, match="another seed"):
+        check_folders([Run(plan, 1, path, ("/a.txt",))])
 
 
 def test_scores_survive_their_file(tmp_path: Path) -> None:
@@ -153,7 +205,7 @@ def test_differences_are_paired_by_the_seed_of_pre_training() -> None:
     """Seeds differ much, the variants by 2 points for each seed: the interval has no width."""
     scores = [score(ELECTRA, seed, 0.1 * seed + 0.02) for seed in range(3)]
     scores += [score(BERT, seed, 0.1 * seed) for seed in (2, 0, 1)]
-    found = difference(by_seed(scores, ELECTRA, TASK), by_seed(scores, BERT, TASK))
+    found = difference_to(scores, ELECTRA, BERT, TASK)
     assert found is not None
     assert tuple(found) == pytest.approx((2.0, 2.0, 2.0, 0.0))
     table = list(difference_table(scores, BERT))
@@ -169,26 +221,69 @@ def test_intervals_are_those_of_all_resamples() -> None:
     """
     ours = {0: np.array([0.0]), 1: np.array([4.0])}
     theirs = {0: np.array([0.0]), 1: np.array([0.0])}
-    assert difference(ours, theirs) == pytest.approx((2.0, 0.0, 4.0, 2.0))
+    assert difference(ours, theirs, paired=True) == pytest.approx((2.0, 0.0, 4.0, 2.0))
 
 
 def test_fine_tuning_seeds_widen_the_interval() -> None:
     """Without differences between the seeds of pre-training, what varies is fine-tuning."""
     random = np.random.default_rng(0)
     theirs = {seed: np.zeros(3) for seed in range(3)}
-    narrow = difference({seed: np.full(3, 1.0) for seed in range(3)}, theirs)
+    narrow = difference({seed: np.full(3, 1.0) for seed in range(3)}, theirs, paired=True)
     values = random.normal(1.0, 1.0, (3, 3))
-    wide = difference(dict(enumerate(values)), theirs)
+    wide = difference(dict(enumerate(values)), theirs, paired=True)
     assert narrow == (1.0, 1.0, 1.0, 0.0)
     assert wide is not None
     assert wide.low < wide.mean - 0.3 < wide.mean + 0.3 < wide.high
     assert wide.mean == pytest.approx(values.mean())
 
 
+def test_differences_to_what_is_not_pre_trained_are_not_paired() -> None:
+    """Two models at 1 and 3, two runs at 0 and 2: means of 1, 2, 3 less means of 0, 1, 2."""
+    scores = [score(ELECTRA, seed, (2 * seed + 1) / 100) for seed in (0, 1)]
+    scores += [score("start", 0, 2 * seed / 100, again=seed, step=0) for seed in (0, 1)]
+    found = difference_to(scores, ELECTRA, "start", TASK)
+    assert found == pytest.approx((1.0, -1.0, 3.0, math.sqrt(2)))
+    paired = difference(*(by_seed(scores, name, TASK) for name in (ELECTRA, "start")), paired=True)
+    assert paired == pytest.approx((1.0, 1.0, 1.0, 0.0))
+
+
+def test_what_is_not_trained_to_its_end_is_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [score(BERT, seed, 0.5, step=100) for seed in (0, 1)]
+    scores += [score(ELECTRA, seed, 0.6, step=75) for seed in (0, 1)]
+    scores += [score("start", 0, 0.4, again=seed, step=0) for seed in (0, 1)]
+    print_report(scores, ("start", BERT))
+    printed = capsys.readouterr().out
+    assert "| electra | 7.5e+10 | 60.0 +- 0.0 |" in printed
+    assert printed.count("| electra |") == 1
+    assert "| mlm | +10.0 (+10.0 to +10.0; 0.0) |" in printed
+    assert "not trained to their end: electra\n" in printed
+
+
+def test_the_figure_has_differences_and_curves(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    scores = [
+        score(variant, seed, 0.1 * seed + value * step / 8, step=step)
+        for variant, value in ((ELECTRA, 0.5), (BERT, 0.4))
+        for seed in (0, 1)
+        for step in (4, 8)
+    ]
+    scores += [score("replace-mlm", seed, 0.3 + 0.1 * seed) for seed in (0, 1)]
+    scores += [
+        score(name, 0, 0.1, again=again, step=0) for name in NOT_PRETRAINED for again in (0, 1)
+    ]
+    draw(scores, tmp_path / "figure.svg", BERT, without="random")
+    text = (tmp_path / "figure.svg").read_text()
+    for label in ("points above mlm", "FLOP of pre-training", "replace-mlm", "start", TASK):
+        assert label in text
+    assert ">random<" not in text
+    with pytest.raises(UserError, match="No such file"):
+        draw(scores, tmp_path / "no" / "figure.svg", BERT, without="random")
+
+
 def test_one_seed_has_no_interval() -> None:
     one = {0: np.array([1.0, 2.0])}
-    assert difference(one, one) is None
-    assert difference({**one, 1: one[0]}, {0: one[0], 2: one[0]}) is None
+    assert difference(one, one, paired=True) is None
+    assert difference({**one, 1: one[0]}, {0: one[0], 2: one[0]}, paired=True) is None
 
 
 @pytest.mark.parametrize(
@@ -196,6 +291,7 @@ def test_one_seed_has_no_interval() -> None:
     [
         (["--data", "x", "--steps", "3"], "--steps 3: at least 4"),
         (["--data", "x", "--variants", "bert"], "--variants bert: none of electra; "),
+        (["--data", "x", "--variants", "mlm;mlm"], "--variants mlm: given twice"),
         (["--data", "x", "--seeds", "0,0"], "a seed is given twice"),
         (["--data", "x", "--jobs", "0"], "--jobs 0: at least 1"),
         (["--data", "x", "--finetuning-seeds", "0"], "--finetuning-seeds 0: at least 1"),

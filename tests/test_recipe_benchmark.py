@@ -16,12 +16,20 @@ import pytest
 from benchmarks import recipe, scored_encoders
 from benchmarks.pretraining_runs import Run
 from benchmarks.recipe import RESULTS, line_of, plans_of, update
-from benchmarks.scored_encoders import EMBEDDED, SMALL_TASKS, Encoder, fine_tune, small_files
+from benchmarks.scored_encoders import (
+    EMBEDDED,
+    SMALL_TASKS,
+    USUAL,
+    Encoder,
+    fine_tune,
+    small_files,
+)
 from benchmarks.tasks import TASKS, some_records
 from electra_ref.config.pretraining import PRESETS
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.finetune import build_parser
+from electra_ref.training.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -36,8 +44,8 @@ def results(tmp_path: Path) -> Path:
 
 def write_run(run: Run, **figures: float) -> None:
     """Write what the training command leaves of a finished run."""
-    run.folder.mkdir(parents=True)
-    (run.folder / "config.toml").write_text(to_toml(run.plan.config(run.seed)), encoding="utf-8")
+    source = {"source": {"corpus": list(run.corpus)}}
+    RunDirectory.create(run.folder, to_toml(run.plan.config(run.seed)), source).close()
     record = {"step": run.plan.steps, "split": "held_out", **figures}
     (run.folder / "metrics.jsonl").write_text(f"{json.dumps(record)}\n", encoding="utf-8")
 
@@ -104,7 +112,7 @@ def test_what_is_done_is_not_repeated(
         write_run(run, mlm_accuracy=0.5)
 
     def tune(encoder: Encoder, files: Any, seeds: int) -> None:
-        tuned.append((encoder.folder.name, encoder.from_scratch))
+        tuned.append((encoder.folder.name, bool(encoder.start)))
         assert (files, seeds) == ({}, 2)
         for task in SMALL_TASKS:
             write_seeds(encoder.folder_of(task), task, 0.5, 1.0)
@@ -133,12 +141,13 @@ def test_all_encoders_are_fine_tuned_alike(tmp_path: Path, monkeypatch: pytest.M
     done = Encoder(tmp_path / "model", tmp_path / "tuned")
     write_seeds(done.folder_of("CoLA"), "CoLA", 0.5)
     fine_tune(done, files, 3)
-    fine_tune(Encoder(tmp_path / "model", tmp_path / "other", from_scratch=True), files, 3)
+    fine_tune(Encoder(tmp_path / "model", tmp_path / "other", USUAL), files, 3)
     parsed = [build_parser().parse(command[1:]) for command in commands]
     assert len(parsed) == 2 * len(SMALL_TASKS) - 1
     assert [one.from_scratch for one in parsed] == [False] * 4 + [True] * 5
     settings = [tuple(one.settings) for one in parsed]
-    assert settings[:4] == [settings[4 + number] for number in (0, 1, 2, 4)]
+    usual = ("initializer_range=0.02", "initial_attention=random")
+    assert [(*own, *usual) for own in settings[:4]] == [settings[4 + n] for n in (0, 1, 2, 4)]
     assert settings[0] == ("epochs=5", "learning_rate=0.001")
     assert {(one.seeds, one.train, one.model) for one in parsed} == {
         (3, str(tmp_path / "train"), tmp_path / "model")

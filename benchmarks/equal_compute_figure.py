@@ -1,0 +1,100 @@
+"""The figure of ``equal_compute``, for each task two panels.
+
+Above are the differences to BERT at equal FLOP, with their 95 % intervals, and small circles for
+the seeds of pre-training. Below are the scores of the variants with several checkpoints against
+FLOP (the paper's figure 1, small): the mean, the least and the greatest over the seeds of
+pre-training, of the first fine-tuning seed; dotted, what is not pre-trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.equal_compute_report import (
+    Score,
+    by_seed,
+    difference_to,
+    is_trained,
+    last_of_each,
+    names,
+    of_equal_flop,
+)
+from electra_ref.errors import UserError
+
+
+def draw(scores: Sequence[Score], path: Path, to: str, without: str) -> None:
+    """Draw differences to the variant ``to`` and curves; leave the variant ``without`` out.
+
+    Raises UserError if matplotlib is missing or the file cannot be written.
+    """
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  (an extra, needed only here)
+        from matplotlib.figure import Figure  # noqa: PLC0415  (the same)
+    except ImportError:
+        raise UserError("--plot needs matplotlib (extra: plots)") from None
+    shown = [one for one in scores if one.variant != without]
+    compared = of_equal_flop(last_of_each(shown))
+    tasks = names(shown, "task")
+    with mpl.rc_context({"svg.hashsalt": "electra_ref", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(3.0 * len(tasks) + 1.2, 6.0), layout="constrained")
+        above, below = figure.subplots(2, len(tasks), squeeze=False)
+        for column, task in enumerate(tasks):
+            _draw_differences(above[column], compared, to, task)
+            _draw_curves(below[column], shown, task)
+        for axes in above[1:]:
+            axes.tick_params(labelleft=False)
+        below[0].set_ylabel("score, points of 100")
+        below[0].legend()
+        try:
+            figure.savefig(path, format="svg", metadata={"Date": None})
+        except OSError as error:
+            raise UserError(f"--plot {path}: {error.strerror}") from None
+
+
+def _draw_differences(axes: Any, scores: Sequence[Score], to: str, task: str) -> None:
+    variants = [name for name in names(scores, "variant") if name != to]
+    theirs = by_seed(scores, to, task)
+    for row, variant in enumerate(variants):
+        found = difference_to(scores, variant, to, task)
+        if found is not None:
+            ends = ((found.mean - found.low,), (found.high - found.mean,))
+            axes.errorbar(found.mean, row, xerr=ends, fmt="o", color=f"C{row}")
+        for seed, values in by_seed(scores, variant, task).items():
+            if seed in theirs and is_trained(scores, variant):
+                axes.plot(
+                    values.mean() - theirs[seed].mean(), row + 0.25, "o", color=f"C{row}",
+                    markersize=3, fillstyle="none",
+                )  # fmt: skip
+    axes.axvline(0, color="0.5", linewidth=1)
+    axes.set_yticks(range(len(variants)), variants)
+    axes.invert_yaxis()
+    axes.set_title(task)
+    axes.set_xlabel(f"points above {to}")
+
+
+def _draw_curves(axes: Any, scores: Sequence[Score], task: str) -> None:
+    for number, variant in enumerate(names(scores, "variant")):
+        points = list(_points(scores, variant, task))
+        if len(points) > 1:
+            flop, mean, low, high = (np.array(each) for each in zip(*points, strict=True))
+            style = {"color": f"C{number}", "marker": "os^vDP*X"[number % 8], "linewidth": 1}
+            axes.errorbar(flop, mean, (mean - low, high - mean), label=variant, **style)
+        elif points and not is_trained(scores, variant):
+            axes.axhline(points[0][1], color=f"C{number}", linestyle=":", label=variant)
+    axes.set_xlabel("FLOP of pre-training")
+
+
+def _points(
+    scores: Sequence[Score], variant: str, task: str
+) -> Iterator[tuple[float, float, float, float]]:
+    """Yield FLOP, and the mean, the least and the greatest over the pre-training seeds."""
+    own = [one for one in scores if one.variant == variant]
+    for step in sorted({one.step for one in own}):
+        there = [one for one in own if one.step == step and (not step or one.finetuning_seed == 0)]
+        means = [float(each.mean()) for each in by_seed(there, variant, task).values()]
+        if means:
+            yield there[0].flop, float(np.mean(means)), min(means), max(means)
