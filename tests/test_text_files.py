@@ -172,6 +172,22 @@ def test_a_label_is_not_read_where_answers_are_wanted(tmp_path: Path) -> None:
     assert short(found) == [("a", None, None, None)]
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("headline\tarticle\nyes\ta\n", "headline"),  # a usual name of a text
+        ("y\tfoo\nyes\ta\n", "y"),
+        ('{"y": "yes", "foo": "a"}\n', "y"),
+    ],
+)
+def test_answers_and_training_read_the_same_text(tmp_path: Path, text: str, label: str) -> None:
+    name = "a.jsonl" if text.startswith("{") else "a.tsv"
+    found, _ = records(tmp_path, name, text, label_column=label)
+    assert short(found) == [("a", None, "yes", None)]
+    found, _ = records(tmp_path, name, text, "predict", label_column=label)
+    assert short(found) == [("a", None, None, None)]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson.gz", "a.txt", "a"])
 def test_json_lines(tmp_path: Path, name: str) -> None:
     text = (

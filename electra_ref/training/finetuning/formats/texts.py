@@ -186,7 +186,7 @@ def _columns(
     use: Use,
 ) -> Columns:
     is_labelled = use != "predict"
-    if not is_labelled:
+    if not is_labelled and names.label not in there:
         names = names._replace(label="")
     try:
         columns = find_columns(there, names, label_names=label_names, needs_label=is_labelled)
