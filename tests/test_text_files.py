@@ -263,12 +263,23 @@ def test_lines_of_text_are_answered(tmp_path: Path, name: str) -> None:
     assert [record.place[-1] for record in found] == ["1", "2", "3"]
 
 
-@pytest.mark.parametrize("header", ["text\tlabel", "label\tSentence1", '"sentence"', "my\tx"])
+@pytest.mark.parametrize("header", ["text\tlabel", "label\tSentence1", '"sentence","x"', "my\tx"])
 def test_a_table_of_any_name_is_known_by_its_header(tmp_path: Path, header: str) -> None:
-    width = header.count("\t") + 1
-    text = f"{header}\n" + "\t".join("ab"[:width]) + "\n"
+    delimiter = "," if "," in header else "\t"
+    text = f"{header}\na{delimiter}b\n"
     found, _ = records(tmp_path, "a", text, "predict", text_column="my" if "my" in header else "")
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("first", [*TEXTS, "Content", '"Review"', "my"])
+def test_one_word_in_the_first_line_is_a_text_unless_the_name_tells(
+    tmp_path: Path, first: str
+) -> None:
+    for name, lines in (("a", [first, "b"]), ("a.tsv", ["b"]), ("a.csv", ["b"])):
+        found, _ = records(
+            tmp_path, name, f"{first}\nb\n", "predict", text_column="my" * (first == "my")
+        )
+        assert [record.text for record in found] == lines
 
 
 def test_the_format_that_is_chosen(tmp_path: Path) -> None:

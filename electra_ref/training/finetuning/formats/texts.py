@@ -6,7 +6,7 @@
     GLUE         see ``glue``
 
 What a file is follows from the ending of its name, and where that does not tell, from its first
-line.
+line. A header of one column looks like a text, so only the ending .tsv or .csv tells it from one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def format_of(first: str, ending: str, settings: TextFilesConfig, use: Use, glue
         return "delimited"
     known = {*TEXTS, *chain.from_iterable(PAIRS), settings.text_column.casefold()} - {""}
     names = first.casefold().replace('"', "").split(delimiter_of(first, ending))
-    return "delimited" if known & {name.strip() for name in names} else "text"
+    is_header = len(names) > 1 and known & {name.strip() for name in names}
+    return "delimited" if is_header else "text"
 
 
 def _of_lines(file: InputFile) -> Iterator[TextRecord]:
