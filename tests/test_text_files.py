@@ -215,6 +215,22 @@ def test_a_second_text_of_json_may_be_missing(tmp_path: Path) -> None:
     assert [record[:2] for record in found] == [("a", "b"), ("c", None), ("d", None)]
 
 
+@pytest.mark.parametrize("first", ['{"question": "a"}', '{"question": "a", "sentence": null}'])
+def test_what_only_later_objects_have_is_read(tmp_path: Path, first: str) -> None:
+    text = (
+        f'{first} {{"question": "b", "sentence": "c", "id": 7}} {{"question": "f"}}'
+        '{"question": "d", "Passage": "e", "sentence": null, "idx": 8}'
+    )
+    found, tally = records(tmp_path, "a.json", text, "predict")
+    expected = [("a", None), ("b", "c", None, 7), ("f", None), ("d", "e", None, 8)]
+    assert short(found) == [(*one, None, None)[:4] for one in expected]
+    notes = ["text = 'question'", "second text = 'sentence'", "second text = 'Passage'"]
+    lines = " ".join(tally.lines())
+    assert [lines.count(note) > 0 for note in notes] == [True] * 3
+    with_chosen, _ = records(tmp_path, "a.json", text, "predict", text_column="question")
+    assert [record.pair for record in with_chosen] == [None] * 4
+
+
 OBJECTS = {
     "lines": '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
     "an array": '[{"text": "a", "label": "x"},\n {"text": "b", "label": "y"}]',

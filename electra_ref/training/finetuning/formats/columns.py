@@ -62,7 +62,7 @@ def find_columns(
 
     A second text is guessed only where the first one is.
     """
-    names = {name.casefold(): name for name in reversed(there)}
+    names = _by_case(there)
     label = _chosen(there, chosen.label, "label_column")
     if label is None:
         label = next((names[name] for name in label_names if name in names), None)
@@ -71,7 +71,7 @@ def find_columns(
             f"no column has a usual name of a label ({', '.join(label_names)}); {_those(there)}; "
             "choose one: --set label_column=NAME"
         )
-    identifier = next((names[name] for name in IDS if name in names), None)
+    identifier = _identifier(names)
     text = _chosen(there, chosen.text, "text_column")
     pair = _chosen(there, chosen.pair, "text_pair_column")
     if text is None:
@@ -84,6 +84,31 @@ def find_columns(
             f"{_those(there)}; choose one: --set text_column=NAME"
         )
     return Columns(text, pair, label, None if identifier in (text, pair, label) else identifier)
+
+
+def completed(columns: Columns, there: Sequence[str], chosen: Names) -> Columns:
+    """Return ``columns`` with a second text and an identifier that are only ``there``.
+
+    A second text is looked for where none was ``chosen`` and the first one was not.
+    """
+    names = _by_case(there)
+    text, pair, label, identifier = columns
+    if pair not in there and not chosen.text and not chosen.pair:
+        pairs = (names[two] for one, two in PAIRS if one == text.casefold() and two in names)
+        pair = next(pairs, pair)
+    if identifier not in there:
+        found = _identifier(names)
+        identifier = identifier if found in (text, pair, label) else found
+    return Columns(text, pair, label, identifier)
+
+
+def _by_case(there: Sequence[str]) -> dict[str, str]:
+    """Return the names without their case, and those that the file has; the first counts."""
+    return {name.casefold(): name for name in reversed(there)}
+
+
+def _identifier(names: dict[str, str]) -> str | None:
+    return next((names[name] for name in IDS if name in names), None)
 
 
 def _chosen(there: Sequence[str], name: str, setting: str) -> str | None:

@@ -25,6 +25,7 @@ from electra_ref.training.finetuning.formats.columns import (
     Columns,
     Names,
     NoColumnError,
+    completed,
     find_columns,
 )
 from electra_ref.training.finetuning.formats.delimited import QUOTINGS, delimiter_of, read_table
@@ -145,8 +146,10 @@ def _of_json(
     for found in json_objects(file, tally):
         if columns is None:
             columns = _columns(file, found.line, list(found.values), names, label_names, use)
-            tally.note(str(columns))
-        yield _record_of(file, found, columns)
+        there = [key for key, value in found.values.items() if value is not None]
+        own = completed(columns, there, names)
+        tally.note(str(own))
+        yield _record_of(file, found, own)
 
 
 def _record_of(file: InputFile, found: JsonObject, columns: Columns) -> TextRecord:
