@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,42 @@ def test_a_mark_that_stays_open_for_long_is_none(
     rows, form, _ = table(tmp_path, "a.tsv", text)
     assert form.endswith("not quoted")
     assert rows[1] == ['"x', "1"]
+
+
+LONG = 200_000  # more than csv takes at first
+
+
+@pytest.fixture
+def usual_limit() -> Iterator[None]:
+    """Read with the limit that csv begins with, whatever was read before."""
+    before = csv.field_size_limit(131_072)
+    yield
+    csv.field_size_limit(before)
+
+
+@pytest.mark.usefixtures("usual_limit")
+@pytest.mark.parametrize("quoting", ["auto", "quoted"])
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_fields_may_be_as_long_as_lines(tmp_path: Path, name: str, quoting: Quoting) -> None:
+    mark = "\t" if name == "a.tsv" else ","
+    for field in ("x" * LONG, ("x" * 4999 + "\n") * 40):
+        text = f'a{mark}b\n"{field}{mark}""y"""{mark}1\n'
+        rows, form, _ = table(tmp_path, name, text, quoting)
+        assert form.endswith(", quoted")
+        assert rows[1] == [f'{field}{mark}"y"', "1"]
+    assert table(tmp_path, "a.csv", f"a,b\n{'x' * LONG},1\n", quoting)[0][1] == ["x" * LONG, "1"]
+
+
+@pytest.mark.usefixtures("usual_limit")
+def test_a_mark_that_stays_open_for_too_long_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "LONGEST_LINE", 1000)
+    message = error(tmp_path, "a.csv", 'a,b\n"x,1\n' + "y,2\n" * 1000, "quoted")
+    assert message == (
+        "/a.csv, line 2: a quotation mark is not closed within 1,000 characters; "
+        "if the file has no quoted fields, --set quoting=none"
+    )
 
 
 def error(folder: Path, name: str, text: str, quoting: Quoting = "auto") -> str:

@@ -16,11 +16,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from electra_ref.errors import UserError
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
+from electra_ref.training.prediction.source import LONGEST_LINE
+
+if TYPE_CHECKING:
+    import _csv
 
 Quoting = Literal["auto", "none", "quoted"]
 QUOTINGS = ("auto", "none", "quoted")
@@ -87,18 +91,18 @@ def plain(lines: Iterable[str], delimiter: str) -> Iterator[Fields]:
 
 def quoted_fields(file: InputFile, lines: Iterable[str], delimiter: str) -> Iterator[Fields]:
     """Yield the records of quoted ``lines``; none has fields if it is a blank line."""
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
+    reader = _quoted(lines, delimiter)
     start = 1
     try:
         for fields in reader:
             yield Fields(start, fields)
             start = reader.line_num + 1
     except csv.Error as error:
-        raise file.error(
-            start,
-            f"a quotation mark does not stand where a field begins or ends ({error}); "
-            "if the file has no quoted fields, --set quoting=none",
-        ) from error
+        wrong = f"a quotation mark does not stand where a field begins or ends ({error})"
+        if "field limit" in str(error):  # only a mark joins lines, and none of these is longer
+            wrong = f"a quotation mark is not closed within {LONGEST_LINE:,} characters"
+        advice = "if the file has no quoted fields, --set quoting=none"
+        raise file.error(start, f"{wrong}; {advice}") from error
 
 
 def looks_quoted(head: Sequence[str], delimiter: str, *, is_whole: bool) -> bool:
@@ -117,7 +121,7 @@ def looks_quoted(head: Sequence[str], delimiter: str, *, is_whole: bool) -> bool
 
 
 def _fits_quoted(head: Sequence[str], delimiter: str, *, is_whole: bool) -> bool:
-    reader = csv.reader((f"{line}\n" for line in head), delimiter=delimiter, strict=True)
+    reader = _quoted(head, delimiter)
     counts: list[int] = []
     start = 0
     try:
@@ -130,6 +134,11 @@ def _fits_quoted(head: Sequence[str], delimiter: str, *, is_whole: bool) -> bool
         if not is_cut or start < len(head) - LONGEST_OPEN_RECORD:
             return False
     return _all_fit(iter(counts))
+
+
+def _quoted(lines: Iterable[str], delimiter: str) -> _csv.Reader:
+    csv.field_size_limit(LONGEST_LINE)  # of all readers: csv has no limit of one
+    return csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
 
 
 def _all_fit(counts: Iterator[int]) -> bool:
