@@ -144,7 +144,7 @@ def test_columns_have_a_sentence_a_line() -> None:
     sentences = read(TSV, "f.tsv", tally=tally)
     assert words_and_tags(sentences) == [("will it snow", "O O B-c"), ("play", "O")]
     assert sentences[1].place == "f.tsv, line 4"
-    assert tally.counts() == {"empty lines, passed over": 1}
+    assert tally.counts() == {"blank lines left out": 1}
 
 
 def test_columns_are_settings_and_quotes_are_words() -> None:
@@ -184,7 +184,7 @@ def test_objects_have_a_sentence_a_line() -> None:
     assert (first.words, first.tags, first.id) == (("New York", "is"), ("B-L", "O"), [7])
     assert (first.text, first.offsets) == ("New York is", ((0, 8), (9, 11)))
     assert (second.words, second.place) == ((), "f.jsonl, line 3")
-    assert tally.counts() == {"empty lines, passed over": 1}
+    assert tally.counts() == {"blank lines left out": 1}
 
 
 def test_every_line_of_objects_without_tags_has_an_answer() -> None:
@@ -203,7 +203,9 @@ def test_a_lone_surrogate_is_no_character() -> None:
 ONE, OTHER = '{"words": ["a"],\n "ner": ["X"]\n}', '{"words": ["b"],\n"ner": ["Y"]}'
 
 
-@pytest.mark.parametrize("text", [f"{ONE} {OTHER}\n", f"[{ONE},{OTHER}]"])
+@pytest.mark.parametrize(
+    "text", [f"{ONE} {OTHER}\n", f"[{ONE},{OTHER}]", f"{ONE},\n{OTHER},\n", f"[{ONE},{OTHER},]"]
+)
 def test_a_json_file_may_have_objects_over_several_lines(text: str) -> None:
     assert words_and_tags(read(text, "f.json")) == [("a", "X"), ("b", "Y")]
 
@@ -212,6 +214,8 @@ def test_a_json_file_names_the_line_where_an_object_begins() -> None:
     text = '{"words": ["a"],\n "ner": ["X"]\n}\n\n {"words": ["b", "c"],\n"ner": ["Y"]}\n'
     with pytest.raises(UserError, match=r"f\.json, line 5: 2 words, but 1 tags"):
         read(text, "f.json")
+    with pytest.raises(UserError, match=r"f\.json, line 4: 1 words, but 2 tags"):
+        read(f'[{ONE}\n,{{"words": ["a"], "ner": ["X", "Y"]}}]', "f.json")
     with pytest.raises(UserError, match=r"f\.json, line 4: expected a JSON object"):
         read('{"words": ["a"],\n "ner": ["X"]\n}\n{"words": [}', "f.json")
 
@@ -219,15 +223,15 @@ def test_a_json_file_names_the_line_where_an_object_begins() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"tokens": ["a"], "tags": "O"}, "'tags' should be an array of strings"),
-        ({"tokens": ["a"], "tags": [0]}, "'tags' should be an array of strings"),
-        ({"tokens": "a", "tags": ["O"]}, "'tokens' should be an array of strings"),
+        ({"tokens": ["a"], "tags": "O"}, "expected an array 'tags', not a string"),
+        ({"tokens": ["a"], "tags": [0]}, "expected a string 'tags', not a number"),
+        ({"tokens": "a", "tags": ["O"]}, "expected an array 'tokens', not a string"),
         ({"tokens": ["a"], "tags": ["O", "O"]}, "1 words, but 2 tags"),
         ({"text": "a"}, "of the columns or keys 'text', none of them is known: set word_key"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": 1}, "predicate = 1 is no number of a word"),
         ({"tokens": ["a", "b"], "tags": ["O", "O"], "predicate": True}, "predicate = True is no"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": "0"}, "predicate = '0' is no number"),
-        (["a"], "expected a JSON object with words"),
+        (["a"], "expected a JSON object, not an array"),
     ],
 )
 def test_objects_refuse(value: Any, message: str) -> None:
@@ -235,9 +239,11 @@ def test_objects_refuse(value: Any, message: str) -> None:
         read(f"\n{json.dumps(value)}\n", "f.jsonl")
 
 
-def test_a_line_that_is_no_json_is_refused() -> None:
-    with pytest.raises(UserError, match=r"f\.jsonl, line 1: expected a JSON object "):
-        read("word O\n", "f.jsonl")
+@pytest.mark.parametrize("text", ["word O", '{"tokens": [], "tags": [], "id": NaN}'])
+@pytest.mark.parametrize("name", ["f.jsonl", "f.json"])
+def test_a_line_that_is_no_json_is_refused(text: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}, line 2: expected a JSON object "):
+        read(f"\n{text}\n", name)
 
 
 PROPS = """# sent_id = 1

@@ -27,9 +27,16 @@ class JsonObject(NamedTuple):
     values: dict[str, Any]
 
 
-def json_objects(file: InputFile, tally: Tally) -> Iterator[JsonObject]:
-    """Yield the objects of ``file``. Raises UserError for what is none."""
-    return _objects_of_text(file) if file.ending == ".json" else _objects_of_lines(file, tally)
+def json_objects(
+    file: InputFile, tally: Tally, blank: dict[str, Any] | None = None
+) -> Iterator[JsonObject]:
+    """Yield the objects of ``file``. Raises UserError for what is none.
+
+    A blank line is the object ``blank``. Without one it is left out and counted in ``tally``.
+    """
+    if file.ending == ".json":
+        return _objects_of_text(file)
+    return _objects_of_lines(file, tally, blank)
 
 
 def text_of(file: InputFile, found: JsonObject, key: str) -> str:
@@ -56,7 +63,9 @@ def kind_of(value: object) -> str:
     return names.get(type(value), "null" if value is None else "a number")
 
 
-def _objects_of_lines(file: InputFile, tally: Tally) -> Iterator[JsonObject]:
+def _objects_of_lines(
+    file: InputFile, tally: Tally, blank: dict[str, Any] | None
+) -> Iterator[JsonObject]:
     for number, line in enumerate(file.lines, start=1):
         if line.strip():
             try:
@@ -64,6 +73,8 @@ def _objects_of_lines(file: InputFile, tally: Tally) -> Iterator[JsonObject]:
             except (ValueError, RecursionError) as error:
                 raise _no_object(file, number, error) from error
             yield _object(file, number, value)
+        elif blank is not None:
+            yield JsonObject(number, blank)
         else:
             tally.add("blank lines left out", file.place(number))
 

@@ -16,13 +16,15 @@ TAG_KEYS have.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import regex
-
-from electra_ref.text.decoding import replace_surrogates
+from electra_ref.training.finetuning.formats.json_lines import (
+    JsonObject,
+    json_objects,
+    text_of,
+    texts_of,
+)
 from electra_ref.training.finetuning.formats.sentences import (
     Columns,
     Sentence,
@@ -34,8 +36,6 @@ from electra_ref.training.finetuning.tally import Tally
 
 WORD_KEYS = ("tokens", "words")
 TAG_KEYS = ("tags", "slots", "labels", "ner_tags", "ner", "pos_tags", "pos", "upos", "chunk_tags")
-
-_SPACE = regex.compile(r"\s*")
 
 
 def read_columns(
@@ -51,7 +51,7 @@ def read_columns(
     tag = _key("tag_key", columns.tag_key, header, TAG_KEYS, file, 1) if tagged else None
     for number, line in lines:
         if not line.strip():
-            tally.add("empty lines, passed over", file.place(number))
+            tally.add("blank lines left out", file.place(number))
             continue
         cells = line.split("\t")
         if len(cells) != len(header):
@@ -70,32 +70,23 @@ def read_objects(
 
     Without ``tagged`` only the words are read, and an empty line is a sentence without words.
     """
-    objects = _whole_objects(file) if file.ending == ".json" else _line_objects(file)
-    for number, value in objects:
-        if value is None:
-            if tagged:
-                tally.add("empty lines, passed over", file.place(number))
-            else:
-                yield sentence_of(file.place(number), (), None)
-            continue
-        if not isinstance(value, dict):
-            raise file.error(number, "expected a JSON object with words")
-        yield _sentence(file, number, value, columns, tagged=tagged)
+    blank: dict[str, Any] | None = None if tagged else {columns.word_key or WORD_KEYS[0]: []}
+    for found in json_objects(file, tally, blank):
+        yield _sentence(file, found, columns, tagged=tagged)
 
 
-def _sentence(
-    file: InputFile, number: int, value: dict[str, Any], columns: Columns, *, tagged: bool
-) -> Sentence:
+def _sentence(file: InputFile, found: JsonObject, columns: Columns, *, tagged: bool) -> Sentence:
+    number, value = found
     place, name = file.place(number), value.get("id")
     keys = list(value)
     if not tagged and not columns.word_key and isinstance(value.get("text"), str):
-        return sentence_of_text(place, replace_surrogates(value["text"])[0], name)
+        return sentence_of_text(place, text_of(file, found, "text"), name)
     word = _key("word_key", columns.word_key, keys, WORD_KEYS, file, number)
-    words = [replace_surrogates(one)[0] for one in _strings(file, number, value, word)]
+    words = texts_of(file, found, word)
     tags = None
     if tagged:
         tag = _key("tag_key", columns.tag_key, keys, TAG_KEYS, file, number)
-        tags = _strings(file, number, value, tag)
+        tags = texts_of(file, found, tag)
     _check_count(file, number, words, tags)
     predicate = value.get("predicate")
     if predicate is not None and (type(predicate) is not int or not 0 <= predicate < len(words)):
@@ -119,37 +110,6 @@ def _key(
     raise file.error(line, f"of the columns or keys {have}, {what}: set {setting} to one of them")
 
 
-def _strings(file: InputFile, number: int, value: Mapping[str, Any], key: str) -> list[str]:
-    strings = value[key]
-    if not isinstance(strings, list) or not all(isinstance(one, str) for one in strings):
-        raise file.error(number, f"{key!r} should be an array of strings")
-    return strings
-
-
 def _check_count(file: InputFile, number: int, words: list[str], tags: list[str] | None) -> None:
     if tags is not None and len(tags) != len(words):
         raise file.error(number, f"{len(words)} words, but {len(tags)} tags: one a word is needed")
-
-
-def _line_objects(file: InputFile) -> Iterator[tuple[int, Any]]:
-    """Yield the value of each line, with its number; None for an empty line."""
-    for number, line in enumerate(file.lines, start=1):
-        try:
-            yield number, json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise file.error(number, f"expected a JSON object ({error})") from error
-
-
-def _whole_objects(file: InputFile) -> Iterator[tuple[int, Any]]:
-    """Yield the values of a file, one after the other or in one array, with their lines."""
-    text = "".join(file.blocks)
-    decoder, line, start = json.JSONDecoder(), 1, 0
-    while (begin := _SPACE.match(text, start).end()) < len(text):
-        line += text.count("\n", start, begin)
-        try:
-            value, start = decoder.raw_decode(text, begin)
-        except (ValueError, RecursionError) as error:
-            raise file.error(line, f"expected a JSON object ({error})") from error
-        for one in value if isinstance(value, list) else [value]:
-            yield line, one
-        line += text.count("\n", begin, start)
