@@ -85,7 +85,7 @@ def _record_of(line: str, rules: Rules) -> Record:
 
 def _object_of(line: str, key: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, parse_constant=_refuse_constant)
+        value = json.loads(line, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         reason = f" ({error})"
         if isinstance(error, json.JSONDecodeError):
@@ -95,7 +95,7 @@ def _object_of(line: str, key: str) -> dict[str, Any]:
             "it is"
         ) from error
     if not isinstance(value, dict):
-        raise _WrongError(f"expected a JSON object with {key!r}, not {_kind(value)}")
+        raise _WrongError(f"expected a JSON object with {key!r}, not {kind_of(value)}")
     return value
 
 
@@ -113,18 +113,18 @@ def _text_of(value: dict[str, Any], key: str, rules: Rules) -> Text:
     if rules.key == "ids":
         return _checked_ids(text, key, rules)
     if not isinstance(text, str):
-        raise _WrongError(f"expected a string {key!r}, not {_kind(text)}")
+        raise _WrongError(f"expected a string {key!r}, not {kind_of(text)}")
     return replace_surrogates(text)[0]
 
 
 def _checked_ids(ids: Any, key: str, rules: Rules) -> list[int | str]:
     if not isinstance(ids, list):
-        raise _WrongError(f"expected a list {key!r}, not {_kind(ids)}")
+        raise _WrongError(f"expected a list {key!r}, not {kind_of(ids)}")
     for place, one in enumerate(ids):
         if rules.recognizes_mask and one == MASK:
             continue
         if not isinstance(one, int) or isinstance(one, bool):
-            raise _WrongError(f"{key!r}, position {place}: expected an integer, not {_kind(one)}")
+            raise _WrongError(f"{key!r}, position {place}: expected an integer, not {kind_of(one)}")
         if not 0 <= one < rules.ids:
             raise _WrongError(
                 f"{key!r}, position {place}: the id {one} is not in the vocabulary, which ends at "
@@ -133,11 +133,12 @@ def _checked_ids(ids: Any, key: str, rules: Rules) -> list[int | str]:
     return ids
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raise ValueError: ``json`` takes NaN and infinity for numbers, JSON does not."""
     raise ValueError(f"{name} is not JSON")
 
 
-def _kind(value: object) -> str:
-    """Name what JSON calls ``value``."""
+def kind_of(value: object) -> str:
+    """Return what JSON calls ``value``."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
     return names.get(type(value), "null" if value is None else "a number")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from electra_ref.errors import UserError
 from electra_ref.text.decoding import replace_surrogates
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
+from electra_ref.training.prediction.records import kind_of, refuse_constant
 
 ENDINGS = (".jsonl", ".ndjson", ".json")
 _BETWEEN = re.compile(r"[\s,\[\]]*")
@@ -57,19 +58,13 @@ def texts_of(file: InputFile, found: JsonObject, key: str) -> list[str]:
     return [text_of(file, JsonObject(found.line, {key: value}), key) for value in values]
 
 
-def kind_of(value: object) -> str:
-    """Return what JSON calls ``value``."""
-    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
-    return names.get(type(value), "null" if value is None else "a number")
-
-
 def _objects_of_lines(
     file: InputFile, tally: Tally, blank: dict[str, Any] | None
 ) -> Iterator[JsonObject]:
     for number, line in enumerate(file.lines, start=1):
         if line.strip():
             try:
-                value = json.loads(line, parse_constant=_refuse_constant)
+                value = json.loads(line, parse_constant=refuse_constant)
             except (ValueError, RecursionError) as error:
                 raise _no_object(file, number, error) from error
             yield _object(file, number, value)
@@ -81,7 +76,7 @@ def _objects_of_lines(
 
 def _objects_of_text(file: InputFile) -> Iterator[JsonObject]:
     text = "".join(file.blocks)
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(parse_constant=refuse_constant)
     end, line = 0, 1
     while True:
         start = _end_of_gap(text, end)
@@ -112,7 +107,3 @@ def _no_object(file: InputFile, line: int, error: Exception) -> UserError:
         line = error.lineno if file.ending == ".json" else line
         return file.error(line, f"expected a JSON object ({error.msg}, column {error.colno})")
     return file.error(line, f"expected a JSON object ({error})")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

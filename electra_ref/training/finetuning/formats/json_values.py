@@ -6,7 +6,7 @@ from typing import Any
 
 from electra_ref.errors import UserError
 from electra_ref.text.decoding import replace_surrogates
-from electra_ref.training.finetuning.formats.json_lines import kind_of
+from electra_ref.training.prediction.records import kind_of
 
 KEYS_SHOWN = 10
 

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 from electra_ref.errors import UserError
 from electra_ref.text.decoding import replace_surrogates
 from electra_ref.text.lines import End, read_lines
-from electra_ref.training.finetuning.formats.json_lines import kind_of
 from electra_ref.training.finetuning.formats.json_values import (
     keys_of,
     list_of,
@@ -38,6 +37,7 @@ from electra_ref.training.finetuning.formats.json_values import (
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Use
+from electra_ref.training.prediction.records import kind_of
 from electra_ref.training.prediction.source import LONGEST_LINE
 
 EXPECTED = 'SQuAD JSON ({"data": [...]}), or one question a line as a JSON object'

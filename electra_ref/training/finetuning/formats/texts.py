@@ -34,13 +34,13 @@ from electra_ref.training.finetuning.formats.json_lines import (
     ENDINGS,
     JsonObject,
     json_objects,
-    kind_of,
     text_of,
 )
 from electra_ref.training.finetuning.formats.text_record import TextRecord
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Use
+from electra_ref.training.prediction.records import kind_of
 
 FILE_FORMATS = ("auto", "delimited", "jsonl", "text")
 
