@@ -108,6 +108,15 @@ def test_labels_of_swag(tmp_path: Path) -> None:
     assert message.startswith("/a.csv, line 2: the label '4' is none of the 4 choices")
 
 
+@pytest.mark.parametrize("key", ["id", "fold-ind"])
+def test_an_id_that_json_cannot_write(tmp_path: Path, key: str) -> None:
+    """The number is read as infinity."""
+    swag = {"sent1": "A.", "sent2": "B", **{f"ending{n}": str(n) for n in range(4)}, "label": 1}
+    text = json.dumps(QUESTION if key == "id" else swag | {key: "q"}).replace('"q"', "[1e999]")
+    message = error(tmp_path, "a.jsonl", f"\n{text}\n", "predict")
+    assert message.startswith(f"/a.jsonl, line 2: the answer cannot repeat its {key!r} (")
+
+
 def test_swag_in_json(tmp_path: Path) -> None:
     values = {"sent1": "A.", "sent2": "B", "label": 1, **{f"ending{n}": str(n) for n in range(4)}}
     found, _ = records(tmp_path, "a.json", json.dumps(values, indent=1) * 2)

@@ -200,6 +200,7 @@ def test_a_lone_surrogate_is_no_character() -> None:
     assert one.words == ("\ufffda",)
 
 
+HUGE = "a number that is read as infinity"
 ONE, OTHER = '{"words": ["a"],\n "ner": ["X"]\n}', '{"words": ["b"],\n"ner": ["Y"]}'
 
 
@@ -232,11 +233,12 @@ def test_a_json_file_names_the_line_where_an_object_begins() -> None:
         ({"tokens": ["a", "b"], "tags": ["O", "O"], "predicate": True}, "predicate = True is no"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": "0"}, "predicate = '0' is no number"),
         (["a"], "expected a JSON object, not an array"),
+        ({"tokens": ["a"], "tags": ["O"], "id": HUGE}, "the answer cannot repeat its 'id'"),
     ],
 )
 def test_objects_refuse(value: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"f.jsonl, line 2: {message}"):
-        read(f"\n{json.dumps(value)}\n", "f.jsonl")
+        read(f"\n{json.dumps(value).replace(json.dumps(HUGE), '1e999')}\n", "f.jsonl")
 
 
 @pytest.mark.parametrize("text", ["word O", '{"tokens": [], "tags": [], "id": NaN}'])

@@ -256,6 +256,7 @@ def test_files_of_json(tmp_path: Path, text: str) -> None:
         ('{"text": 5, "label": 1}\n', "line 1: expected a string 'text', not a number"),
         ('{"text": "a", "label": {}}\n', "line 1: 'label' is an object, and no label"),
         ('{"text": "a", "label": [null]}\n', "line 1: 'label' is null, and no label"),
+        ('{"text": "a", "label": 1, "idx": 1e999}\n', "line 1: the answer cannot repeat its 'idx'"),
         ('{"text": "a"}\n', "line 1: no column has a usual name of a label"),
     ],
 )

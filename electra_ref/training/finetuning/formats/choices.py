@@ -20,6 +20,7 @@ from electra_ref.training.finetuning.formats.choice_record import (
 from electra_ref.training.finetuning.formats.delimited import Quoting
 from electra_ref.training.finetuning.formats.json_lines import (
     JsonObject,
+    id_of,
     json_objects,
     text_of,
     texts_of,
@@ -55,7 +56,7 @@ def _of_json(file: InputFile, use: Use, tally: Tally) -> Iterator[ChoiceRecord]:
         if ARTICLE in found.values:
             yield from race_records(file, found, use)
         elif SENTENCE in found.values:
-            yield swag_record(file, found.line, found.values, use)
+            yield swag_record(file, found, use)
         else:
             yield _question(file, found, use)
 
@@ -76,6 +77,6 @@ def _question(file: InputFile, found: JsonObject, use: Use) -> ChoiceRecord:
         text_of(file, found, "question") if values.get("question") is not None else "",
         choices,
         None if use == "predict" else checked_label(file, line, values["label"], len(choices)),
-        values.get("id"),
+        id_of(file, found),
         file.place(line),
     )

@@ -58,6 +58,19 @@ def texts_of(file: InputFile, found: JsonObject, key: str) -> list[str]:
     return [text_of(file, JsonObject(found.line, {key: value}), key) for value in values]
 
 
+def id_of(file: InputFile, found: JsonObject, key: str = "id") -> Any:
+    """Return what ``key`` of an object is, None if it is not there; the answer repeats it.
+
+    Raises UserError if JSON cannot write it, such as a number that is read as infinity.
+    """
+    value = found.values.get(key)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise file.error(found.line, f"the answer cannot repeat its {key!r} ({error})") from error
+    return value
+
+
 def _objects_of_lines(
     file: InputFile, tally: Tally, blank: dict[str, Any] | None
 ) -> Iterator[JsonObject]:

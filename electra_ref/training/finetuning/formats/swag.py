@@ -15,6 +15,7 @@ from typing import Any
 
 from electra_ref.training.finetuning.formats.choice_record import ChoiceRecord, checked_label
 from electra_ref.training.finetuning.formats.delimited import Quoting, read_table
+from electra_ref.training.finetuning.formats.json_lines import JsonObject, id_of
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Use
@@ -31,18 +32,20 @@ def swag_table(file: InputFile, quoting: Quoting, use: Use, tally: Tally) -> Ite
     _check(file, 1, dict.fromkeys(table.columns, ""), use)
     tally.note(f"{table.form}; those of SWAG")
     for line, fields in table.records:
-        yield swag_record(file, line, dict(zip(table.columns, fields, strict=True)), use)
+        found = JsonObject(line, dict(zip(table.columns, fields, strict=True)))
+        yield swag_record(file, found, use)
 
 
-def swag_record(file: InputFile, line: int, values: Mapping[str, Any], use: Use) -> ChoiceRecord:
-    """Return the record with these ``values``. Raises UserError for what is missing."""
+def swag_record(file: InputFile, found: JsonObject, use: Use) -> ChoiceRecord:
+    """Return the record that was ``found``. Raises UserError for what is missing."""
+    line, values = found
     _check(file, line, values, use)
     return ChoiceRecord(
         values[SENTENCE],
         values["sent2"],
         tuple(values[key] for key in ENDINGS),
         None if use == "predict" else checked_label(file, line, values["label"], len(ENDINGS)),
-        next((values[key] for key in _IDS if key in values), None),
+        id_of(file, found, next((key for key in _IDS if key in values), "id")),
         file.place(line),
     )
 

@@ -33,6 +33,7 @@ from electra_ref.training.finetuning.formats.glue import glue_records
 from electra_ref.training.finetuning.formats.json_lines import (
     ENDINGS,
     JsonObject,
+    id_of,
     json_objects,
     text_of,
 )
@@ -158,7 +159,7 @@ def _record_of(file: InputFile, found: JsonObject, columns: Columns) -> TextReco
         text_of(file, found, columns.text),
         text_of(file, found, columns.pair) if columns.pair is not None and has_pair else None,
         None if columns.label is None else _label_of(file, found, columns.label),
-        None if columns.id is None else found.values.get(columns.id),
+        None if columns.id is None else id_of(file, found, columns.id),
         file.place(found.line),
     )
 

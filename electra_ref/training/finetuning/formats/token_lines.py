@@ -21,6 +21,7 @@ from typing import Any
 
 from electra_ref.training.finetuning.formats.json_lines import (
     JsonObject,
+    id_of,
     json_objects,
     text_of,
     texts_of,
@@ -77,7 +78,7 @@ def read_objects(
 
 def _sentence(file: InputFile, found: JsonObject, columns: Columns, *, tagged: bool) -> Sentence:
     number, value = found
-    place, name = file.place(number), value.get("id")
+    place, name = file.place(number), id_of(file, found)
     keys = list(value)
     if not tagged and not columns.word_key and isinstance(value.get("text"), str):
         return sentence_of_text(place, text_of(file, found, "text"), name)
