@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from electra_ref import predict
+from electra_ref.model.objectives import fine_tuning
 from electra_ref.training.finetuning import answering, prediction
 from electra_ref.training.finetuning.data import LabelledData
 from electra_ref.training.finetuning.saved import find_fine_tuned
@@ -117,6 +119,33 @@ def test_an_answer_has_the_same_bits_in_any_company(
     assert all(one == found[0] for one in found[1:])
     alone = answers(models[name], tmp_path, lines[5:6], *where)
     assert alone[0] in found[0]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_without_a_finite_answer_is_one_line(
+    name: str,
+    wrong: float,
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = fine_tuning.answer
+
+    def answer(*given: Any) -> Any:
+        found = original(*given)
+        array = found[-1] if isinstance(found, tuple) else found
+        array[(0,) * array.ndim] = wrong
+        return found
+
+    monkeypatch.setattr(fine_tuning, "answer", answer)
+    (tmp_path / "in.jsonl").write_text("\n".join(lines_of(name)))
+    paths = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert predict.main(["--model", str(models[name]), *paths, *WHERE]) == 2
+    said = capsys.readouterr().err
+    assert "error: the model computes NaN or infinity" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("name", SPANS)

@@ -193,12 +193,6 @@ def test_answers_are_the_most_probable_labels() -> None:
     assert prediction.labels == ("X", "O")
 
 
-def test_infinite_logits_are_refused() -> None:
-    features = features_of([sentence_of("1", ["a"], None)], TaggingConfig(), ("O", "X"))
-    with pytest.raises(UserError, match="NaN or infinity"):
-        tagging.answers(np.array([[np.inf, 0.0]]), features)
-
-
 def test_windows_are_put_together_in_the_order_of_words() -> None:
     settings = TaggingConfig(tag_scheme="none", max_length=8)
     sentence = sentence_of("here", ["a", "ab", "d", "e"] * 5, None)

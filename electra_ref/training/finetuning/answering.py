@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from electra_ref.backends import Backend
-from electra_ref.errors import UserError
 from electra_ref.model.labelled import Answers, FineTuned
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
@@ -21,6 +20,7 @@ from electra_ref.training.finetuning.data import (
     reading_batches,
 )
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Settings, Task
+from electra_ref.training.prediction.task import check_finite
 
 
 class Reader(NamedTuple):
@@ -88,10 +88,12 @@ def _answers(
 
 
 def _on_host(backend: Backend, answers: Answers) -> Answers:
-    """Return an array, or a NamedTuple of them, on the host. Raises UserError for NaN."""
+    """Return an array, or a NamedTuple of them, on the host.
+
+    Raises UserError for NaN and infinity.
+    """
     if isinstance(answers, tuple):
         return type(answers)(*(_on_host(backend, part) for part in answers))
     host = backend.to_host(answers)
-    if np.isnan(host).any():
-        raise UserError("the model answers NaN: its training has diverged, or its file is damaged")
+    check_finite(host)
     return host

@@ -53,7 +53,6 @@ from electra_ref.training.finetuning.tag_results import conll_lines, json_object
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
 from electra_ref.training.finetuning.word_rows import word_rows
-from electra_ref.training.prediction.task import check_finite
 
 __all__ = [
     "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
@@ -208,15 +207,11 @@ def targets(features: Sequence[Feature], length: int) -> TagTargets:
 
 
 def answers(answers: Answers, features: Sequence[Feature]) -> list[list[tuple[int, float]]]:
-    """Return the most probable label of each word of ``features``, and its probability.
-
-    Raises UserError if the model computes NaN or infinity.
-    """
+    """Return the most probable label of each word of ``features``, and its probability."""
     logits = np.asarray(answers, np.float64).reshape(len(features), _most_words(features), -1)
     found = []
     for row, feature in zip(logits, features, strict=True):
         own = row[: feature.detail.words.size]
-        check_finite(own)
         best = own.argmax(axis=-1)
         shifted = np.exp(own - own.max(axis=-1, keepdims=True))
         probabilities = 1.0 / shifted.sum(axis=-1)
