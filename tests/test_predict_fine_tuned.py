@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from electra_ref.training.finetuning import answering, prediction
 from electra_ref.training.finetuning.data import LabelledData
 from electra_ref.training.finetuning.saved import find_fine_tuned
 from electra_ref.training.finetuning.table import task_of
+from electra_ref.training.prediction.source import open_source
 from electra_ref.training.stop_signals import StopSignals
 from tests.huggingface_tasks import draw_stored, write_run
 from tests.small_finetuning import examples
+from tests.small_runs import quiet
 
 KINDS = {
     "tags": "tagging",
@@ -225,9 +228,6 @@ def test_records_are_read_only_as_they_are_needed(
             nonlocal open_now
             open_now -= lines.count(b"\n")
 
-    from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
-    from tests.small_runs import quiet  # noqa: PLC0415
-
     monkeypatch.setattr(task, "records", records)
     monkeypatch.setattr(prediction, "LARGEST_GROUP", 2)
     read, write = os.pipe()
@@ -238,6 +238,39 @@ def test_records_are_read_only_as_they_are_needed(
     os.close(read)
     assert (counted.records, open_now) == (300, 0)
     assert most < 60  # two batches of 100 tokens hold less
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, "json") for name in KINDS), ("tags", "conll"), ("spans", "squad")],
+)
+def test_records_are_answered_where_a_pipe_pauses(
+    name: str, form: str, models: dict[str, Path]
+) -> None:
+    """Each record is written when there is an answer to the one before."""
+    opened = prediction.open_fine_tuned(
+        models[name], None, "reference", "float64", [], lambda _: None
+    )
+    given, stop = lines_of(name, 4), StopSignals()
+    read, write = os.pipe()
+
+    class Written:
+        def write(self, text: bytes) -> None:
+            assert text.endswith(b"\n")
+            if given:
+                os.write(write, f"{given.pop(0)}\n".encode())
+            else:
+                os.dup2(nothing.fileno(), write)  # which ends the pipe
+
+    deadline = threading.Timer(60, setattr, [stop, "requested", signal.SIGTERM])
+    deadline.start()
+    os.write(write, f"{given.pop(0)}\n".encode())
+    with open(os.devnull, "wb") as nothing, open_source(f"/dev/fd/{read}", "jsonl") as source:
+        counted = prediction.predict(opened, source, Written(), form, 4096, stop, quiet())
+    deadline.cancel()
+    for descriptor in (read, write):
+        os.close(descriptor)
+    assert (counted.records, given) == (4, [])
 
 
 def test_a_file_appears_only_when_all_is_answered(

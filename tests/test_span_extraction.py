@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,10 @@ from electra_ref.training.finetuning.span_decoding import Candidate, SpanPredict
 from electra_ref.training.finetuning.span_windows import Window
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Answered, Feature, Lines
+from electra_ref.training.finetuning.task import Answered, Feature
 from electra_ref.training.finetuning.tasks import span_extraction as task
 from electra_ref.training.finetuning.tasks.span_extraction import SpanConfig
+from tests.finetuning_files import written
 from tests.test_span_windows import TOKENIZER
 from tests.test_squad_format import BORN, NONE, file_of, squad_of
 
@@ -170,29 +170,18 @@ def test_above_the_threshold_there_is_no_answer() -> None:
     assert result_of(answered("a", -9.0), ALWAYS)["start"] is None  # no span at all
 
 
-def lines_of(make: Lines, *answers: Answered) -> list[str]:
-    return list(make(iter(answers), SETTINGS, ()))
-
-
 def test_files_of_predictions_are_one_object_over_many_lines() -> None:
     answers = [answered('a"', -3.0, CAT, DOG), answered("b", 0.0, DOG), answered("c\u00e9", -2.0)]
     files = {
-        name: json.loads("\n".join(lines_of(make, *answers))) for name, make in task.OUTPUTS.items()
+        name: json.loads("\n".join(written(output, answers, SETTINGS, ())))
+        for name, output in task.OUTPUTS.items()
     }
     assert files["squad"] == {'a"': "cat", "b": "", "c\u00e9": ""}
     assert files["squad-null-odds"] == {'a"': -3.0, "b": 0.0, "c\u00e9": -2.0}
     assert [best["text"] for best in files["squad-nbest"]['a"']] == ["cat", "dog"]
     assert files["squad-nbest"]["c\u00e9"] == []
-    for make in task.OUTPUTS.values():
-        assert json.loads("\n".join(lines_of(make))) == {}
-
-
-def test_files_of_predictions_are_written_as_answers_come() -> None:
-    def answers() -> Iterator[Answered]:
-        yield answered("a", -3.0, CAT)
-        raise AssertionError("read too far")
-
-    assert next(task.squad_lines(answers(), SETTINGS, ())) == '{"a": "cat"'
+    for output in task.OUTPUTS.values():
+        assert json.loads("\n".join(written(output, [], SETTINGS, ()))) == {}
 
 
 def test_a_dropout_that_does_nothing_is_refused() -> None:

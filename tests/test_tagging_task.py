@@ -16,6 +16,7 @@ from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Use
 from electra_ref.training.finetuning.tasks import tagging
 from electra_ref.training.finetuning.tasks.tagging import Tagged, TaggingConfig
+from tests.finetuning_files import written
 from tests.tagged_text import file_of
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "d", "e"]
@@ -284,7 +285,7 @@ def test_semantic_roles_from_end_to_end() -> None:
     missed = [answer(read[0], "S-V", "S-A", "S-C-A")]  # two parts are no one part
     assert tagging.scores(missed, settings, labels)["f1"] == 0.0
     assert tagging.result(read[0], answered[0].prediction, settings, labels)["predicate"] == 0
-    assert list(tagging.in_columns(iter(answered), settings, labels)) == [
+    assert written(tagging.OUTPUTS["conll"], answered, settings, labels) == [
         "a V B-V", "d - B-A", "e - I-A", "",
     ]  # fmt: skip
 
@@ -301,11 +302,8 @@ def test_lines_of_conll_can_be_read_again() -> None:
     """A space within a word would be another column."""
     _, settings, labels = trained(IOB1)
     one = sentence_of("here", ["New York", "\u00a0", "d"], None)
-    lines = list(
-        tagging.in_columns(
-            iter([answer(one, "S-X", "O", "S-X"), answer(one, "O", "O", "O")]), settings, labels
-        )
-    )
+    answered = [answer(one, "S-X", "O", "S-X"), answer(one, "O", "O", "O")]
+    lines = written(tagging.OUTPUTS["conll"], answered, settings, labels)
     assert lines == ["New_York I-X", "_ O", "d I-X", "", "New_York O", "_ O", "d O", ""]
     assert len(records("\n".join(lines))) == 2
     assert list(tagging.OUTPUTS) == ["conll"]

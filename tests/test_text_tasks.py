@@ -24,7 +24,7 @@ from electra_ref.training.finetuning.scores.numbers import number_scores
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Task, Use
 from electra_ref.training.finetuning.tasks import classification, multiple_choice, regression
-from tests.finetuning_files import read, write
+from tests.finetuning_files import read, write, written
 
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh")
 TOKENIZER = WordPiece(VOCABULARY)
@@ -286,7 +286,7 @@ def test_predictions_and_scores_of_sets() -> None:
         "exact_match": pytest.approx(2 / 3, rel=1e-12),
     }
     with pytest.raises(UserError, match="multi_label = true"):
-        list(classification.OUTPUTS["glue"](iter(done), settings, labels))
+        classification.glue_lines(0, done[0], settings, labels)
 
 
 def test_scores_of_sets_without_labels_are_0() -> None:
@@ -298,12 +298,13 @@ def test_submissions_to_glue() -> None:
     labels = ("entailment", "not_entailment")
     found = [text_record(None, id="7"), text_record(None, id="9")]
     done = answered("classification", found, [[1.0, 0.0], [0.0, 1.0]], labels)
-    lines = classification.OUTPUTS["glue"](iter(done), settings_of("classification"), labels)
-    assert list(lines) == ["index\tprediction", "7\tentailment", "9\tnot_entailment"]
+    expected = ["index\tprediction", "7\tentailment", "9\tnot_entailment"]
+    settings = settings_of("classification")
+    assert written(classification.OUTPUTS["glue"], done, settings, labels) == expected
     settings = settings_of("regression", glue="stsb")
     done = answered("regression", [text_record(None)] * 3, [-0.1, 0.5123456, 1.2], (), glue="stsb")
-    lines = regression.OUTPUTS["glue"](iter(done), settings, ())
-    assert list(lines) == ["index\tprediction", "0\t0.000", "1\t2.562", "2\t5.000"]
+    expected = ["index\tprediction", "0\t0.000", "1\t2.562", "2\t5.000"]
+    assert written(regression.OUTPUTS["glue"], done, settings, ()) == expected
 
 
 def test_records_of_regression(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 Records are gathered into groups. The rows of a group are sorted by length and computed in batches;
 then the predictions are written in the order of the records. The first group is one batch, so that
-the first answers come soon. No prediction depends on the group it was in: see ``data``.
+the first answers come soon. A group also ends where a pipe or a terminal pauses. No prediction
+depends on the group it was in: see ``data``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,15 @@ from electra_ref.training.finetuning.input_file import input_of
 from electra_ref.training.finetuning.saved import find_fine_tuned
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Answered, Feature, Labels, Record, Settings
+from electra_ref.training.finetuning.task import (
+    Answered,
+    Feature,
+    Labels,
+    Output,
+    Record,
+    Settings,
+    Task,
+)
 from electra_ref.training.prediction.counts import Counts
 from electra_ref.training.prediction.destination import Destination
 from electra_ref.training.prediction.run import StoppedError
@@ -124,14 +133,15 @@ def predict(
         progress.stage("bytes read", done, source.file.size)
 
     reader, tally, counts = opened.reader, Tally(), Counts()
-    file = input_of(source, SourceReader(lambda: None, tell, check), counts)
-    records = reader.task.records(file, reader.settings, "predict", reader.labels, tally)
-    total = [0, 0]
-    answered = _answered(opened, records, tally, batch_tokens, check, total)
-    write = _json_lines(opened) if form == JSON else reader.task.OUTPUTS[form]
-    for line in write(answered, reader.settings, reader.labels):
-        destination.write(f"{line}\n".encode("utf-8", "backslashreplace"))
-    return Counted(total[0], total[1], [*tally.lines(), *counts.encoding_notes()])
+    output = Output(_json_lines(reader.task)) if form == JSON else reader.task.OUTPUTS[form]
+    group = _Group(opened, output, destination, batch_tokens, check, tally)
+    file = input_of(source, SourceReader(group.answer, tell, check), counts)
+    group.write(output.before)
+    for record in reader.task.records(file, reader.settings, "predict", reader.labels, tally):
+        group.add(record)
+    group.answer()
+    group.write(output.after)
+    return Counted(group.answered, group.tokens, [*tally.lines(), *counts.encoding_notes()])
 
 
 def check_form(opened: Opened, form: str) -> None:
@@ -157,40 +167,66 @@ def _with_own(settings: FinetuningConfig, given: Sequence[str]) -> FinetuningCon
     return dataclasses.replace(settings, **chosen)  # type: ignore[arg-type]
 
 
-def _answered(
-    opened: Opened,
-    records: Iterator[Record],
-    tally: Tally,
-    batch_tokens: int,
-    check: Callable[[], None],
-    total: list[int],
-) -> Iterator[Answered]:
-    """Yield each record with its prediction; add to ``total`` records and tokens."""
-    reader = opened.reader
-    group: list[Record] = []
-    features: list[Feature] = []
-    size, largest = 0, batch_tokens
-    for record in records:
+class _Group:
+    """The records that are answered together."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        output: Output,
+        destination: Destination,
+        batch_tokens: int,
+        check: Callable[[], None],
+        tally: Tally,
+    ) -> None:
+        self.opened, self.output, self.destination = opened, output, destination
+        self.batch_tokens, self.check, self.tally = batch_tokens, check, tally
+        self.records: list[Record] = []
+        self.features: list[Feature] = []
+        self.size, self.largest = 0, batch_tokens  # in tokens
+        self.answered, self.tokens = 0, 0  # in all groups
+
+    def add(self, record: Record) -> None:
+        """Add a record; answer all if they are enough."""
+        reader = self.opened.reader
         own = reader.task.features(
-            len(group), record, opened.tokenizer, reader.settings, reader.labels, tally
+            len(self.records),
+            record,
+            self.opened.tokenizer,
+            reader.settings,
+            reader.labels,
+            self.tally,
         )
-        group.append(record)
-        features += own
-        tokens = sum(row.ids.size for feature in own for row in feature.rows)
-        size, total[0], total[1] = size + tokens, total[0] + 1, total[1] + tokens
-        if size >= largest or len(group) >= largest:
-            data = LabelledData(group, features)
-            yield from predictions(reader, opened.parameters, data, check, batch_tokens)
-            group, features, size = [], [], 0
-            largest = min(2 * largest, LARGEST_GROUP * batch_tokens)
-    data = LabelledData(group, features)
-    yield from predictions(reader, opened.parameters, data, check, batch_tokens)
+        self.records.append(record)
+        self.features += own
+        self.size += sum(row.ids.size for feature in own for row in feature.rows)
+        if max(self.size, len(self.records)) >= self.largest:
+            self.answer()
+            self.largest = min(2 * self.largest, LARGEST_GROUP * self.batch_tokens)
+
+    def answer(self) -> None:
+        """Answer the records so far, and begin a new group."""
+        reader = self.opened.reader
+        data = LabelledData(self.records, self.features)
+        found = predictions(reader, self.opened.parameters, data, self.check, self.batch_tokens)
+        self.write(
+            line
+            for number, one in enumerate(found, start=self.answered)
+            for line in self.output.lines(number, one, reader.settings, reader.labels)
+        )
+        self.answered, self.tokens = self.answered + len(found), self.tokens + self.size
+        self.records, self.features, self.size = [], [], 0
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Write ``lines``, if there are any."""
+        if text := "".join(f"{line}\n" for line in lines):
+            self.destination.write(text.encode("utf-8", "backslashreplace"))
 
 
-def _json_lines(opened: Opened) -> Callable[[Iterator[Answered], Settings, Labels], Iterator[str]]:
-    def lines(answered: Iterator[Answered], settings: Settings, labels: Labels) -> Iterator[str]:
-        for one in answered:
-            result = opened.reader.task.result(one.record, one.prediction, settings, labels)
-            yield json.dumps(result, ensure_ascii=False, allow_nan=False)
+def _json_lines(task: Task) -> Callable[[int, Answered, Settings, Labels], Iterable[str]]:
+    def lines(number: int, one: Answered, settings: Settings, labels: Labels) -> list[str]:
+        del number
+        result = task.result(one.record, one.prediction, settings, labels)
+        return [json.dumps(result, ensure_ascii=False, allow_nan=False)]
 
     return lines

@@ -9,7 +9,7 @@ record that is longer than the model reads has several features, its windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -51,14 +51,19 @@ class Answered(NamedTuple):
     prediction: Prediction
 
 
-Lines = Callable[[Iterator[Answered], Settings, Labels], Iterator[str]]
+class Output(NamedTuple):
+    """A format of predict."""
+
+    lines: Callable[[int, Answered, Settings, Labels], Iterable[str]]  # of a record; its number
+    before: Sequence[str] = ()  # lines before all records
+    after: Sequence[str] = ()
 
 
 class Task(Protocol):
     """The functions of a kind of task; ``plain`` has those of one with nothing special to say."""
 
     TABLE: type[FinetuningConfig]  # the settings of the task
-    OUTPUTS: Mapping[str, Lines]  # formats of predict besides JSON lines, by name
+    OUTPUTS: Mapping[str, Output]  # formats of predict besides JSON lines, by name
 
     def recipe(self, settings: Mapping[str, Any], model: EncoderConfig) -> Mapping[str, Any]:
         """Return the settings for what the user asked, and for a model of this size.

@@ -16,7 +16,7 @@ nyu-mll/jiant (names of the files of a submission). Wang et al. 2018, arXiv:1804
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from electra_ref.training.finetuning.task import Labels, Use
 BINARY = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
 NO_LABEL = "-"
+SUBMISSION_HEADER = "index\tprediction"
 
 
 class GlueTask(NamedTuple):
@@ -75,15 +76,14 @@ def glue_recipe(task: str) -> dict[str, Value]:
     return recipe
 
 
-def submission(answers: Iterable[tuple[TextRecord, str]]) -> Iterator[str]:
-    """Yield the lines of a file that GLUE accepts, of records and what is said of each.
+def submission_line(number: int, record: TextRecord, prediction: str) -> str:
+    """Return what a file that GLUE accepts says of the record ``number``, counted from 0.
 
-    Its name is CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv,
-    QNLI.tsv, RTE.tsv or WNLI.tsv; AX.tsv for the diagnostic set, which a model for MNLI answers.
+    The file begins with SUBMISSION_HEADER. Its name is CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv,
+    QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv, QNLI.tsv, RTE.tsv or WNLI.tsv; AX.tsv for the diagnostic set,
+    which a model for MNLI answers.
     """
-    yield "index\tprediction"
-    for number, (record, prediction) in enumerate(answers):
-        yield f"{number if record.id is None else record.id}\t{prediction}"
+    return f"{number if record.id is None else record.id}\t{prediction}"
 
 
 def glue_records(file: InputFile, task: str, use: Use, tally: Tally) -> Iterator[TextRecord]:

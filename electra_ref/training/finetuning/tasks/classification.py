@@ -28,7 +28,12 @@ from electra_ref.config.settings import setting
 from electra_ref.errors import UserError
 from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
 from electra_ref.text.wordpiece import WordPiece
-from electra_ref.training.finetuning.formats.glue import GLUE_TASKS, glue_recipe, submission
+from electra_ref.training.finetuning.formats.glue import (
+    GLUE_TASKS,
+    SUBMISSION_HEADER,
+    glue_recipe,
+    submission_line,
+)
 from electra_ref.training.finetuning.formats.text_record import (
     TextRecord,
     with_id,
@@ -46,7 +51,7 @@ from electra_ref.training.finetuning.scores.labels import (
     matthews_correlation,
 )
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Output, Use
 
 __all__ = [
     "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
@@ -230,15 +235,15 @@ def result(
 
 
 def glue_lines(
-    answered: Iterator[Answered], settings: ClassificationConfig, labels: Labels
-) -> Iterator[str]:
-    """Yield the lines of a submission to GLUE. Raises UserError for any number of labels."""
+    number: int, one: Answered, settings: ClassificationConfig, labels: Labels
+) -> list[str]:
+    """Return the line of a submission to GLUE. Raises UserError for any number of labels."""
     if settings.multi_label:
         raise UserError("a submission to GLUE has one label a text, but multi_label = true")
-    return submission((one.record, labels[one.prediction.labels[0]]) for one in answered)
+    return [submission_line(number, one.record, labels[one.prediction.labels[0]])]
 
 
-OUTPUTS: Mapping[str, Lines] = {"glue": glue_lines}
+OUTPUTS: Mapping[str, Output] = {"glue": Output(glue_lines, [SUBMISSION_HEADER])}
 
 
 def _label_of(record: TextRecord, settings: ClassificationConfig) -> str | tuple[str, ...]:

@@ -41,7 +41,7 @@ from electra_ref.training.finetuning.plain import options, settled
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.labels import accuracy
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Output, Use
 
 __all__ = [
     "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
@@ -50,7 +50,7 @@ __all__ = [
 
 DIGITS = 6  # of a probability
 _BLANK = re.compile(r"(?<![^\W_])_+(?![^\W_])")  # no letter or digit beside it
-OUTPUTS: Mapping[str, Lines] = {}
+OUTPUTS: Mapping[str, Output] = {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,12 @@ from electra_ref.errors import UserError
 from electra_ref.model.heads.regression import ScoreTargets
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.columns import SCORES
-from electra_ref.training.finetuning.formats.glue import GLUE_TASKS, glue_recipe, submission
+from electra_ref.training.finetuning.formats.glue import (
+    GLUE_TASKS,
+    SUBMISSION_HEADER,
+    glue_recipe,
+    submission_line,
+)
 from electra_ref.training.finetuning.formats.text_record import (
     TextRecord,
     with_id,
@@ -39,7 +44,7 @@ from electra_ref.training.finetuning.plain import options, settled
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.numbers import number_scores
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Output, Use
 
 __all__ = [
     "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
@@ -169,18 +174,14 @@ def result(
     return with_id(record, {"score": round(prediction, DIGITS)})
 
 
-def glue_lines(
-    answered: Iterator[Answered], settings: RegressionConfig, labels: Labels
-) -> Iterator[str]:
-    """Yield the lines of a submission to GLUE; its scores are clipped to the range there is."""
+def glue_lines(number: int, one: Answered, settings: RegressionConfig, labels: Labels) -> list[str]:
+    """Return the line of a submission to GLUE; the score is clipped to the range there is."""
     del labels
-    low, high = settings.lowest_score, settings.highest_score
-    return submission(
-        (one.record, f"{min(max(one.prediction, low), high):.3f}") for one in answered
-    )
+    score = min(max(one.prediction, settings.lowest_score), settings.highest_score)
+    return [submission_line(number, one.record, f"{score:.3f}")]
 
 
-OUTPUTS: Mapping[str, Lines] = {"glue": glue_lines}
+OUTPUTS: Mapping[str, Output] = {"glue": Output(glue_lines, [SUBMISSION_HEADER])}
 
 
 def _score_of(record: TextRecord, settings: RegressionConfig) -> float:

@@ -33,7 +33,7 @@ from electra_ref.training.finetuning.span_decoding import (
 )
 from electra_ref.training.finetuning.span_windows import Limits, windows_of
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Output, Use
 
 __all__ = [
     "OUTPUTS", "TABLE", "answers", "augmented", "features", "labels_of", "options", "outputs",
@@ -199,32 +199,34 @@ def result(
     }
 
 
-def squad_lines(
-    answered: Iterator[Answered], settings: SpanConfig, labels: Labels
-) -> Iterator[str]:
-    """Yield the predictions of SQuAD: an answer for each id, "" where there is none."""
+def squad_lines(number: int, one: Answered, settings: SpanConfig, labels: Labels) -> list[str]:
+    """Return a prediction of SQuAD: the answer by its id, "" where there is none."""
     del labels
-    return _object_lines((one.record.id, _given(one.prediction, settings).text) for one in answered)
+    return [_pair(number, one, _given(one.prediction, settings).text)]
 
 
-def null_odds_lines(
-    answered: Iterator[Answered], settings: SpanConfig, labels: Labels
-) -> Iterator[str]:
-    """Yield the null odds for each id, as the official script reads them."""
+def null_odds_lines(number: int, one: Answered, settings: SpanConfig, labels: Labels) -> list[str]:
+    """Return the null odds by the id, as the official script reads them."""
     del settings, labels
-    return _object_lines((one.record.id, one.prediction.null_odds) for one in answered)
+    return [_pair(number, one, one.prediction.null_odds)]
 
 
-def best_lines(answered: Iterator[Answered], settings: SpanConfig, labels: Labels) -> Iterator[str]:
-    """Yield the best spans for each id."""
+def best_lines(number: int, one: Answered, settings: SpanConfig, labels: Labels) -> list[str]:
+    """Return the best spans by the id."""
     del settings, labels
-    return _object_lines((one.record.id, _objects(one.prediction)) for one in answered)
+    return [_pair(number, one, _objects(one.prediction))]
 
 
-OUTPUTS: Mapping[str, Lines] = {
-    "squad": squad_lines,
-    "squad-null-odds": null_odds_lines,
-    "squad-nbest": best_lines,
+def _pair(number: int, one: Answered, value: Any) -> str:
+    """Return a line of an object of JSON that has one for each id."""
+    pair = json.dumps({one.record.id: value}, ensure_ascii=False)
+    return f"{',' if number else ''}{pair[1:-1]}"
+
+
+OUTPUTS: Mapping[str, Output] = {
+    "squad": Output(squad_lines, ["{"], ["}"]),
+    "squad-null-odds": Output(null_odds_lines, ["{"], ["}"]),
+    "squad-nbest": Output(best_lines, ["{"], ["}"]),
 }
 
 _NOTHING = Candidate("", 0, 0, 0.0, 0.0)
@@ -242,13 +244,3 @@ def _given(prediction: SpanPrediction, settings: SpanConfig) -> Candidate:
 
 def _objects(prediction: SpanPrediction) -> list[dict[str, Any]]:
     return [candidate._asdict() for candidate in prediction.candidates]
-
-
-def _object_lines(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
-    """Yield one JSON object over many lines, a pair a line."""
-    before = "{"
-    for key, value in pairs:
-        pair = json.dumps({key: value}, ensure_ascii=False)
-        yield before + pair[1:-1]
-        before = ","
-    yield "}" if before == "," else "{}"

@@ -51,7 +51,7 @@ from electra_ref.training.finetuning.tag_labels import (
 )
 from electra_ref.training.finetuning.tag_results import conll_lines, json_object
 from electra_ref.training.finetuning.tally import Tally
-from electra_ref.training.finetuning.task import Answered, Feature, Labels, Lines, Use
+from electra_ref.training.finetuning.task import Answered, Feature, Labels, Output, Use
 from electra_ref.training.finetuning.word_rows import word_rows
 
 __all__ = [
@@ -269,14 +269,15 @@ def result(
 
 
 def in_columns(
-    answered: Iterator[Answered], settings: TaggingConfig, labels: Labels
+    number: int, one: Answered, settings: TaggingConfig, labels: Labels
 ) -> Iterator[str]:
-    """Yield the sentences in columns, a blank line after each."""
-    for record, prediction in answered:
-        yield from conll_lines(record, written_tags(prediction.labels, settings.tag_scheme, labels))
+    """Return a sentence in columns, with a blank line after it."""
+    del number
+    tags = written_tags(one.prediction.labels, settings.tag_scheme, labels)
+    return conll_lines(one.record, tags)
 
 
-OUTPUTS: Mapping[str, Lines] = {"conll": in_columns}
+OUTPUTS: Mapping[str, Output] = {"conll": Output(in_columns)}
 
 
 def wants_predicate(labels: Labels) -> bool:
