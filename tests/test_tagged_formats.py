@@ -134,6 +134,7 @@ def test_conllu_refuses(lines: tuple[str, ...], message: str) -> None:
 def test_conllu_knows_its_fields() -> None:
     with pytest.raises(UserError, match="tag_key = 'POS' is none of ID, FORM, LEMMA, UPOS"):
         read(CONLLU, "f.conllu", columns=Columns(1, -1, "", "POS"))
+    assert len(read(CONLLU, "f.conllu", columns=Columns(1, -1, "", "POS"), tagged=False)) == 2
 
 
 TSV = "intent\ttokens\tslots\nGetWeather\twill it snow\tO O B-c\n\nPlay\tplay\tO\n"

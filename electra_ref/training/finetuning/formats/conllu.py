@@ -39,7 +39,7 @@ def read_conllu(
     ``columns.word_key`` and ``tag_key`` are names of FIELDS: FORM and UPOS, if they are empty.
     Without ``tagged`` only the words are read.
     """
-    word, tag = columns.word_key or "FORM", columns.tag_key or "UPOS"
+    word, tag = columns.word_key or "FORM", (columns.tag_key if tagged else "") or "UPOS"
     for key, field in (("word_key", word), ("tag_key", tag)):
         if field not in FIELDS:
             raise file.error(1, f"{key} = {field!r} is none of {', '.join(FIELDS)}")
