@@ -19,7 +19,7 @@ from electra_ref.command_line import Parser, folder, reporting
 from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
 from electra_ref.running import run_command
-from electra_ref.training.finetuning.kinds import KINDS
+from electra_ref.training.finetuning.kinds import KINDS, SETTABLE
 from electra_ref.training.prediction.table import TASKS
 from electra_ref.training.progress import wants_colour
 from electra_ref.training.stop_signals import exit_code
@@ -64,6 +64,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     parser = Parser(program, DESCRIPTION)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
+    settable = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in SETTABLE.items())
     asked = "; ".join(f"{name}: {question}" for name, question in TASKS.items())
     add(
         "--model",
@@ -106,7 +107,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="fine-tuned models: how the input is read, such as text_column=NAME; may be repeated",
+        help=f"fine-tuned models: how the input is read and answered; may be repeated; {settable}",
     )
     add(
         "--top-k",

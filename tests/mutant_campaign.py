@@ -145,7 +145,8 @@ AREAS = {
             ),
         ),
         "early_stopping finetune_command finetuning_data finetuning_reading finetuning_run "
-        "finetuning_seeds finetuning_start predict_fine_tuned settings_of_finetuning",
+        "finetuning_seeds finetuning_start predict_fine_tuned predict_settings "
+        "settings_of_finetuning",
     ),
     "text_tasks": Area(
         (

@@ -24,6 +24,8 @@ from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.answering import Reader, predictions
 from electra_ref.training.finetuning.data import LabelledData
 from electra_ref.training.finetuning.input_file import input_of
+from electra_ref.training.finetuning.kinds import SETTABLE
+from electra_ref.training.finetuning.learning import model_of
 from electra_ref.training.finetuning.saved import find_fine_tuned
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.finetuning.tally import Tally
@@ -82,10 +84,10 @@ def open_fine_tuned(
     given: Sequence[str],
     say: Callable[[str], object],
 ) -> Opened:
-    """Open the fine-tuned model at ``path``; ``given`` are settings of how files are read.
+    """Open the fine-tuned model at ``path``; ``given`` are settings of SETTABLE.
 
-    Raises UserError if there is none, if its task is another one than ``kind``, and for a setting
-    that is not the task's own.
+    Raises UserError if there is none, if its task is another one than ``kind``, and for another
+    setting.
     """
     stored = find_fine_tuned(path)
     for note in stored.notes:
@@ -97,11 +99,12 @@ def open_fine_tuned(
     task = task_of(stored.settings.task)
     settings = _with_own(stored.settings, given)
     opened = open_backend(device, precision)
-    specs = fine_tuning.parameter_specs(stored.model)
+    model = model_of(task, settings, stored.labels)
+    specs = fine_tuning.parameter_specs(model)
     values, step = read_parameters(stored, specs, opened.dtype, path)
     parameters = FlatParameters(specs, opened.backend.to_device(values.vector))
     pad = stored.tokenizer.special_tokens.pad
-    reader = Reader(task, settings, stored.labels, stored.model, opened.backend, pad)
+    reader = Reader(task, settings, stored.labels, model, opened.backend, pad)
     return Opened(
         reader,
         parameters,
@@ -155,14 +158,13 @@ def check_form(opened: Opened, form: str) -> None:
 
 
 def _with_own(settings: FinetuningConfig, given: Sequence[str]) -> FinetuningConfig:
-    """Return ``settings`` with ``key=value`` of keys that only this kind of task has."""
-    chosen = chosen_values(type(settings), None, given)
-    common = {field.name for field in dataclasses.fields(FinetuningConfig)} - {"max_length"}
+    """Return ``settings`` with ``key=value`` of keys that may be set. Raises UserError."""
+    chosen, settable = chosen_values(type(settings), None, given), SETTABLE[settings.task]
     for key in chosen:
-        if key in common:
-            own = [f.name for f in dataclasses.fields(settings) if f.name not in common]
+        if key not in settable:
             raise UserError(
-                f"--set {key}: a trained model has it already; these can be set: {', '.join(own)}"
+                f"--set {key}: a trained model has it already, or does without it; these can be "
+                f"set: {', '.join(settable)}"
             )
     return dataclasses.replace(settings, **chosen)  # type: ignore[arg-type]
 
