@@ -70,7 +70,7 @@ def softmax_pooling_backward(dpooled: Array, cache: PoolingCache) -> tuple[Array
 
 
 def softmax(logits: Array) -> Array:
-    """Return the probabilities (B, T) of ``logits`` (B, T), real or complex."""
-    exponentials = get_xp(logits).exp(logits - logits.real.max(axis=1, keepdims=True))
-    probabilities: Array = exponentials / exponentials.sum(axis=1, keepdims=True)
+    """Return the probabilities (..., T) of ``logits`` (..., T), real or complex."""
+    exponentials = get_xp(logits).exp(logits - logits.real.max(axis=-1, keepdims=True))
+    probabilities: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return probabilities

@@ -27,6 +27,7 @@ from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting
 from electra_ref.errors import UserError
 from electra_ref.model.heads.classification import LabelSetTargets, LabelTargets
+from electra_ref.model.heads.pooling import softmax
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.glue import (
     GLUE_TASKS,
@@ -197,8 +198,7 @@ def predict(
         small = np.exp(-np.abs(logits))
         probabilities = np.where(logits > 0, 1.0, small) / (1.0 + small)
         return Prediction(probabilities, tuple(np.flatnonzero(logits > 0).tolist()))
-    exponentials = np.exp(logits - logits.max())
-    return Prediction(exponentials / exponentials.sum(), (int(logits.argmax()),))
+    return Prediction(softmax(logits), (int(logits.argmax()),))
 
 
 def scores(

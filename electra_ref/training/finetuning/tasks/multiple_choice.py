@@ -31,6 +31,7 @@ from electra_ref.config.finetuning import FinetuningConfig, head_for_rows
 from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting
 from electra_ref.model.heads.choice import ChoiceTargets
+from electra_ref.model.heads.pooling import softmax
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.choice_record import ChoiceRecord
 from electra_ref.training.finetuning.formats.choices import choice_records
@@ -173,8 +174,7 @@ def predict(
     """Return the probability of each choice, and the most probable one."""
     del record, features, settings, labels
     (logits,) = answers
-    exponentials = np.exp(logits - logits.max())
-    return Prediction(exponentials / exponentials.sum(), int(logits.argmax()))
+    return Prediction(softmax(logits), int(logits.argmax()))
 
 
 def scores(
