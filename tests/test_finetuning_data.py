@@ -11,15 +11,14 @@ import pytest
 
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.training.finetuning.data import (
-    ROUND,
     LabelledData,
     batches_an_epoch,
     labelled_batch,
-    padded_length,
     reading_batches,
     training_features,
 )
 from electra_ref.training.finetuning.task import Feature, Row
+from electra_ref.training.prediction.batches import ROUND, padded_length
 
 PAD = 7
 

@@ -122,7 +122,7 @@ def test_every_wanted_token_is_in_one_batch(
     limits = LIMITS._replace(batch_answers=batch_answers)
     answered: list[tuple[int, int]] = []
     for batch in batches_of(rows, limits):
-        (length,) = {padded_length(row, limits) for row in batch}
+        (length,) = {padded_length(row.places.size, limits.positions) for row in batch}
         most = max(row.answered.size for row in batch)
         assert length <= limits.positions
         assert len(batch) == 1 or len(batch) * length <= limits.batch_tokens
@@ -142,7 +142,7 @@ def test_the_padded_length_of_a_row_is_its_own(texts: list[list[str]]) -> None:
     """It does not depend on the other rows, so neither do the bits of its answers."""
     _, rows = rows_for(texts)
     for row in rows:
-        length = padded_length(row, LIMITS)
+        length = padded_length(row.places.size, LIMITS.positions)
         assert row.places.size <= length < row.places.size + ROUND
         assert length % ROUND == 0 or length == LIMITS.positions
 

@@ -24,8 +24,8 @@ from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.model.labelled import LabelledBatch
 from electra_ref.rng import shuffled
 from electra_ref.training.finetuning.task import Feature, Record, Task
+from electra_ref.training.prediction.batches import padded_length
 
-ROUND = 8  # tokens: rows are padded to a multiple of it
 BATCH_TOKENS = 4096  # of a batch of evaluation, padding included
 _ORDER_OF_BATCHES = 1 << 30  # beyond all epochs
 
@@ -85,7 +85,7 @@ def training_features(
 def labelled_batch(
     task: Task, features: Sequence[Feature], pad: int, longest: int
 ) -> LabelledBatch:
-    """Return ``features`` as rows, padded to a multiple of ROUND, at most to ``longest``."""
+    """Return ``features`` as rows, padded to a multiple of 8, at most to ``longest``."""
     rows = [row for feature in features for row in feature.rows]
     length = padded_length(max(row.ids.size for row in rows), longest)
     ids = np.full((len(rows), length), pad, np.int32)
@@ -95,11 +95,6 @@ def labelled_batch(
         size = row.ids.size
         ids[line, :size], segments[line, :size], mask[line, :size] = row.ids, row.segments, True
     return LabelledBatch(Batch(ids, segments, mask), task.targets(features, length))
-
-
-def padded_length(length: int, longest: int) -> int:
-    """Return ``length`` with its padding; ``longest`` is what the model has positions for."""
-    return min(-(-length // ROUND) * ROUND, longest)
 
 
 def reading_batches(

@@ -54,9 +54,12 @@ def rows_of(
 
 def batches_of(rows: Sequence[Row], limits: Limits) -> Iterator[list[Row]]:
     """Yield the rows, sorted by length, in batches; one row alone may exceed the limits."""
+
+    def length_of(row: Row) -> int:
+        return padded_length(row.places.size, limits.positions)
+
     for length, equal in groupby(
-        sorted(rows, key=lambda row: (-padded_length(row, limits), -row.answered.size)),
-        key=lambda row: padded_length(row, limits),
+        sorted(rows, key=lambda row: (-length_of(row), -row.answered.size)), key=length_of
     ):
         batch: list[Row] = []
         for row in equal:
@@ -71,9 +74,9 @@ def batches_of(rows: Sequence[Row], limits: Limits) -> Iterator[list[Row]]:
         yield batch
 
 
-def padded_length(row: Row, limits: Limits) -> int:
-    """Return the length of ``row`` with its padding."""
-    return min(-(-row.places.size // ROUND) * ROUND, limits.positions)
+def padded_length(length: int, longest: int) -> int:
+    """Return ``length`` with its padding; ``longest`` is what the model has positions for."""
+    return min(-(-length // ROUND) * ROUND, longest)
 
 
 def pad(rows: Sequence[Row], length: int, pad_id: int) -> tuple[Batch, npt.NDArray[np.int32]]:

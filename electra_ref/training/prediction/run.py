@@ -147,9 +147,8 @@ class _Group:
                 counts.without_mask += bool(example.tokens) and not wanted.any()
         for batch in batches_of(rows, predictor.limits):
             self.check()
-            padded, positions = pad(
-                batch, padded_length(batch[0], predictor.limits), predictor.pad_id
-            )
+            length = padded_length(batch[0].places.size, predictor.limits.positions)
+            padded, positions = pad(batch, length, predictor.pad_id)
             found = predictor.task.answers(predictor.model, padded, positions)
             for row, values in zip(batch, found, strict=True):
                 places = row.places[row.answered].tolist()
