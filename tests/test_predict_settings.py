@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,6 +130,15 @@ def test_all_other_settings_are_refused(
         said = capsys.readouterr().err
         assert f"error: --set {field.name}: a trained model has it" in said
         assert said.rstrip().endswith(f"these can be set: {', '.join(SETTABLE[kind])}")
+
+
+def test_a_head_without_a_beam_has_no_size_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_run(tmp_path / "model", draw_stored("spans"))
+    flags = ["--input", os.devnull, "--output", str(tmp_path / "out.jsonl")]
+    assert predict.main(["--model", str(model), *flags, *WHERE, "--set", "beam_size=1"]) == 2
+    assert "max_answer_length, no_answer, null_threshold\n" in capsys.readouterr().err
 
 
 def test_help_says_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,7 +159,9 @@ def check_form(opened: Opened, form: str) -> None:
 
 def _with_own(settings: FinetuningConfig, given: Sequence[str]) -> FinetuningConfig:
     """Return ``settings`` with ``key=value`` of keys that may be set. Raises UserError."""
-    chosen, settable = chosen_values(type(settings), None, given), SETTABLE[settings.task]
+    chosen, settable = chosen_values(type(settings), None, given), [*SETTABLE[settings.task]]
+    if settings.task == "span-extraction" and settings.head == "huggingface":
+        settable.remove("beam_size")  # that head has no beam
     for key in chosen:
         if key not in settable:
             raise UserError(
