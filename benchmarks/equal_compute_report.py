@@ -7,8 +7,8 @@ An interval is from the 2.5th to the 97.5th percentile of the mean difference ov
 pre-training seeds, and inside each of the fine-tuning seeds. With three seeds it is too narrow. Of
 400 simulated comparisons without any difference it had 0 inside in 74 % where pre-training seeds
 alone vary, in 90 % where both kinds vary alike, and in 98 % where fine-tuning seeds alone do. The
-standard error that stands behind it tells more then: 4.3 of it (Student's t for three seeds) to each
-side had 0 inside in 95 % each time.
+standard error that stands behind it tells more then: 4.3 of it (Student's t for three seeds) to
+each side had 0 inside in 95 % each time.
 """
 
 from __future__ import annotations

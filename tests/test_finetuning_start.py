@@ -230,7 +230,7 @@ def test_settings_come_from_recipe_model_file_and_arguments(tmp_path: Path) -> N
 
 def test_a_run_from_scratch_begins_as_the_model_did(tmp_path: Path) -> None:
     """Otherwise the numbers that pre-training begins with would count as what it taught."""
-    own = {"initializer_range": 0.08, "initial_attention": "neighbours"}
+    own: dict[str, Any] = {"initializer_range": 0.08, "initial_attention": "neighbours"}
     encoder = find_encoder(write_encoder(tmp_path / "run", **own))
     usual = {key: getattr(FinetuningConfig, key) for key in own}
 
