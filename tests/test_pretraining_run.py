@@ -400,6 +400,17 @@ def test_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--set steps=40" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_limit_that_is_reached_already_says_what_it_counts_from(tmp_path: Path) -> None:
+    """Steps are left, but not below the limit."""
+    trainer = Finishing(tmp_path, 12)
+    complete(trainer, StopSignals(), Limits(5, None, time.monotonic()))
+    assert trainer.trained is None
+    assert said_to(trainer.progress) == [
+        "--max-steps 5 is reached already: the run is at step 12 of 20; it counts from the run's "
+        "first step, so give a larger one"
+    ]
+
+
 def test_a_stopped_run_says_how_it_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,10 +19,16 @@ class Limits(NamedTuple):
 
 def train_to_end(trainer: Trainer, stop: StopSignals, limits: Limits) -> int:
     """Train to the end, or until a limit or a signal; return the step it began at."""
-    last_step = min(trainer.config.steps, limits.max_steps or trainer.config.steps)
+    steps = trainer.config.steps
+    last_step = min(steps, limits.max_steps or steps)
     first_step = trainer.state.step
-    if first_step >= last_step:
+    if first_step >= steps:
         trainer.progress.say(f"nothing is left to train: the run is at step {first_step:,}")
+    elif first_step >= last_step:
+        trainer.progress.say(
+            f"--max-steps {last_step} is reached already: the run is at step {first_step:,} of "
+            f"{steps:,}; it counts from the run's first step, so give a larger one"
+        )
     else:
         minutes = math.inf if limits.max_minutes is None else limits.max_minutes
         trainer.train(stop, last_step, limits.started + 60 * minutes)
