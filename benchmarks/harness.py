@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from electra_ref.errors import UserError
+from electra_ref.errors import ReaderGoneError, UserError
 from electra_ref.training.environment import describe_environment
+from electra_ref.training.progress import drop_output, show
+from electra_ref.training.stop_signals import exit_code
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -85,16 +88,21 @@ def exit_code_of(name: str, work: Callable[[], Sequence[str]]) -> int:
     """Do ``work`` of a benchmark that goes on when it is started again; return its exit code.
 
     ``work`` returns what failed. The code is 0 if nothing did, 1 if something did, 2 after a
-    UserError, 130 after SIGINT. Each but the first comes with a line on stderr.
+    UserError, 130 after SIGINT; each but the first comes with a line on stderr. It is 141, without
+    a line, if the reader of standard output went away.
     """
     try:
         failures = work()
+        show("")  # writes what was printed: a reader that went away is noticed here
     except UserError as error:
         print(f"benchmarks.{name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"benchmarks.{name}: stopped; the same command goes on", file=sys.stderr)
         return 130
+    except (BrokenPipeError, ReaderGoneError):
+        drop_output()
+        return exit_code(signal.SIGPIPE)
     for failure in failures:
         print(f"benchmarks.{name}: error: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -1,6 +1,7 @@
 """What the commands share: errors in one line, the arguments that fill a configuration.
 
-Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM.
+Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM, 141 if the reader of the
+output went away.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from electra_ref.process import threads_set
 from electra_ref.processes import ALONE, Processes, describe
 from electra_ref.text.reading import Reading, usable_cores
 from electra_ref.training.pretraining.source import Source
-from electra_ref.training.progress import Progress
+from electra_ref.training.progress import Progress, show
 from electra_ref.training.stop_signals import StopSignals
 
 COMPILING = "compiling kernels for this processor: up to a minute, in the first run only"
@@ -49,6 +50,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UserError with what argparse says."""
         raise UserError(f"{message}; --help lists all arguments")
+
+    def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002
+        """Print help or the version. Raises ReaderGoneError where argparse would go on."""
+        show(message)
 
     def _unknown(self, argument: str) -> str:
         flag, _, value = argument.partition("=")

@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the person at the terminal."""
+"""The exceptions that end a command as expected: with a line for people, or quietly."""
 
 from __future__ import annotations
 
@@ -7,4 +7,11 @@ class UserError(Exception):
     """What is wrong, where, and what to do about it, in one line.
 
     A command line prints the message without a traceback and exits with code 2.
+    """
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads what a command writes any more, as after ``| head``.
+
+    A command line prints nothing, and exits with the code of SIGPIPE.
     """

@@ -160,10 +160,7 @@ def _answer_records(options: argparse.Namespace) -> int:
     """Answer by a fine-tuned model; return the exit code. Raises UserError."""
     from electra_ref.training.finetuning import prediction  # noqa: PLC0415  (loads numba)
     from electra_ref.training.finetuning.saved import holds_fine_tuned  # noqa: PLC0415
-    from electra_ref.training.prediction.destination import (  # noqa: PLC0415
-        ReaderGoneError,
-        open_destination,
-    )
+    from electra_ref.training.prediction.destination import open_destination  # noqa: PLC0415
     from electra_ref.training.prediction.run import StoppedError  # noqa: PLC0415
     from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
 
@@ -193,8 +190,6 @@ def _answer_records(options: argparse.Namespace) -> int:
                 )
         except StoppedError:
             return exit_code(stop.requested or signal.SIGINT)
-        except ReaderGoneError:
-            return exit_code(signal.SIGPIPE)
         except MemoryError as error:
             raise UserError(f"out of memory ({error}): choose a smaller --batch-tokens") from error
         finally:
@@ -207,10 +202,7 @@ def _answer_records(options: argparse.Namespace) -> int:
 def _answer_tokens(options: argparse.Namespace, top_k: int) -> int:
     """Answer by a pre-trained model; return the exit code. Raises UserError."""
     from electra_ref.training.prediction import run  # noqa: PLC0415  (loads numba)
-    from electra_ref.training.prediction.destination import (  # noqa: PLC0415
-        ReaderGoneError,
-        open_destination,
-    )
+    from electra_ref.training.prediction.destination import open_destination  # noqa: PLC0415
     from electra_ref.training.prediction.predictor import (  # noqa: PLC0415
         Options,
         check_input,
@@ -235,8 +227,6 @@ def _answer_tokens(options: argparse.Namespace, top_k: int) -> int:
                 counts = run.predict(predictor, source, destination, style_of(options), stop, bar)
         except run.StoppedError:
             return exit_code(stop.requested or signal.SIGINT)
-        except ReaderGoneError:
-            return exit_code(signal.SIGPIPE)
         except MemoryError as error:
             raise UserError(f"out of memory ({error}): choose a smaller --batch-tokens") from error
         finally:

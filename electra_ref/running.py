@@ -1,6 +1,7 @@
 """How a command starts and ends: in one process, or in all that a launcher has started.
 
-Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM; 1 after a defect.
+Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM, 141 if the reader of the
+output went away; 1 after a defect.
 
 Of several processes, the first one alone prints. When all end with an error at the same place, as
 they do if a setting is wrong, the first one says it, and all end with its code. When one ends with
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import NamedTuple
 
-from electra_ref.errors import UserError
+from electra_ref.errors import ReaderGoneError, UserError
 from electra_ref.process import prepare_process
 from electra_ref.processes import ALONE, Processes, is_first_on_node, launched, open_processes
 from electra_ref.terminal_text import visible
@@ -106,6 +107,8 @@ def _ending_of(command: Callable[[], int], if_too_large: str) -> Ending:
         return Ending(2, f"out of memory ({error}): {if_too_large}")
     except KeyboardInterrupt:
         return Ending(exit_code(signal.SIGINT))
+    except ReaderGoneError:
+        return Ending(exit_code(signal.SIGPIPE))
 
 
 def _ending_with_defects(command: Callable[[], int], if_too_large: str) -> Ending:

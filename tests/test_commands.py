@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import runpy
 import sys
 import tomllib
@@ -81,6 +82,29 @@ def test_help_has_a_line_for_each_command(flag: str, capsys: pytest.CaptureFixtu
     width = max(map(len, commands.COMMANDS))
     for name, description in commands.COMMANDS.items():
         assert f"\n  {name:{width}}  {description}\n" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["train", "--version"],
+        ["train", "--print-config"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_went_away_ends_a_command_quietly(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At its end, Python must not write the rest again."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert commands.main(arguments) == 141
+    assert capsys.readouterr().err == ""
 
 
 def test_the_package_runs_by_its_name(

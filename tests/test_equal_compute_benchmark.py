@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from benchmarks.equal_compute_report import (
     print_report,
     score_table,
 )
+from benchmarks.harness import exit_code_of
 from benchmarks.pretraining_runs import Run, check_folders
 from benchmarks.scored_encoders import SMALL_TASKS, Encoder
 from electra_ref.config.settings import to_toml
@@ -333,6 +336,23 @@ def test_a_comparison_that_is_stopped_leaves_its_scores(
     captured = capsys.readouterr()
     assert "the same command goes on" in captured.err
     assert "minus" not in captured.out
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20], ids=["written at the end", "written at once"])
+def test_a_report_whose_reader_went_away_ends_quietly(
+    size: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    def report() -> list[str]:
+        print("a line\n" * size)
+        return []
+
+    with open(writing, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert exit_code_of("equal_compute", report) == 141
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from electra_ref import message_passing, running
-from electra_ref.errors import UserError
+from electra_ref.errors import ReaderGoneError, UserError
 from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import ALONE, Processes
 from electra_ref.running import Ending, run_alone, run_command, run_together
@@ -48,6 +48,7 @@ def test_a_command_of_one_process_ends_with_a_code_and_a_line(
     assert run("name", failing(MemoryError("9 GB")), "buy more") == 2
     assert capsys.readouterr().err == "name: error: out of memory (9 GB): buy more\n"
     assert run("name", failing(KeyboardInterrupt())) == 130
+    assert run("name", failing(ReaderGoneError())) == 141
     assert capsys.readouterr().err == ""
     with pytest.raises(RuntimeError):  # with its traceback
         run("name", failing(RuntimeError("a defect")))

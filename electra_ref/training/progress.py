@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from electra_ref.errors import ReaderGoneError
 from electra_ref.files import disk_errors
 from electra_ref.terminal_text import encodable, visible
 
@@ -36,14 +37,24 @@ def fitted(line: str, stream: TextIO) -> str:
 
 
 def show(text: str) -> None:
-    """Write a result to standard output. Raises UserError if it cannot be written."""
+    """Write a result to standard output, after what was printed there.
+
+    Raises ReaderGoneError if nobody reads it, UserError if it cannot be written.
+    """
     with disk_errors("write to standard output"):
         try:
             print(encodable(text, sys.stdout), end="", flush=True)
+        except BrokenPipeError as error:
+            drop_output()
+            raise ReaderGoneError from error
         except OSError:
-            # At exit, Python writes the rest again, which would fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             raise
+
+
+def drop_output() -> None:
+    """Drop what standard output did not take: at exit Python would write it again, and fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:

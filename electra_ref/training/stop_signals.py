@@ -72,7 +72,7 @@ class StopSignals:
 
 
 def exit_code(number: int) -> int:
-    """Return 130 for SIGINT, 143 for SIGTERM."""
+    """Return 130 for SIGINT, 143 for SIGTERM, 141 for SIGPIPE."""
     return 128 + number
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from electra_ref.errors import UserError
+from electra_ref.errors import ReaderGoneError, UserError
 from electra_ref.files import (
     disk_errors,
     force_to_disk,
@@ -27,10 +27,6 @@ from electra_ref.training.prediction.source import STANDARD_INPUT, Source
 
 STANDARD_OUTPUT = STANDARD_INPUT  # "-" names both
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class ReaderGoneError(Exception):
-    """Nobody reads the answers any more."""
 
 
 class Destination(Protocol):
