@@ -33,18 +33,29 @@ _ADVICE = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.EIO: "the disk reports a fault: check it, or write elsewhere",
-    errno.ENOENT: "it was moved or deleted meanwhile, or was never there",
+    errno.ENOENT: "its folder is missing: create it first; if that fails, write elsewhere",
+    errno.EISDIR: "name a file, not a folder",
+}
+_ADVICE_TO_READ = {
+    **_ADVICE,
+    errno.EACCES: "get the right to read it, or name another one",
+    errno.EPERM: "get the right to read it, or name another one",
+    errno.ENOENT: "check the path",
 }
 
 
 @contextmanager
 def disk_errors(action: str) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError: "cannot <action>: <reason>; <what to do>"."""
+    """Turn an OSError of the block into a UserError: "cannot <action>: <reason>; <what to do>".
+
+    What to do is that for reading if <action> begins with "read".
+    """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        advice = _ADVICE.get(error.errno or 0)
+        advices = _ADVICE_TO_READ if action.startswith("read ") else _ADVICE
+        advice = advices.get(error.errno or 0)
         raise UserError(f"cannot {action}: {reason}" + (f"; {advice}" if advice else "")) from error
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from electra_ref.errors import UserError
 from electra_ref.files import (
+    disk_errors,
     remove_temporaries,
     temporary_name,
     write_json_atomically,
@@ -76,6 +77,33 @@ def test_only_a_disk_that_cannot_sync_folders_is_forgiven(
     else:
         with pytest.raises(UserError, match=word):
             write_text_atomically(tmp_path / "text", "new")
+
+
+@pytest.mark.parametrize(
+    ("action", "error", "advice"),
+    [
+        ("read new.tsv", errno.ENOENT, "check the path"),
+        ("read new.tsv", errno.EACCES, "get the right to read it, or name another one"),
+        ("read data", errno.EISDIR, "name a file, not a folder"),
+        (
+            "write none/new",
+            errno.ENOENT,
+            "its folder is missing: create it first; if that fails, write elsewhere",
+        ),
+        (
+            "create /proc/a/b",
+            errno.ENOENT,
+            "its folder is missing: create it first; if that fails, write elsewhere",
+        ),
+        ("write locked/new", errno.EACCES, "choose a folder that you may write to"),
+    ],
+)
+def test_an_error_says_what_to_do_about_reading_and_about_writing(
+    action: str, error: int, advice: str
+) -> None:
+    with pytest.raises(UserError) as caught, disk_errors(action):
+        raise OSError(error, os.strerror(error))
+    assert str(caught.value) == f"cannot {action}: {os.strerror(error)}; {advice}"
 
 
 def test_temporaries_are_told_from_everything_else(tmp_path: Path) -> None:
