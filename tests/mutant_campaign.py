@@ -62,8 +62,8 @@ AREAS = {
     "text": Area(
         ("text",),
         "compression corpus corpus_sample decoding embedded_corpus fast_merging holding_out "
-        "listing packing parquet prepare prepare_settings sharing shards token_cache token_ids "
-        "tokenizing unknown_words vocabulary word_counts wordpiece workers",
+        "listing packing parquet prepare prepare_settings sharing shards small_corpora token_cache "
+        "token_ids tokenizing unknown_words vocabulary word_counts wordpiece workers",
     ),
     "model": Area(
         ("model",),

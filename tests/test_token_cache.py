@@ -31,7 +31,6 @@ from electra_ref.text.cache_folder import (
     open_or_build,
 )
 from electra_ref.text.token_cache import (
-    FEWEST_TOKENS,
     EncodedDocument,
     open_tokens,
     token_dtype,
@@ -393,16 +392,6 @@ def test_tokens_are_written_when_the_buffer_is_full(monkeypatch: pytest.MonkeyPa
         writer.append(part)
         written.append(np.frombuffer(stream.getvalue(), np.uint16).tolist())
     assert written == [[], [1, 2, 3, 4], [1, 2, 3, 4], list(range(1, 10))]
-
-
-def test_too_few_tokens_are_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"too small: 199 tokens, need at least {FEWEST_TOKENS}"):
-        cached(tmp_path, [[[1] * 199]], 10)
-
-
-def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="too small: 0 tokens"):
-        cached(tmp_path, [], 10)
 
 
 def test_a_large_file_is_compared_by_its_size_where_that_is_enough(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from electra_ref.text.tokenizing import recipe_of, tokenize_files
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.wordpiece import PREFIX, WordPiece, tokenizer_of
 
+FEWEST_TOKENS = 200  # a twentieth of less is no row to evaluate on
 VOCABULARY_BYTES = 1 << 28  # of a larger corpus a sample of about this size trains the vocabulary
 
 
@@ -155,11 +156,22 @@ def tokenize(
             "the corpus is not the one this run began with; name where that one lies now "
             "(--resume --corpus or --tokens), or start a new run"
         )
+    if cache.tokens.size < FEWEST_TOKENS:
+        raise UserError(
+            f"{_joined([file.name for file in listing.files] or ids_paths)}: the corpus is too "
+            f"small: {cache.tokens.size} tokens, need at least {FEWEST_TOKENS}; name more data"
+        )
     report = {"notes": [], **cache.folder.facts["report"], "tokens": cache.tokens.size}
     report["notes"] = [*report["notes"], *notes]
     if listing.skipped:
         report |= {"skipped": listing.skipped, "skipped_names": listing.skipped_names}
     return Tokenized(tokenizer, cache, report)
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Return what messages call files: the first one, and how many others there are."""
+    first, *others = names or ["the corpus"]
+    return f"{first} and {len(others):,} more" if others else first
 
 
 def _check_text_key(text_key: str, listing: Listing) -> None:
@@ -216,6 +228,7 @@ def _cached_vocabulary(
             lowercase=config.lowercase,
             strip_accents=config.strips_accents,
             may_grow=may_grow,
+            name=_joined([file.name for file in files]),
             on_work=lambda: advance(0),
             on_merges=lambda done, wanted: progress("merging pieces", done, wanted),
         )

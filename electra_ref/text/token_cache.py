@@ -38,7 +38,6 @@ from electra_ref.text.cache_folder import (
 )
 from electra_ref.text.joined_tokens import FILE_NAME, JoinedTokens, Tokens
 
-FEWEST_TOKENS = 200  # a twentieth of less is no row to evaluate on
 SENTENCES, DOCUMENTS, DIGESTS = "sentence_ends.bin", "document_ends.bin", "digests.bin"
 
 _BUFFER_TOKENS = 1 << 20
@@ -149,7 +148,7 @@ def join_shards(
     """Return the corpus ``key`` that consists of the shards with the keys ``shards``, in order.
 
     ``report`` makes one report of those of the shards; it is kept. Raises UserError if a shard is
-    missing, and what ``open_tokens`` raises.
+    missing.
     """
 
     def build(_: Path) -> dict[str, Any]:
@@ -173,7 +172,7 @@ def open_tokens(
 
     With ``on_bytes`` every byte is compared with its SHA-256, and it is called with the bytes that
     were read and those that there are; otherwise sizes are compared, which takes less than a
-    millisecond a shard. Raises UserError if there are fewer than FEWEST_TOKENS tokens.
+    millisecond a shard.
     """
     folder = open_intact(cache_dir, key)
     if folder is None or not _lists_shards(folder.facts):
@@ -186,12 +185,7 @@ def open_tokens(
         shards.append(found)
     if on_bytes is not None and not _contents_are_intact(cache_dir, shards, on_bytes):
         return None
-    tokens = JoinedTokens(shards, token_dtype(folder.facts["entries"]))
-    if tokens.size < FEWEST_TOKENS:
-        raise UserError(
-            f"the corpus is too small: {tokens.size} tokens, need at least {FEWEST_TOKENS}"
-        )
-    return TokenCache(folder, shards, tokens)
+    return TokenCache(folder, shards, JoinedTokens(shards, token_dtype(folder.facts["entries"])))
 
 
 def _lists_shards(facts: Mapping[str, Any]) -> bool:

@@ -33,6 +33,7 @@ def train_vocabulary(
     lowercase: bool = True,
     strip_accents: bool | None = None,
     may_grow: bool = False,
+    name: str = "the corpus",
     on_work: Callable[[], None] = lambda: None,
     on_merges: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[str]:
@@ -49,13 +50,13 @@ def train_vocabulary(
     larger than memory. ``on_work`` is called several times a second while there is other work than
     reading, and ``on_merges`` with the merged pieces found and wanted. Both may raise to stop.
 
-    Raises UserError if the texts hold no words, or if the special tokens and the characters alone
-    are more than ``size``.
+    Raises UserError if the texts, which it calls ``name``, hold no words, or if the special tokens
+    and the characters alone are more than ``size``.
     """
     strip_accents = lowercase if strip_accents is None else strip_accents
     counts = count_words(texts, lowercase=lowercase, strip_accents=strip_accents, on_work=on_work)
     if not counts.words:
-        raise UserError("the corpus holds no words to train a vocabulary from: is it text?")
+        raise UserError(f"{name} holds no words to train a vocabulary from; name files of text")
     on_work()
     kept = frequent_characters(counts)
     on_work()
