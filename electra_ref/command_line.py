@@ -28,7 +28,7 @@ from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress, show
 from electra_ref.training.stop_signals import StopSignals
 
-COMPILING = "compiling kernels for this processor: up to a minute, in the first run only"
+COMPILING = "compiling kernels for this processor: up to a minute, the first time they are needed"
 
 
 class Parser(argparse.ArgumentParser):

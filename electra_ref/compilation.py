@@ -2,7 +2,7 @@
 
 Two decisions are taken here, once:
 
-* Kernels are cached on disk, so that only the first run on a machine pays for compilation (see
+* Kernels are cached on disk, so that only the first run that needs them pays for compilation (see
   ``kernel_cache``). Where no cache folder can be written (a read-only installation, a container
   without a home), the kernel is compiled in memory instead.
 * Only fast-math flags that keep NaN and infinity meaningful are accepted. ``nnan`` and ``ninf``

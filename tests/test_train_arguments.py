@@ -449,4 +449,7 @@ def test_a_report_catches_signals_and_tells_of_a_compilation(
         assert stop.requested == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
     assert kept == [True]
-    assert capsys.readouterr().err.splitlines()[:2] == [command_line.COMPILING, "begun"]
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "compiling kernels for this processor: up to a minute, the first time they are needed",
+        "begun",
+    ]
