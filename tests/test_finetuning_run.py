@@ -187,7 +187,9 @@ def test_limits_of_steps_and_time_end_a_run_with_its_scores(
     assert "step 5: dev accuracy" in capsys.readouterr().out
     resumed = ["--resume", "--output-dir", str(output)]
     assert finetune.main([*resumed, "--max-minutes", "1e-9"]) == 0
-    assert "step 6: dev accuracy" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert f"resuming {output} at step 5 of 12\n" in captured.err
+    assert "step 6: dev accuracy" in captured.out
     assert finetune.main(resumed) == 0
     assert result_of(output) == result_of(uninterrupted)
     capsys.readouterr()

@@ -139,7 +139,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     resumed = train("--resume", "--output-dir", str(output))
     done = run_mpi(3, *resumed, "--max-steps", "12")
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 7 of 20" in done.stderr
+    assert f"resuming {output} at step 7 of 20" in done.stderr
     assert "bits may differ" not in done.stderr
     done = run_one(*resumed)
     assert done.returncode == 0, done.stderr

@@ -58,7 +58,7 @@ def test_a_resumed_run_is_where_it_was(corpus: Path, tmp_path: Path) -> None:
         assert vectors_of(again) == vectors_of(trainer)
         assert again.config == trainer.config
         assert again.task.identity() == trainer.task.identity()
-        assert said_to(progress)[-1] == "resumed at step 3 of 20"
+        assert said_to(progress)[-1] == f"resuming {tmp_path / 'run'} at step 3 of 20"
 
 
 def test_a_run_without_a_checkpoint_resumes_at_its_beginning(corpus: Path, tmp_path: Path) -> None:

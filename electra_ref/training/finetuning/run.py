@@ -172,7 +172,7 @@ def resume(
         trainer.restore(before)
         if settings != before:
             processes.of_first(lambda: run.rewrite(to_toml(settings), then))
-        progress.say(f"resumed at step {trainer.state.step:,} of {settings.steps:,}")
+        progress.say(f"resuming {path} at step {trainer.state.step:,} of {settings.steps:,}")
         return trainer
     except BaseException:
         run.close()

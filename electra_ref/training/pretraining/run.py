@@ -137,7 +137,7 @@ def resume(
         if config != before or source is not None:
             facts = {**then, "source": named._asdict()}
             processes.of_first(lambda: run.rewrite(to_toml(config), facts))
-        progress.say(f"resumed at step {trainer.state.step:,} of {config.steps:,}")
+        progress.say(f"resuming {path} at step {trainer.state.step:,} of {config.steps:,}")
         return trainer
     except BaseException:
         run.close()
