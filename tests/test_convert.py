@@ -162,7 +162,11 @@ def test_the_working_folder_may_be_named(
     assert run_command("--from", ".", "--to", tmp_path / "hf") == 0
     monkeypatch.chdir(tmp_path / "hf")
     assert run_command("--from", ".", "--to", "../back") == 0
-    assert capsys.readouterr().out.splitlines()[-2].endswith("--init-from ../back --corpus FILE")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-2]
+        .endswith("--init-from ../back --corpus FILE --set steps=N --set warmup_steps=M")
+    )
     assert open_model(tmp_path / "back", "reference").step == 0
 
 
@@ -183,7 +187,10 @@ def test_a_directory_becomes_a_run(
     out, _ = capsys.readouterr()
     first, train_line, predict_line = out.splitlines()
     assert first.startswith(f"{target}: a run at step 0 with discriminator and generator, ")
-    assert train_line == f"python -m electra_ref.train --init-from {target} --corpus FILE"
+    assert train_line == (  # a model without a preset would train for a million steps
+        f"python -m electra_ref.train --init-from {target} --corpus FILE "
+        "--set steps=N --set warmup_steps=M"
+    )
     assert predict_line == f"python -m electra_ref.predict --model {target} --task rtd"
     before = open_model(run, "reference", "float32")
     for path in (target, target / "checkpoints" / "step-00000000"):

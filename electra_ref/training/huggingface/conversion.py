@@ -73,8 +73,9 @@ def _import(
     task = "rtd" if "discriminator" in done.parts else "mlm"
     return [
         f"{done.path}: a run at step 0 with {' and '.join(done.parts)}, {done.parameters:,} "
-        "parameters; to train on, or to use it:",
-        f"python -m electra_ref.train --init-from {name} --corpus FILE",
+        "parameters; to train on for N steps, of which M warm up, or to use it:",
+        f"python -m electra_ref.train --init-from {name} --corpus FILE --set steps=N "
+        "--set warmup_steps=M",
         f"python -m electra_ref.predict --model {name} --task {task}",
     ]
 
