@@ -324,7 +324,7 @@ def test_a_run_that_was_never_trained_has_no_training_on_its_card(
         (["--from", "{run}", "--to", "{tmp}/y", "--format", "onnx"], "invalid choice: 'onnx'"),
         (["--from", "{run}", "--to", "{tmp}/y", "--part", "x"], "invalid choice: 'x'"),
         (["--from", "{tmp}/nothing", "--to", "{tmp}/y"], "/nothing"),
-        (["--from", "{run}", "--to", "{run}"], "holds something else (.lock), which is never"),
+        (["--from", "{run}", "--to", "{run}"], "holds a run, which is never overwritten; choose"),
         (["--from", "{hf}", "--to", "{hf}"], "holds something else (discriminator), which is"),
         (["--from", "{run}", "--to", "{run}/vocab.txt"], "vocab.txt is not a folder"),
         (["--from", "{run}", "--to", "{tmp}/y", "--format", "electra-ref"], "needs no conversion"),

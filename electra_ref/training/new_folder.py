@@ -14,6 +14,7 @@ from pathlib import Path
 
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, rename_durably, sync_folder, temporary_name
+from electra_ref.training.run_directory import is_run
 
 
 @contextmanager
@@ -53,9 +54,10 @@ def _require_unused(path: Path) -> None:
     if path.samefile(os.curdir):
         raise UserError(f"{path} is the folder you are in; name a new one to write to")
     if names := sorted(os.listdir(path)):
+        what = "a run" if is_run(path) else f"something else ({names[0]})"
         raise UserError(
-            f"{path} holds something else ({names[0]}), which is never overwritten; choose a new "
-            "or empty folder to write to"
+            f"{path} holds {what}, which is never overwritten; choose a new or empty folder to "
+            "write to"
         )
 
 
