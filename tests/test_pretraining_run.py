@@ -89,7 +89,7 @@ def test_the_folder_holds_what_was_asked_and_what_was_read(corpus: Path, tmp_pat
     assert said_to(progress)[:3] == [
         "device: cpu, float64",
         f"data: {data.report['tokens']:,} tokens, 60 in the vocabulary, "
-        f"{data.training.count:,} rows to train on; held out are {data.held_out.count:,} rows with "
+        f"{data.training.count:,} rows to train on; held out: {data.held_out.count:,} rows with "
         f"{data.held_out.tokens:,} tokens of {data.held_out.documents:,} documents",
         *data_lines(data.report),
     ]
@@ -101,6 +101,14 @@ def test_what_was_read_is_said(corpus: Path, tmp_path: Path) -> None:
     begin(tmp_path / "run", small_config(), source, progress, StopSignals()).run.close()
     assert said_to(progress)[2].startswith("text: 1 file, 40 documents, ")
     assert said_to(progress)[3].startswith("3 bytes of the text (")
+
+
+def test_one_document_is_counted_in_the_singular(corpus: Path, tmp_path: Path) -> None:
+    paragraphs = corpus.read_text().split("\n\n")
+    corpus.write_text("\n\n".join(["\n".join(paragraphs[:10]), "\n".join(paragraphs[10:])]))
+    progress, source = listening(), Source([str(corpus)], [])
+    begin(tmp_path / "run", small_config(), source, progress, StopSignals()).run.close()
+    assert said_to(progress)[1].endswith(" tokens of 1 document")
 
 
 def test_a_resumed_run_reads_the_text_under_the_same_key(
@@ -369,7 +377,8 @@ def test_a_run_is_completed(
     assert printed[3].splitlines() == [
         f"step {last}: all is well",
         f"curves: python -m electra_ref.report {tmp_path}",
-        f"{last} steps in 1 min 05 s; the run is in {tmp_path}; to train on:",
+        f"{'1 step' if last == 1 else f'{last} steps'} in 1 min 05 s; the run is in {tmp_path}; "
+        "to train on:",
         f"{command}{' --set steps=40' if last == 20 else ''}",
     ]
     assert said_to(trainer.progress) == []

@@ -24,32 +24,32 @@ def data_lines(report: Mapping[str, Any]) -> Iterator[str]:
         names = ", ".join([*report["skipped_names"], "..."][:skipped])
         because = "its name does not" if skipped == 1 else "their names do not"
         yield (
-            f"{_count(skipped, 'file')} in folders {_was(skipped)} skipped, because {because} end "
+            f"{counted(skipped, 'file')} in folders {_was(skipped)} skipped, because {because} end "
             f"in .txt, .text, .jsonl or .parquet: {names}; {NAMED_THEMSELVES}"
         )
     if invalid := report.get("invalid_bytes"):
         share = _percent(invalid / max(1, report["bytes"]))
         yield (
-            f"{_count(invalid, 'byte')} of the text ({share}) {_is(invalid)} not valid UTF-8 and "
+            f"{counted(invalid, 'byte')} of the text ({share}) {_is(invalid)} not valid UTF-8 and "
             f"{_is(invalid)} left out"
         )
     if controls := report.get("control_characters"):
-        yield f"{_count(controls, 'control character')} of the text {_is(controls)} left out"
+        yield f"{counted(controls, 'control character')} of the text {_is(controls)} left out"
     if cuts := report.get("cut_sentences"):
         yield (
             f"sentences (lines) longer than {LONGEST_SENTENCE:,} characters were cut in "
-            f"{_count(cuts, 'place')}; one sentence a line is better"
+            f"{counted(cuts, 'place')}; one sentence a line is better"
         )
     yield from _unknown_warnings(report)
 
 
 def _what_was_read(report: Mapping[str, Any]) -> str:
-    files = _count(report["files"], "file")
+    files = counted(report["files"], "file")
     kinds = (("object_files", "of JSON lines"), ("row_files", "of Parquet"))
     special = [f"{number:,} {kind}" for key, kind in kinds if (number := report.get(key))]
     if special:
         files += f" ({', '.join(special)})"
-    counts = [_count(report[f"{noun}s"], noun) for noun in ("document", "sentence", "byte")]
+    counts = [counted(report[f"{noun}s"], noun) for noun in ("document", "sentence", "byte")]
     line = f"text: {', '.join([files, *counts])}"
     if "unknown_tokens" in report:
         line += f"; {_percent(_unknown_share(report))} of the tokens are [UNK]"
@@ -98,7 +98,8 @@ def _unknown_share(report: Mapping[str, Any]) -> float:
     return share
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return the number with its noun, in the singular for 1."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

@@ -17,7 +17,7 @@ from electra_ref.text.shards import Shard
 from electra_ref.text.sharing import help_first, tokenize_share, with_helpers
 from electra_ref.text.tokenizing import Recipe
 from electra_ref.text.vocabulary import load_vocabulary
-from electra_ref.training.pretraining.data_report import data_lines
+from electra_ref.training.pretraining.data_report import counted, data_lines
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_key, read_vocabulary
@@ -106,8 +106,9 @@ def prepare_data(
     figures = data.report
     progress.say(
         f"data: {figures['tokens']:,} tokens, {len(data.tokenizer.vocab):,} in the vocabulary, "
-        f"{data.training.count:,} rows to train on; held out are {data.held_out.count:,} rows with "
-        f"{data.held_out.tokens:,} tokens of {data.held_out.documents:,} documents"
+        f"{counted(data.training.count, 'row')} to train on; held out: "
+        f"{counted(data.held_out.count, 'row')} with {counted(data.held_out.tokens, 'token')} of "
+        f"{counted(data.held_out.documents, 'document')}"
     )
     for line in data_lines(figures):
         progress.say(line)

@@ -31,6 +31,7 @@ from electra_ref.training.continuation import changed_configuration
 from electra_ref.training.environment import fingerprint_changes
 from electra_ref.training.loop import Trainer
 from electra_ref.training.opening import open_together
+from electra_ref.training.pretraining.data_report import counted
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.initialization import initialize
 from electra_ref.training.pretraining.preparing import prepare_data
@@ -187,7 +188,7 @@ def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> None:
     path, took = visible(str(trainer.run.path)), format_duration(time.monotonic() - limits.started)
     lines = [
         f"step {step}: {evaluation.summary}",
-        f"{step - first_step:,} steps in {took}; the run is in {path}; to train on:",
+        f"{counted(step - first_step, 'step')} in {took}; the run is in {path}; to train on:",
     ]
     first, last = (fitted(line, sys.stdout) for line in lines)
     report = visible(f"curves: {REPORT} {shlex.quote(str(trainer.run.path))}")
