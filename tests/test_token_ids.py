@@ -237,12 +237,23 @@ def test_two_arrays_in_one_file_are_refused(tmp_path: Path) -> None:
         open_id_array(str(tmp_path / "ids.npy"))
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY\x01\x00", b"PK\x03\x04", None])
-def test_files_that_are_no_arrays_are_user_errors(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no .npy file, as numpy.save writes them; name text with --corpus"),
+        (b"text", "is no .npy file, as numpy.save writes them; name text with --corpus"),
+        (b"PK\x03\x04", "is no .npy file, as numpy.save writes them; name text with --corpus"),
+        (b"\x93NUMPY\x01\x00", "is no array of integers saved by numpy.save"),
+        (None, "no such file"),
+    ],
+)
+def test_files_that_are_no_arrays_are_user_errors(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "ids.npy"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"ids\.npy"):
+    with pytest.raises(UserError, match=rf"ids\.npy.*{message}"):
         open_id_array(str(path))
 
 

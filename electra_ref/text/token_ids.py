@@ -65,6 +65,12 @@ def open_id_array(path: str) -> Ids:
     if not os.path.isfile(path):
         raise UserError(f"cannot read the token ids {path!r}: no such file")
     try:
+        with open(path, "rb") as file:
+            is_npy = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+        if not is_npy:
+            raise UserError(
+                f"{path} is no .npy file, as numpy.save writes them; name text with --corpus"
+            )
         array = np.lib.format.open_memmap(path, mode="r")  # unlike numpy.load, it reads no pickles
     except (OSError, ValueError, EOFError, *_OF_A_DAMAGED_HEADER) as error:
         reason = str(error).partition("\n")[0]
