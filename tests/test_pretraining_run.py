@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from electra_ref.training import opening
 from electra_ref.training.completing import Limits
 from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining import preparing
+from electra_ref.training.pretraining import run as run_module
 from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.preparing import StoppedError
 from electra_ref.training.pretraining.run import begin, complete, resume
@@ -366,6 +368,7 @@ def test_a_run_is_completed(
 ) -> None:
     """Samples and figures go to standard output, as wide as the terminal."""
     monkeypatch.setenv("COLUMNS", "27")
+    monkeypatch.setattr(run_module, "find_spec", lambda _: object())
     trainer = Finishing(tmp_path)
     complete(trainer, StopSignals(), Limits(max_steps, None, time.monotonic() - 65))
     assert trainer.trained == (last, math.inf)
@@ -382,6 +385,17 @@ def test_a_run_is_completed(
         f"{command}{' --set steps=40' if last == 20 else ''}",
     ]
     assert said_to(trainer.progress) == []
+
+
+def test_the_curves_need_matplotlib(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    complete(Finishing(tmp_path), StopSignals(), Limits(7, None, time.monotonic()))
+    assert capsys.readouterr().out.splitlines()[-3] == (
+        "curves, after pip install 'matplotlib>=3.8' (extra: plots): "
+        f"python -m electra_ref.report {tmp_path}"
+    )
 
 
 def test_minutes_count_from_the_start_of_the_command(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_run_is_reported_while_it_goes_on(
     with (trainer := resume(folder, [], None, quiet(), StopSignals())).run:
         complete(trainer, StopSignals(), Limits(5, None, 0.0))
     printed = capsys.readouterr().out
-    assert f"\ncurves: python -m electra_ref.report {folder}\n" in printed
+    assert f": python -m electra_ref.report {folder}\n" in printed
     assert main(folder) == 0
     assert "step 5 of 20" in Page((folder / NAME).read_text(encoding="utf-8")).text
     with (trainer := resume(folder, ["steps=30"], None, quiet(), StopSignals())).run:

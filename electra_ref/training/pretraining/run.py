@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from electra_ref.training.progress import (
     show,
     wants_colour,
 )
+from electra_ref.training.report.drawing import INSTALL
 from electra_ref.training.run_data import record_data
 from electra_ref.training.run_directory import (
     IMPORTED,
@@ -191,7 +193,8 @@ def complete(trainer: Trainer, stop: StopSignals, limits: Limits) -> None:
         f"{counted(step - first_step, 'step')} in {took}; the run is in {path}; to train on:",
     ]
     first, last = (fitted(line, sys.stdout) for line in lines)
-    report = visible(f"curves: {REPORT} {shlex.quote(str(trainer.run.path))}")
+    before = "" if find_spec("matplotlib") else f", after {INSTALL} (extra: plots)"
+    report = visible(f"curves{before}: {REPORT} {shlex.quote(str(trainer.run.path))}")
     more = f" --set steps={2 * step}" if step == trainer.config.steps else ""
     again = visible(resume_command(trainer.run.path))
     figures = f"{first}\n{report}\n{last}\n{again}{more}\n"

@@ -16,7 +16,8 @@ from electra_ref.training.report.markup import Markup, element
 from electra_ref.training.report.panels import Panel, Series
 from electra_ref.training.report.styles import COLOURS, style_of
 
-_MISSING = "a report needs matplotlib, which draws its figures: pip install 'matplotlib>=3.8'"
+INSTALL = "pip install 'matplotlib>=3.8'"
+_MISSING = f"a report needs matplotlib, which draws its figures: {INSTALL}"
 _INCHES = (4.5, 2.9)
 _INK, _GRID, _CHANGE = 0xF0, 0xF1, 0xF2
 _NAMES = {_INK: "currentColor", _GRID: "var(--grid)", _CHANGE: "var(--change)"}
