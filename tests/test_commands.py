@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import runpy
 import sys
 import tomllib
@@ -15,9 +16,8 @@ import pytest
 from electra_ref import __main__ as commands
 from electra_ref import __version__, train
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
-    "project"
-]
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
@@ -122,3 +122,14 @@ def test_the_project_names_its_script_and_its_version() -> None:
     module, _, function = PROJECT["scripts"]["electra-ref"].partition(":")
     assert getattr(importlib.import_module(module), function) is commands.main
     assert PROJECT["version"] == __version__
+
+
+def test_git_ignores_what_the_commands_of_the_readme_write() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = "".join(readme.split("```")[1::2])
+    written = re.findall(r"(?:> |--to |-m venv |numpy\.save\(')([\w./-]+)", blocks)
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split("\n")
+    assert len(written) >= 7
+    for path in written:
+        name = path.split("/")[0]
+        assert {f"{name}/", f"/{name}/", f"/{name}"} & {*ignored}, path
