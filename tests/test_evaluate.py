@@ -210,3 +210,35 @@ def test_a_directory_without_data_needs_some(
     found = figures(capsys, *model, *corpus, "--precision", "float32")
     assert found["mlm_loss"] > 0
     assert found["rows"] > 0
+
+
+DIVERGED = {"learning_rate": 1e10, "warmup_steps": 0, "initializer_range": 1.0}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"objective": "mlm"}, {"uniform_generator": True}], ids=str
+)
+def test_a_model_that_has_diverged_ends_in_one_line(
+    changes: dict[str, Any],
+    precision: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The evaluation is the first to see it: at the last step before it is saved, or after it."""
+    corpus = ["--corpus", str(folder / "corpus.txt")]
+    wrong = {**STEPS, **DIVERGED, "precision": precision, **changes}
+    if precision == "float64":
+        wrong["learning_rate"] = 1e300
+    for steps, evaluated in ((1, 1), (2, 2)):
+        run = tmp_path / f"run{steps}"
+        flags = flags_of(**{**wrong, "steps": steps, "evaluate_every": evaluated})
+        capsys.readouterr()
+        assert train.main([*corpus, "--output-dir", str(run), *flags, "--max-steps", "1"]) == 2
+        assert "error: step 1 has diverged (" in capsys.readouterr().err.splitlines()[-1]
+    assert list((tmp_path / "run1" / "checkpoints").iterdir()) == []
+    assert evaluate.main(["--model", str(run)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"error: the model in {run} has diverged (" in printed.err.splitlines()[-1]

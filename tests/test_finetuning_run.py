@@ -276,3 +276,15 @@ def test_a_pretraining_run_is_not_continued_here(
     for _ in range(2):
         assert finetune.main(["--resume", "--output-dir", str(folder / "model")]) == 2
         assert "is no fine-tuning run" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_says_so_when_it_is_evaluated(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {"learning_rate": 1e300, "warmup_proportion": 0.0}
+    assert train(folder, tmp_path / "run", "--max-steps", "1", **wrong) == 2
+    message = "error: step 1 has diverged (the model computes NaN or infinity): "
+    assert message in capsys.readouterr().err
+        "error: step 1 has diverged (the model computes NaN or infinity): "
+        in capsys.readouterr().err
+    )

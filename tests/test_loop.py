@@ -367,3 +367,18 @@ def test_a_token_that_cannot_be_drawn_ends_the_run_too(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"step 1 has diverged \(no token can be drawn\)"):
         train(tmp_path / "run", 10, UndrawableTask())
+
+
+def test_an_evaluation_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    """At a step that is due its checkpoint is not saved; at any other it is saved already."""
+
+    class Diverging(LineTask):
+        def evaluate(self, *_: Any) -> Evaluation:
+            raise FloatingPointError("held-out loss nan")
+
+    with pytest.raises(UserError, match=r"step 5 has diverged \(held-out loss nan\) and is not"):
+        train(tmp_path / "run", 10, Diverging(), checkpoint_every=5)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    trainer = train(tmp_path / "other", 3, Diverging())
+    with pytest.raises(UserError, match=r"step 3 .* start a new run at a lower rate: --set learn"):
+        trainer.closing_evaluation()

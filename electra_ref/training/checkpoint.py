@@ -59,7 +59,7 @@ class CheckpointError(UserError):
 
 
 class NonFiniteError(UserError):
-    """What was to be saved holds NaN or infinity: which, and how many."""
+    """What was computed, is read or was to be saved holds NaN or infinity."""
 
 
 class Checkpoint(NamedTuple):

@@ -23,6 +23,7 @@ from electra_ref.backends import Backend
 from electra_ref.config.training import TrainingConfig
 from electra_ref.errors import UserError
 from electra_ref.processes import ALONE, Processes
+from electra_ref.training.checkpoint import NonFiniteError
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Bar, Progress, format_duration
 from electra_ref.training.records import Records, held_out_records, open_records
@@ -72,7 +73,8 @@ class Trainer:
 
         End earlier if a signal asks one of the processes to, or after the first step that ends
         after ``deadline``, a time of ``time.monotonic`` in the first process. Raises UserError if
-        the loss or the gradients stop being finite; the parameters of that step are not saved.
+        the loss, the gradients or an evaluation stop being finite; the parameters of that step are
+        not saved.
         """
         bar = Bar(self.progress, "training", last_step, start=self.state.step)
         self.progress.bar = bar
@@ -115,7 +117,10 @@ class Trainer:
             self._saver.save(records)
 
     def closing_evaluation(self) -> Evaluation:
-        """Return the evaluation at the present parameters; record it if it is not recorded yet."""
+        """Return the evaluation at the present parameters; record it if it is not recorded yet.
+
+        Raises UserError as ``evaluate`` does.
+        """
         evaluation = self.evaluate()
         if self._held_out_record(evaluation) in self.held_out_records():
             return evaluation
@@ -127,10 +132,18 @@ class Trainer:
         return evaluation
 
     def evaluate(self) -> Evaluation:
-        """Return the evaluation at the present parameters; it is made once a step."""
+        """Return the evaluation at the present parameters; it is made once a step.
+
+        Raises UserError if the model has diverged.
+        """
         step = self.state.step
         if step not in self._evaluations:
-            self._evaluations = {step: self.task.evaluate(self.state.parameters, step)}
+            try:
+                self._evaluations = {step: self.task.evaluate(self.state.parameters, step)}
+            except FloatingPointError as error:
+                raise self._diverged(step, str(error)) from error
+            except NonFiniteError as error:
+                raise self._diverged(step, "the model computes NaN or infinity") from error
         return self._evaluations[step]
 
     def _step(self) -> StepResult:
@@ -155,16 +168,21 @@ class Trainer:
         return result
 
     def _diverged(self, step: int, what: str) -> UserError:
+        lower = f"--set learning_rate={self.config.learning_rate / 2:g}"
         if step == 1:
             return UserError(
-                f"step 1 has diverged ({what}): a setting is too large or too small, a weight, a "
-                "temperature or initializer_range; start a new run with another value"
+                f"step 1 has diverged ({what}): a setting is too large or too small, "
+                "learning_rate, a weight, a temperature or initializer_range; start a new run with "
+                "another value"
+            )
+        if step == self._saver.saved_step:
+            return UserError(
+                f"step {step} has diverged ({what}); start a new run at a lower rate: {lower}"
             )
         return UserError(
             f"step {step} has diverged ({what}) and is not saved; go on from the last checkpoint "
-            f"at a lower rate: --resume --output-dir {shlex.quote(str(self.run.path))} --set "
-            f"learning_rate={self.config.learning_rate / 2:g}; if that diverges too, start a new "
-            "run with it"
+            f"at a lower rate: --resume --output-dir {shlex.quote(str(self.run.path))} {lower}; if "
+            "that diverges too, start a new run with it"
         )
 
     def _is_due(self, every: int) -> bool:

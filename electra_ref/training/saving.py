@@ -52,6 +52,7 @@ class Saver:
     ) -> None:
         self.config, self.backend, self.state, self.task = config, backend, state, task
         self.run, self.processes = run, processes
+        self.saved_step = 0  # of the newest checkpoint
 
     def save(self, records: Records) -> None:
         """Save a checkpoint of the present step, after its ``records``.
@@ -60,6 +61,7 @@ class Saver:
         """
         self._require_one_state()
         self.processes.of_first(lambda: self._write_checkpoint(records))
+        self.saved_step = self.state.step
 
     def is_best(self, records: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether the present model was evaluated, and is to be kept.
@@ -80,6 +82,7 @@ class Saver:
         """Do what ``Trainer.restore`` does; ``say`` what people must know."""
         self.processes.of_first(lambda: self._restore(before, say))
         self.share()
+        self.saved_step = self.state.step
 
     def share(self) -> None:
         """Give all processes the state of the first one."""

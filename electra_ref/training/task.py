@@ -37,7 +37,10 @@ class Task(Protocol):
         """Return the micro-batches of the step number ``step``, counted from 0."""
 
     def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
-        """Return the figures of the held-out data after ``step`` steps."""
+        """Return the figures of the held-out data after ``step`` steps.
+
+        Raises FloatingPointError or NonFiniteError if the model has diverged.
+        """
 
     def warnings(self, records: Sequence[Mapping[str, Any]]) -> Sequence[str]:
         """Return a line for each thing that has just been found to go wrong.

@@ -45,7 +45,7 @@ def predictions(
     """Return each record of ``data`` with its prediction, in their order.
 
     ``check`` is called before each batch; it may raise to stop. The ``processes`` share the
-    batches.
+    batches. Raises NonFiniteError if the model answers NaN or infinity.
     """
     answers: list[Any] = [None] * len(data.features)
     longest = reader.settings.max_position_embeddings
@@ -90,7 +90,7 @@ def _answers(
 def _on_host(backend: Backend, answers: Answers) -> Answers:
     """Return an array, or a NamedTuple of them, on the host.
 
-    Raises UserError for NaN and infinity.
+    Raises NonFiniteError for NaN and infinity.
     """
     if isinstance(answers, tuple):
         return type(answers)(*(_on_host(backend, part) for part in answers))

@@ -79,7 +79,10 @@ class Learning:
         )
 
     def evaluate(self, parameters: FlatParameters, step: int) -> Evaluation:
-        """Return the scores on the dev data, and some of them with their predictions."""
+        """Return the scores on the dev data, and some records with their predictions.
+
+        Raises NonFiniteError if the model has diverged.
+        """
         del step
         reader = self.reader
         answered = predictions(reader, parameters, self._dev, processes=self._processes)

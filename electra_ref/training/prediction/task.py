@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.batch import Batch
-from electra_ref.errors import UserError
 from electra_ref.model.networks import Network
 from electra_ref.model.passes import ForwardPass
 from electra_ref.text.wordpiece import WordPiece
+from electra_ref.training.checkpoint import NonFiniteError
 from electra_ref.training.prediction.examples import Example
 from electra_ref.training.prediction.view import Style
 from electra_ref.training.saved_model import Part
@@ -48,7 +48,7 @@ class Task(Protocol):
     def answers(self, model: Model, batch: Batch, positions: Positions) -> list[list[Answer]]:
         """Return the answers at ``positions`` of ``batch``, whose arrays are on the host.
 
-        Raises UserError if the model computes NaN or infinity.
+        Raises NonFiniteError if the model computes NaN or infinity.
         """
 
     def numbers(self, model: Model) -> int:
@@ -65,8 +65,8 @@ class Task(Protocol):
 
 
 def check_finite(logits: npt.NDArray[Any]) -> None:
-    """Raise UserError if ``logits`` of any shape hold NaN or infinity."""
+    """Raise NonFiniteError if ``logits`` of any shape hold NaN or infinity."""
     if not np.isfinite(logits).all():
-        raise UserError(
+        raise NonFiniteError(
             "the model computes NaN or infinity: its weights are damaged, or training diverged"
         )

@@ -78,6 +78,11 @@ def evaluate(
             for line in _about(data, numbers.size):
                 progress.say(line)
             evaluation = task.evaluate(saved.parameters, saved.step, on_rows)
+        except FloatingPointError as error:
+            raise UserError(
+                f"the model in {path} has diverged ({error}): name an earlier checkpoint of its "
+                "run, or train it again at a lower rate"
+            ) from error
         finally:
             progress.close()
     progress.say(evaluation.summary)

@@ -86,12 +86,15 @@ def measure(backend: Backend, output: Output) -> Measured:
 def metrics_of(parts: Sequence[Measured]) -> Metrics:
     """Return the metrics of all ``parts`` taken together; None where one is undefined.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is none, and FloatingPointError if the loss is not finite.
     """
     if not parts:
         raise ValueError("there is nothing to evaluate")
     total = add_terms(part.terms for part in parts)
-    metrics: Metrics = {"loss": float(total_loss(total)), **mean_losses(total)}
+    loss = float(total_loss(total))
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"held-out loss {loss}")
+    metrics: Metrics = {"loss": loss, **mean_losses(total)}
     for name, guesses in (
         ("mlm", [part.mlm for part in parts if part.mlm is not None]),
         ("encoder_mlm", [part.encoder_mlm for part in parts if part.encoder_mlm is not None]),

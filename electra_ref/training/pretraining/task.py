@@ -70,7 +70,8 @@ class PretrainingTask:
     ) -> Evaluation:
         """Return figures of ``evaluation_batches`` batches at most, and samples of their rows.
 
-        ``on_rows`` is called with the rows that are done; it may raise to stop.
+        ``on_rows`` is called with the rows that are done; it may raise to stop. Raises
+        FloatingPointError if the model has diverged.
         """
         config = self._config
         model = self.objective.at_step(self.model, step)
@@ -87,7 +88,9 @@ class PretrainingTask:
                 samples.extend(describe_samples(self._backend, output, vocabulary))
             return measure(self._backend, output)
 
-        metrics = metrics_of(divided(self._processes, len(firsts), measured))
+        with np.errstate(over="ignore", invalid="ignore"):  # metrics_of looks for it
+            parts = divided(self._processes, len(firsts), measured)
+        metrics = metrics_of(parts)
         return Evaluation(metrics, self._processes.of_first(lambda: samples), summary(metrics))
 
     def warnings(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
