@@ -123,6 +123,21 @@ def test_a_discriminator_alone_gets_a_generator_that_is_new(
     assert model_at(tmp_path / "uniform", 0).keys() == before.keys()
 
 
+def test_a_discriminator_alone_begins_in_gdes_with_what_it_has_learned(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables of its own are zero, so it reads as before: by its layer norm, too."""
+    alone = run_of(folder, "normalized", uniform_generator=True, steps=3)
+    capsys.readouterr()
+    assert begin(alone, tmp_path / "run", sharing="gdes") == 0
+    start, before = model_at(tmp_path / "run", 0), model_at(alone, 3)
+    for part in ("weight", "bias"):
+        own = start[f"discriminator.embeddings.layer_norm.{part}"]
+        assert own.tobytes() == before[f"embeddings.layer_norm.{part}"].tobytes()
+    assert not start["discriminator.embeddings.word_embeddings.weight"].any()
+    assert "new are 31 of generator, 3 of discriminator" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("objective", ["mlm", "replace-mlm", "all-tokens-mlm", "electra-15"])
 def test_the_objective_is_that_of_the_model(
     objective: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

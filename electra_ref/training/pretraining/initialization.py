@@ -4,6 +4,8 @@ The model decides about what its parameters mean: the sizes, what is shared, the
 text is normalized. These settings cannot be changed. Its objective is the default. All the rest
 (schedule, batch, losses, dropout) is as in any new run. Parameters are taken by their names; those
 that the model lacks, such as the generator of a discriminator that came alone, are drawn as usual.
+One exception: in gdes the layer norm after the embeddings of such a discriminator begins as the
+generator's, which has the tables that it was trained with.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from electra_ref.config.model import GENERATOR_SIZES, ModelConfig
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
+from electra_ref.model.networks import Network, Networks
 from electra_ref.model.objectives.table import objective_of
+from electra_ref.model.passes import layer_norm_specs
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.saved_model import StoredModel, read_parameters
 
@@ -78,6 +82,7 @@ def require_same(stored: StoredModel, config: PretrainingConfig, path: Path) -> 
 
 def initialize(
     state: TrainingState,
+    networks: Networks,
     backend: Backend,
     stored: StoredModel,
     path: Path,
@@ -85,7 +90,7 @@ def initialize(
 ) -> None:
     """Put the parameters of the model at ``path`` into ``state``, and say what was not found.
 
-    Raises UserError if the model cannot be read.
+    ``networks`` are those of ``state``. Raises UserError if the model cannot be read.
     """
     for note in stored.notes:
         say(note)
@@ -93,16 +98,36 @@ def initialize(
     theirs = {spec.name for spec in stored.objective.parameter_specs(stored.model)}
     specs = [spec for spec in parameters.specs if spec.name in theirs]
     taken = {spec.name for spec in specs}
-    fresh = [spec.name for spec in parameters.specs if spec.name not in taken]
+    copies = {
+        name: source
+        for name, source in _own_layer_norm(networks.discriminator).items()
+        if name not in taken and source in taken
+    }
+    filled = taken | copies.keys()
+    fresh = [spec.name for spec in parameters.specs if spec.name not in filled]
     values, step = read_parameters(stored, specs, str(parameters.vector.dtype), path)
-    for name in taken:
-        parameters[name][...] = backend.to_device(values[name])
+    for name in filled:
+        parameters[name][...] = backend.to_device(values[copies.get(name, name)])
     line = f"begins with {len(taken)} tensors of the model in {path} (step {step:,})"
     if fresh:
         line += f"; new are {_groups(fresh)}"
     if unused := sorted(theirs - taken):
         line += f"; not used are {_groups(unused)}"
     say(line)
+
+
+def _own_layer_norm(network: Network | None) -> dict[str, str]:
+    """Return the parameters of the layer norm after the embeddings of ``network``.
+
+    Each has the one of the read-only embeddings beside it. Empty where there are none of these.
+    """
+    if network is None or network.read_only_embeddings is None:
+        return {}
+    names = [
+        [spec.name for spec in layer_norm_specs(f"{prefix}.layer_norm", 0)]
+        for prefix in (network.embeddings, network.read_only_embeddings)
+    ]
+    return dict(zip(*names, strict=True))
 
 
 def _has_generator(stored: StoredModel) -> bool:

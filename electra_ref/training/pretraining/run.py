@@ -22,6 +22,7 @@ from electra_ref.config.settings import to_toml
 from electra_ref.config.training import require_micro_batches
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
+from electra_ref.model.networks import Networks
 from electra_ref.processes import ALONE, Processes, require_same
 from electra_ref.terminal_text import visible
 from electra_ref.text.prepare import PreparedData
@@ -254,7 +255,8 @@ def _trainer(
     trainer = Trainer(config, opened.backend, state, task, run, progress, processes)
     if source.init_from is not None:
         path = Path(source.init_from)
-        processes.of_first(lambda: _initialize(trainer, path))
+        networks = task.objective.networks_of(task.model)
+        processes.of_first(lambda: _initialize(trainer, networks, path))
     return trainer
 
 
@@ -264,8 +266,9 @@ def _record(run: RunDirectory, data: PreparedData) -> None:
         record_data(run, data.tokenizer.vocab, {"key": data.key, **data.report})
 
 
-def _initialize(trainer: Trainer, path: Path) -> None:
+def _initialize(trainer: Trainer, networks: Networks, path: Path) -> None:
     """Begin with the model at ``path``; a run with a checkpoint has begun already."""
     if not list_checkpoints(trainer.run.checkpoints):
         model = find_model(path)
-        initialize(trainer.state, trainer.backend, model, path, trainer.progress.say)
+        say = trainer.progress.say
+        initialize(trainer.state, networks, trainer.backend, model, path, say)
