@@ -179,6 +179,22 @@ def test_what_is_proposed_can_be_set_and_does_something(
     assert advice(LIKE_TINY, TINY, step=700) == "more text or steps may help"
 
 
+@pytest.mark.parametrize(
+    ("key", "better", "worse"),
+    [
+        ("generator_hidden_size", 0.05, 0.07), ("adam_epsilon", 1e-9, 1e-7),
+        ("temperature", 1.4, 1.2), ("initializer_range", 0.09, 0.07),
+        ("mask_probability", 0.3, 0.1),
+    ],
+)  # fmt: skip
+def test_a_remedy_is_proposed_only_on_its_way(key: str, better: float, worse: float) -> None:
+    """A run that has more of it already is not led back."""
+    (value,) = {c.remedies[key] for c in CHECKS if c.remedies is not None and key in c.remedies}
+    for now, words in ((better, "more text or steps may help"), (worse, f"--set {key}={value:g} ")):
+        config = dataclasses.replace(NARROW, **{key: now})  # type: ignore[arg-type]
+        assert words in advice({key: value}, config, step=700)
+
+
 def test_a_discriminator_without_a_loss_is_not_judged() -> None:
     config = dataclasses.replace(NARROW, discriminator_weight=0.0)
     assert said(records_of(COLLAPSED), config) == {}

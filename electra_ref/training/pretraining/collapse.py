@@ -204,6 +204,7 @@ def _losses_of(records: History) -> Iterator[list[float]]:
             yield [record[name] for record in records]
 
 
+LOWERED = "generator_hidden_size", "adam_epsilon"  # remedies that help by less; others by more
 LIKE_TINY = {
     "generator_hidden_size": 0.0625,
     "temperature": 1.3,
@@ -253,7 +254,7 @@ CHECKS = (
 
 
 def advice(remedies: Mapping[str, float], config: PretrainingConfig, step: int) -> str:
-    """Return what to begin again with: those of ``remedies`` that the run does not have yet.
+    """Return what to begin again with: those of ``remedies`` that the run falls short of.
 
     Only settings that something reads are named. An adversarial generator is named first.
     """
@@ -263,7 +264,8 @@ def advice(remedies: Mapping[str, float], config: PretrainingConfig, step: int) 
     for key, value in remedies.items():
         is_schedule = key == "temperature" and config.temperature_steps > 0
         now = config.temperature_at(step) if key == "temperature" else getattr(config, key)
-        if _is_read(key, config) and now != value:
+        helps = value < now if key in LOWERED else value > now
+        if helps and _is_read(key, config):
             name = "temperature_end" if is_schedule else key
             changes.append(f"--set {name}={value:g} (now {now:g})")
     return f"begin again with {', '.join(changes)}" if changes else "more text or steps may help"
