@@ -138,6 +138,34 @@ def test_a_discriminator_alone_begins_in_gdes_with_what_it_has_learned(
     assert "new are 31 of generator, 3 of discriminator" in capsys.readouterr().err
 
 
+def test_an_encoder_alone_gets_a_generator_that_is_new(folder: Path, tmp_path: Path) -> None:
+    """Its sizes are free; whether the encoder has a table of its own to guess by is not."""
+    alone = run_of(folder, "encoder", objective="mlm", steps=2)
+    new: dict[str, Any] = {
+        "objective": "replace-mlm",
+        "generator_hidden_size": 0.25,
+        "sharing": "none",
+    }
+    assert begin(alone, tmp_path / "run", **new) == 0
+    start, before = model_at(tmp_path / "run", 0), model_at(alone, 2)
+    for name, tensor in before.items():
+        assert start[name].tobytes() == tensor.tobytes()
+    assert {name.partition(".")[0] for name in start.keys() - before.keys()} == {"generator"}
+    assert begin(alone, tmp_path / "other", **new, tie_word_embeddings=False) == 2
+
+
+def test_one_encoder_of_both_cannot_begin_with_a_discriminator_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = run_of(folder, "unshared", uniform_generator=True, steps=2)
+    full_size: dict[str, Any] = {"generator_hidden_size": 1.0, "generator_layers": 1.0}
+    capsys.readouterr()
+    assert begin(alone, tmp_path / "run", sharing="all", **full_size) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("is a discriminator alone: leave sharing out")
+    assert begin(alone, tmp_path / "run", **full_size) == 0
+
+
 @pytest.mark.parametrize("objective", ["mlm", "replace-mlm", "all-tokens-mlm", "electra-15"])
 def test_the_objective_is_that_of_the_model(
     objective: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

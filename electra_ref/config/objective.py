@@ -150,6 +150,13 @@ class ObjectiveConfig(AdversarialConfig, SamplingConfig):
         return self.objective in DETECTING
 
     @property
+    def why_no_generator(self) -> str | None:
+        """The setting that leaves no generator beside a full-size network; None if there is one."""
+        if self.objective == "mlm":
+            return "objective = 'mlm'"
+        return "uniform_generator" if self.uniform_generator else None
+
+    @property
     def reads_pairs(self) -> bool:
         """Whether the discriminator reads the original row and the replaced one."""
         return self.discriminator_input == "paired"
@@ -203,15 +210,17 @@ def _misfits_of_adversary(config: ObjectiveConfig) -> Iterator[str]:
 
 
 def _misfits_of_weights(config: ObjectiveConfig) -> Iterator[str]:
-    has_generator = config.objective != "mlm" and not config.uniform_generator
+    has_generator = config.why_no_generator is None
     if config.detects and config.encoder_weight != 1.0:
         yield (
             f"encoder_weight needs an encoder that guesses words, and objective = "
             f"{config.objective!r} has none: leave it out"
         )
     if not has_generator and config.generator_weight != 1.0:
-        why = "objective = 'mlm'" if config.objective == "mlm" else "uniform_generator"
-        yield f"generator_weight needs a generator, and {why} has none: leave it out"
+        yield (
+            f"generator_weight needs a generator, and {config.why_no_generator} has none: leave it "
+            "out"
+        )
     keys = ["generator_weight"] if has_generator else []
     keys.append("discriminator_weight" if config.detects else "encoder_weight")
     zero = [f"{key} = 0" for key in keys if getattr(config, key) == 0.0]

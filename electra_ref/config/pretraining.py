@@ -107,8 +107,7 @@ class PretrainingConfig(
 def _misfits_of_sharing(config: PretrainingConfig) -> Iterator[str]:
     if config.sharing == "embeddings":
         return
-    if config.objective == "mlm" or config.uniform_generator:
-        why = "uniform_generator" if config.uniform_generator else "objective = 'mlm'"
+    if (why := config.why_no_generator) is not None:
         yield f"{why} has one network only, which shares nothing: leave sharing at 'embeddings'"
     if config.sharing == "gdes" and not config.detects:
         yield (
@@ -118,8 +117,7 @@ def _misfits_of_sharing(config: PretrainingConfig) -> Iterator[str]:
 
 
 def _misfits_of_generator(config: PretrainingConfig) -> Iterator[str]:
-    if config.objective == "mlm" or config.uniform_generator:
-        why = "uniform_generator" if config.uniform_generator else "objective = 'mlm'"
+    if (why := config.why_no_generator) is not None:
         for key in GENERATOR_SIZES:
             if getattr(config, key):
                 yield f"{key} needs a generator, and {why} has none: leave it out"

@@ -275,5 +275,5 @@ def _is_read(key: str, config: PretrainingConfig) -> bool:
     """Return whether ``key`` can be set in a run like ``config`` and does something there."""
     if key == "generator_hidden_size":
         is_free = config.sharing != "all" and config.two_stage_steps == 0
-        return is_free and not config.uniform_generator
-    return key != "temperature" or not config.uniform_generator
+        return is_free and config.why_no_generator is None
+    return key != "temperature" or config.why_no_generator is None

@@ -29,9 +29,7 @@ NOT_THE_MODELS = (
     *("hidden_dropout", "attention_dropout"),
     *("initializer_range", "initial_attention"),
 )
-THE_GENERATORS = (
-    "sharing", "generator_hidden_size", "generator_layers", "tie_word_embeddings", *GENERATOR_SIZES,
-)  # fmt: skip
+THE_GENERATORS = "sharing", "generator_hidden_size", "generator_layers", *GENERATOR_SIZES
 NORMALIZATION = ("lowercase", "strip_accents")
 DEFAULTS = ("preset", "objective", "discriminator_input")
 AS_THE_DATA_SAY = ("vocab_size", 0)
@@ -53,14 +51,18 @@ def settings_of_model(stored: StoredModel, preset: str | None) -> dict[str, Valu
 def decided_by(stored: StoredModel) -> list[str]:
     """Return the keys that cannot differ from those of the model."""
     model = [field.name for field in dataclasses.fields(ModelConfig)]
-    free = [*NOT_THE_MODELS, *(() if _has_generator(stored) else THE_GENERATORS)]
+    free = list(NOT_THE_MODELS)
+    if stored.config.why_no_generator is not None:
+        free += THE_GENERATORS
+    if stored.networks.generator is None:  # nor an encoder that guesses words
+        free.append("tie_word_embeddings")
     return [*(key for key in model if key not in free), *NORMALIZATION]
 
 
 def require_same(stored: StoredModel, config: PretrainingConfig, path: Path) -> None:
     """Raise UserError if ``config`` differs in what the model at ``path`` decides about.
 
-    Raises it, too, if the objective of ``config`` trains none of the model's networks.
+    Raises it, too, if the networks of ``config`` are none of the model's.
     """
     for key in decided_by(stored):
         theirs, asked = getattr(stored.config, key), getattr(config, key)
@@ -74,6 +76,11 @@ def require_same(stored: StoredModel, config: PretrainingConfig, path: Path) -> 
     model = objective.model_of(config, config, stored.tokenizer.special_tokens)
     names = {spec.name for spec in objective.parameter_specs(model)} & known
     if not any(".layer." in name for name in names):
+        if config.detects == stored.config.detects:  # one encoder goes by another name
+            raise UserError(
+                f"sharing = {config.sharing!r} makes one encoder of both networks, and the model "
+                f"in {path} is a discriminator alone: leave sharing out"
+            )
         raise UserError(
             f"the model in {path} has no network that objective = {config.objective!r} trains, "
             f"since its own was {stored.config.objective!r}: leave objective out"
@@ -128,10 +135,6 @@ def _own_layer_norm(network: Network | None) -> dict[str, str]:
         for prefix in (network.embeddings, network.read_only_embeddings)
     ]
     return dict(zip(*names, strict=True))
-
-
-def _has_generator(stored: StoredModel) -> bool:
-    return stored.networks.generator is not None
 
 
 def _groups(names: list[str]) -> str:

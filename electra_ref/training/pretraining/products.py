@@ -83,7 +83,7 @@ def network_passes(config: PretrainingConfig, step: int = 0) -> list[NetworkPass
     rows, slots = config.row_length, masked_slots(config.row_length, config.mask_probability)
     passes = []
     first_stage, two_stages = step < config.two_stage_steps, config.two_stage_steps > 0
-    if config.objective != "mlm" and not config.uniform_generator:
+    if config.why_no_generator is None:
         adversarial = slots if config.adversarial != "none" else 0
         trained, size = first_stage or not two_stages, generator_size(config)
         passes.append(NetworkPass("generator", size, rows, slots, 0, adversarial, trained))
