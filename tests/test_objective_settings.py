@@ -164,12 +164,15 @@ MISFITS: list[tuple[Table, tuple[str, ...], Table]] = [
          {"sharing": "none"})
         for sharing in ("embeddings", "all", "gdes")
     ),
-    ({"sharing": "none", "two_stage_steps": 3},
-     ("two_stage_steps", "generator_hidden_size = 1, generator_layers = 1, "
-      "num_attention_heads = 1 and intermediate_size = 32"), FULL_SIZE),
-    ({"sharing": "none", "two_stage_steps": 3, "hidden_size": 128},
-     ("num_attention_heads = 2 and intermediate_size = 512",),
-     {**ONE_SIZE, "num_attention_heads": 2, "intermediate_size": 512}),
+    *(
+        ({"sharing": "none", "two_stage_steps": 3, "num_attention_heads": 2,
+          "intermediate_size": 12, **sizes},
+         ("two_stage_steps", "generator_hidden_size = 1, generator_layers = 1, "
+          "generator_num_attention_heads = 2 and generator_intermediate_size = 12"),
+         {**ONE_SIZE, "generator_num_attention_heads": 2, "generator_intermediate_size": 12})
+        for sizes in ({}, {"generator_num_attention_heads": 4},
+                      {"generator_intermediate_size": 256}, {"hidden_size": 130})
+    ),
     ({**STAGES, "two_stage_steps": 20, "steps": 20},
      ("two_stage_steps = 20", "none of the 20 steps"), {"two_stage_steps": 19}),
     ({"discriminator_input": "paired", "max_length": 14, "max_position_embeddings": 15},

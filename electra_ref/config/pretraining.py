@@ -137,16 +137,11 @@ def _misfits_of_stages(config: PretrainingConfig) -> Iterator[str]:
             "they may share nothing: set sharing = 'none'"
         )
     if generator_size(config) != discriminator_size(config):
-        heads = max(1, config.hidden_size // 64)
-        if config.hidden_size % heads:
-            yield (
-                "two_stage_steps gives both networks heads of 64, which do not divide hidden_size "
-                f"= {config.hidden_size}: set hidden_size = {64 * heads}"
-            )
         yield (
             "two_stage_steps starts the discriminator from the generator, so both have one size: "
-            "set generator_hidden_size = 1, generator_layers = 1, num_attention_heads = "
-            f"{heads} and intermediate_size = {4 * config.hidden_size}"
+            "set generator_hidden_size = 1, generator_layers = 1, generator_num_attention_heads = "
+            f"{config.num_attention_heads} and generator_intermediate_size = "
+            f"{config.intermediate_size}"
         )
     if config.two_stage_steps >= config.steps:
         yield (
