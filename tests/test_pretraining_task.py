@@ -140,7 +140,8 @@ def test_an_evaluation_reads_held_out_rows_undropped(data: PreparedData, calls: 
     assert [len(call.batch.input_ids) for call in calls] == [3] * 6
     for number, call in enumerate(calls):
         assert call.stream == RandomStream(5, Purpose.MASK | EVALUATION, 0, 3 * number)
-        assert call.run == ForwardPass(reference, state.parameters, None)  # None drops nothing
+        # None drops nothing; no backward pass follows
+        assert call.run == ForwardPass(reference, state.parameters, None, with_caches=False)
         assert call.model == task.model
 
 

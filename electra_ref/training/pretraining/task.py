@@ -140,6 +140,6 @@ def evaluate_batch(
     """
     stream = RandomStream(config.seed, Purpose.MASK | EVALUATION, 0, first_example)
     output: Output = objective_of(config).evaluate(
-        ForwardPass(backend, parameters, None), model, batch, stream
+        ForwardPass(backend, parameters, None, with_caches=False), model, batch, stream
     )
     return output
