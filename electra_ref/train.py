@@ -25,6 +25,7 @@ from electra_ref.command_line import (
     source_of,
 )
 from electra_ref.config.pretraining import (
+    OF_SENTENCES,
     PRESETS,
     PretrainingConfig,
     has_default_vocabulary_size,
@@ -95,6 +96,10 @@ def configuration_of(options: argparse.Namespace, processes: int = 1) -> Pretrai
 
 def _configuration_of_one(options: argparse.Namespace, given: Sequence[str]) -> PretrainingConfig:
     layers = {"preset": options.preset, "path": options.config, "settings": given}
+    chosen = chosen_values(PretrainingConfig, None, given)  # a file may have values of all keys
+    for key in OF_SENTENCES:
+        if key in chosen and options.tokens:
+            raise UserError(f"{key} needs sentences, and --tokens has none: leave it out")
     if options.init_from is None:
         config = resolve_config(**layers)
         if options.vocab is not None and not has_default_vocabulary_size(config):

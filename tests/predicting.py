@@ -10,7 +10,7 @@ import numpy as np
 import sklearn.metrics  # noqa: F401  (so that no test waits for it)
 
 from electra_ref import predict, train
-from tests.small_runs import SETTINGS, write_corpus
+from tests.small_runs import SETTINGS, flags_of, write_corpus
 
 SMALL = {**SETTINGS, "steps": 3, "evaluate_every": 3, "checkpoint_every": 3}
 
@@ -28,8 +28,7 @@ def train_small(folder: Path, *, tokens: bool = False, **changes: Any) -> Path:
     settings = {**SMALL, **changes}
     preset = settings.pop("preset")
     assert preset == "custom"
-    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
-    assert train.main([*data, "--output-dir", str(folder / "run"), *flags]) == 0
+    assert train.main([*data, "--output-dir", str(folder / "run"), *flags_of(**settings)]) == 0
     return folder / "run"
 
 

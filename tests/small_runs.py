@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.config.pretraining import OF_GENERATOR, PretrainingConfig
 from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining.run import begin
 from electra_ref.training.pretraining.source import Source
@@ -29,6 +29,17 @@ SETTINGS: dict[str, Any] = {
     "warmup_steps": 0, "evaluation_batches": 2, "log_every": 1, "evaluate_every": 10,
     "checkpoint_every": 10, "device": "reference", "precision": "float64",
 }  # fmt: skip
+
+
+def flags_of(**settings: Any) -> list[str]:
+    """Return the flags that set ``settings``, those of a generator only if there is one."""
+    has_none = settings.get("objective") == "mlm" or settings.get("uniform_generator")
+    return [
+        flag
+        for key, value in settings.items()
+        if not (has_none and key in OF_GENERATOR)
+        for flag in ("--set", f"{key}={str(value).lower() if value in (True, False) else value}")
+    ]
 
 
 def small_config(**changes: Any) -> PretrainingConfig:

@@ -14,8 +14,7 @@ import pytest
 
 from electra_ref import convert, evaluate, train
 from electra_ref.training.pretraining.task import PretrainingTask
-from tests.small_runs import SETTINGS, write_corpus
-from tests.test_initialization import flags_of
+from tests.small_runs import SETTINGS, flags_of, write_corpus
 
 pytestmark = pytest.mark.usefixtures("quick")
 

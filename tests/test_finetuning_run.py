@@ -285,6 +285,3 @@ def test_a_run_that_diverges_says_so_when_it_is_evaluated(
     assert train(folder, tmp_path / "run", "--max-steps", "1", **wrong) == 2
     message = "error: step 1 has diverged (the model computes NaN or infinity): "
     assert message in capsys.readouterr().err
-        "error: step 1 has diverged (the model computes NaN or infinity): "
-        in capsys.readouterr().err
-    )

@@ -13,20 +13,11 @@ import pytest
 from electra_ref import train
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import load_checkpoint
-from tests.small_runs import SETTINGS, write_corpus
+from tests.small_runs import SETTINGS, flags_of, write_corpus
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 Tensors = dict[str, Any]
-
-
-def flags_of(**settings: Any) -> list[str]:
-    """Return the flags that set ``settings``."""
-    return [
-        flag
-        for key, value in settings.items()
-        for flag in ("--set", f"{key}={str(value).lower() if value in (True, False) else value}")
-    ]
 
 
 @pytest.fixture(scope="module")

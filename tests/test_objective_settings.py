@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from electra_ref import train
 from electra_ref.config.model import SHARING
 from electra_ref.config.objective import ADVERSARIAL, INPUTS, OBJECTIVES
+from electra_ref.config.pretraining import OF_GENERATOR, resolve_config
+from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from tests.tiny_electra import tiny_config
 from tests.variants import FULL_SIZE, VARIANTS, gradients_of_variant, output_of, variant_problem
@@ -193,6 +195,26 @@ def test_what_does_not_fit_is_refused_and_the_advice_works(
     for word in words:
         assert word in message
     tiny_config(**{**wrong, **advice})
+
+
+@pytest.mark.parametrize("without", ["objective=mlm", "uniform_generator=true"])
+@pytest.mark.parametrize("key", OF_GENERATOR)
+def test_what_is_chosen_for_a_generator_needs_one(key: str, without: str, tmp_path: Path) -> None:
+    """A preset has values of it in any case, and so has a file that was printed."""
+    with pytest.raises(UserError, match=f"^{key} needs a generator, and .* leave it out$"):
+        resolve_config(preset="tiny", settings=[without, f"{key}=1.0"])
+    config = resolve_config(preset="tiny", settings=[without])
+    (tmp_path / "printed.toml").write_text(to_toml(config), encoding="utf-8")
+    assert resolve_config(path=tmp_path / "printed.toml") == config
+
+
+@pytest.mark.parametrize("key", ["temperature", "gumbel_temperature"])
+def test_the_end_of_a_schedule_needs_steps_whatever_it_is(key: str) -> None:
+    """Also the default, which tells nobody that it was chosen."""
+    beside = ["adversarial=gumbel-softmax", f"{key}=1.3", f"{key}_end=1.0"]
+    with pytest.raises(UserError, match=f"^{key}_end = 1 .* set {key}_steps, too$"):
+        resolve_config(preset="tiny", settings=beside)
+    resolve_config(preset="tiny", settings=[*beside, f"{key}_steps=9"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

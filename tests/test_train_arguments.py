@@ -354,6 +354,17 @@ def test_no_minutes_are_refused(
     assert f"--max-minutes {minutes}: a number above 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["single_segment_probability", "short_probability"])
+def test_where_sentences_are_cut_needs_sentences(
+    key: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens, chosen = ["--tokens", "ids.npy"], ["--set", f"{key}=0.5"]
+    assert train.main([*tokens, *chosen]) == 2
+    assert calls.begun is None
+    assert f"{key} needs sentences, and --tokens has none: leave it out" in capsys.readouterr().err
+    assert train.main(tokens) == train.main(chosen) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

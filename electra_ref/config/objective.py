@@ -168,6 +168,11 @@ class ObjectiveConfig(AdversarialConfig, SamplingConfig):
         yield from _misfits_of_weights(self)
 
 
+def needs_generator(key: str, config: ObjectiveConfig) -> str:
+    """Return what to say of a ``key`` that does nothing since there is no generator."""
+    return f"{key} needs a generator, and {config.why_no_generator} has none: leave it out"
+
+
 def _misfits_of_detection(config: ObjectiveConfig) -> Iterator[str]:
     if config.detects:
         return
@@ -217,10 +222,7 @@ def _misfits_of_weights(config: ObjectiveConfig) -> Iterator[str]:
             f"{config.objective!r} has none: leave it out"
         )
     if not has_generator and config.generator_weight != 1.0:
-        yield (
-            f"generator_weight needs a generator, and {config.why_no_generator} has none: leave it "
-            "out"
-        )
+        yield needs_generator("generator_weight", config)
     keys = ["generator_weight"] if has_generator else []
     keys.append("discriminator_weight" if config.detects else "encoder_weight")
     zero = [f"{key} = 0" for key in keys if getattr(config, key) == 0.0]
@@ -235,10 +237,16 @@ def _at(step: int, start: float, end: float, steps: int) -> float:
     return start if steps == 0 else start + (end - start) * min(step / steps, 1.0)
 
 
+def needs_steps(key: str, config: Settings) -> str:
+    """Return what to say of the end of a schedule of ``key`` that has no steps."""
+    end = getattr(config, f"{key}_end")
+    return f"{key}_end = {end:g} is reached in {key}_steps steps: set {key}_steps, too"
+
+
 def _misfits_of_schedule(config: Settings, key: str) -> Iterator[str]:
     end, steps = getattr(config, f"{key}_end"), getattr(config, f"{key}_steps")
     if steps == 0 and end != 1.0:
-        yield f"{key}_end = {end:g} is reached in {key}_steps steps: set {key}_steps, too"
+        yield needs_steps(key, config)
     if steps != 0 and end == getattr(config, key):
         yield (
             f"{key} = {end:g} stays as it is in {key}_steps = {steps} steps: set {key}_end to "

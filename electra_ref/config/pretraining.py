@@ -28,10 +28,11 @@ from electra_ref.config.model import (
     generator_size,
 )
 from electra_ref.config.normalization import NormalizationConfig
-from electra_ref.config.objective import ObjectiveConfig
+from electra_ref.config.objective import ObjectiveConfig, needs_generator, needs_steps
 from electra_ref.config.settings import (
     Settings,
     Value,
+    chosen_values,
     count,
     part_of,
     resolve,
@@ -39,8 +40,11 @@ from electra_ref.config.settings import (
     share,
 )
 from electra_ref.config.training import TrainingConfig
+from electra_ref.errors import UserError
 
 SHORTEST_ROW = 8  # tokens, [CLS] and [SEP] included
+OF_GENERATOR = "generator_hidden_size", "generator_layers", "temperature", "temperature_end"
+OF_SENTENCES = "single_segment_probability", "short_probability"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,9 @@ class DataConfig(NormalizationConfig):
     )
     max_length: int = count(128, "tokens a row, [CLS] and [SEP] included", at_least=SHORTEST_ROW)
     single_segment_probability: float = share(0.1, "share of the rows with one segment only")
-    short_probability: float = share(0.05, "share of the rows cut at a random length")
+    short_probability: float = share(
+        0.05, "share of the rows that end early, after a random length"
+    )
     held_out_fraction: float = setting(
         0.05, "share of the tokens kept for evaluation", above=0.0, at_most=0.5
     )
@@ -117,15 +123,25 @@ def _misfits_of_sharing(config: PretrainingConfig) -> Iterator[str]:
 
 
 def _misfits_of_generator(config: PretrainingConfig) -> Iterator[str]:
-    if (why := config.why_no_generator) is not None:
+    if config.why_no_generator is not None:
         for key in GENERATOR_SIZES:
             if getattr(config, key):
-                yield f"{key} needs a generator, and {why} has none: leave it out"
+                yield needs_generator(key, config)
     if config.detects and config.uniform_generator and not config.tie_word_embeddings:
         yield (
             "tie_word_embeddings = false needs a network that guesses words, and "
             "uniform_generator has none: leave it out"
         )
+
+
+def _misfits_of_chosen(config: PretrainingConfig, keys: Iterable[str]) -> Iterator[str]:
+    """Yield which of ``keys`` somebody chose and nothing reads."""
+    for key in keys:
+        if key in OF_GENERATOR and config.why_no_generator is not None:
+            yield needs_generator(key, config)
+        for scheduled in ("temperature", "gumbel_temperature"):
+            if key == f"{scheduled}_end" and getattr(config, f"{scheduled}_steps") == 0:
+                yield needs_steps(scheduled, config)
 
 
 def _misfits_of_stages(config: PretrainingConfig) -> Iterator[str]:
@@ -244,12 +260,15 @@ def resolve_config(
     """Build the configuration of a pre-training run: see ``settings.resolve``.
 
     Its ``preset`` is the name of a preset with the same model, or CUSTOM: a file or a setting may
-    have changed the sizes.
+    have changed the sizes. Raises UserError, too, if one of ``settings`` does nothing beside the
+    others. Presets and files have values of all keys, and may have such.
     """
-    presets = {**PRESETS, CUSTOM: {}}
+    presets, settings = {**PRESETS, CUSTOM: {}}, list(settings)
     config = resolve(
         PretrainingConfig, presets, preset=preset, path=path, settings=settings, base=base
     )
+    for misfit in _misfits_of_chosen(config, chosen_values(PretrainingConfig, None, settings)):
+        raise UserError(misfit)
     names = [name for name in (config.preset, *PRESETS) if _is_model_of(name, config)]
     return dataclasses.replace(config, preset=names[0] if names else CUSTOM)
 
