@@ -102,7 +102,8 @@ def _configuration_of_one(options: argparse.Namespace, given: Sequence[str]) -> 
             raise UserError(f"{key} needs sentences, and --tokens has none: leave it out")
     if options.init_from is None:
         config = resolve_config(**layers)
-        if options.vocab is not None and not has_default_vocabulary_size(config):
+        was_asked = "max_vocab_size" in chosen or not has_default_vocabulary_size(config)
+        if options.vocab is not None and was_asked:
             raise UserError(
                 f"--vocab {options.vocab} decides how many entries there are: leave max_vocab_size "
                 "and vocab_size out"
@@ -114,7 +115,7 @@ def _configuration_of_one(options: argparse.Namespace, given: Sequence[str]) -> 
     )
     from electra_ref.training.saved_model import find_model  # noqa: PLC0415
 
-    if any(setting.partition("=")[0].strip() == "max_vocab_size" for setting in options.settings):
+    if "max_vocab_size" in chosen:
         raise UserError("max_vocab_size does nothing with --init-from: a model brings its own")
     stored = find_model(options.init_from)
     config = resolve_config(**layers, base=settings_of_model(stored, options.preset))

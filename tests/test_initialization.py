@@ -296,6 +296,7 @@ def test_a_vocabulary_that_is_there_is_used(trained: Path, folder: Path, tmp_pat
         (["--vocab", "v.txt", "--tokens", "ids.npy"], "token ids have a vocabulary already"),
         (["--vocab", "v.txt", "--init-from", "{trained}"], "a model brings its own"),
         (["--vocab", "v.txt", "--set", "max_vocab_size=99"], "leave max_vocab_size and"),
+        (["--vocab", "v.txt", "--set", "max_vocab_size=2048"], "leave max_vocab_size and"),
         (["--vocab", "v.txt", "--set", "vocab_size=99"], "and vocab_size out"),
         (["--vocab", "v.txt", "--resume"], "--vocab cannot change a run that is resumed"),
         (["--init-from", "{trained}", "--resume"], "--init-from cannot change a run"),
