@@ -1,9 +1,9 @@
 """The generator's part of a step: it guesses masked tokens, and samples take their place.
 
-    masked ids     = original ids, 15 % of them behind [MASK]
-    logits         = head(encode(masked ids))                at the masked positions
+    masked ids     = original ids, 15 % of them chosen; 85 % of those behind [MASK]
+    logits         = head(encode(masked ids))                at the chosen positions
     samples        ~ softmax(logits / temperature)
-    corrupted ids  = original ids, the masked ones replaced by the samples
+    corrupted ids  = original ids, the chosen ones replaced by the samples
 
 Other ways to draw samples: uniformly over the ordinary tokens (``uniform_generator``, there is no
 generator; with ``exploration`` in a share of the slots only), never the original token

@@ -71,7 +71,8 @@ def prepare(
 ) -> PreparedData:
     """Tokenize what ``tokenize`` describes, hold out a share of it, pack both parts.
 
-    Of ``config``: DataConfig's fields, preset, vocab_size and seed. Raises UserError.
+    Of ``config``: DataConfig's fields, preset, vocab_size, discriminator_input and seed. Raises
+    UserError.
     """
     tokenizer, cache, report = tokenize(
         config, cache_dir, corpus=corpus, text_key=text_key, ids_paths=ids_paths,

@@ -1,12 +1,12 @@
 """ELECTRA: the generator fills masked positions, the discriminator tells which tokens it replaced.
 
-    masked ids           = original ids, 15 % of them behind [MASK]
-    generator logits     = head(encode(masked ids))              at the masked positions
-    corrupted ids        = original ids, the masked ones replaced by samples from
+    masked ids           = original ids, 15 % of them chosen; 85 % of those behind [MASK]
+    generator logits     = head(encode(masked ids))              at the chosen positions
+    corrupted ids        = original ids, the chosen ones replaced by samples from
                            softmax(logits / temperature)
     discriminator logits = head(encode(corrupted ids))           at every token
 
-    L = w_G (sum of MLM losses) / (masked positions) + w_D (sum of RTD losses) / (tokens)
+    L = w_G (sum of MLM losses) / (chosen positions) + w_D (sum of RTD losses) / (tokens)
 
 w_G is 1 and w_D is 50. Sampling is the hard stop between the networks: integers go in and out, no
 gradient passes. All that is smooth is a function of the parameters for given integers, and it is

@@ -9,7 +9,7 @@ from typing import TypeVar
 from electra_ref.config.objective import ObjectiveConfig
 from electra_ref.model.parameters import FlatParameters
 
-Settings = TypeVar("Settings", bound=ObjectiveConfig)
+C = TypeVar("C", bound=ObjectiveConfig)
 
 
 def begin_step(model: object, step: int, parameters: FlatParameters) -> None:
@@ -23,8 +23,8 @@ def unchanged(model: object) -> Iterator[str]:
     return iter(())
 
 
-def settings_at(settings: Settings, step: int) -> Settings:
-    """Return ``settings`` with the sampling temperature of ``step``, which stays as it is."""
+def settings_at(settings: C, step: int) -> C:
+    """Return ``settings`` with the sampling temperature of ``step`` and no schedule."""
     return dataclasses.replace(
         settings,
         temperature=settings.temperature_at(step),
