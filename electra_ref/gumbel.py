@@ -40,12 +40,17 @@ from electra_ref.rng import (
     random_words_reference,
     stream_words,
 )
-from electra_ref.sampling import check_logits, count_examples, distances, finite_maxima
+from electra_ref.sampling import (
+    LN2_HIGH,
+    LN2_LOW,
+    check_logits,
+    count_examples,
+    distances,
+    finite_maxima,
+)
 
 HALF_BITS = np.int64(0x3FE6_A09E_667F_3BCD)  # of sqrt(1/2) as float64
 MANTISSA_BITS = np.int64(52)
-LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # exact products with integers below 2**21
-LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")  # log 2 = LN2_HIGH + LN2_LOW to 2**-86
 ARTANH = tuple(2.0 / degree for degree in range(21, 1, -2))  # of 2 artanh, without its first term
 UNIT = 2.0**-32
 TOKENS_AT_A_TIME = 4096  # words that a row draws at a time; a multiple of 4

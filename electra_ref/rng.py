@@ -128,16 +128,6 @@ def random_words_reference(
     return philox4x32(counter, key).reshape(examples, 4 * blocks)[:, :count]
 
 
-def random_doubles(stream: RandomStream, examples: int, count: int) -> npt.NDArray[np.float64]:
-    """Return uniform multiples of 2**-53 in [0, 1), (examples, count).
-
-    Number i takes its high 27 bits from word 2 i and its low 26 bits from word 2 i + 1.
-    """
-    words = random_words(stream, examples, 2 * count).reshape(examples, count, 2)
-    high, low = words[..., 0] >> 5, words[..., 1] >> 6
-    return (high * 2.0**26 + low) * 2.0**-53
-
-
 def dropout_bits(stream: RandomStream, examples: int, count: int) -> npt.NDArray[np.uint16]:
     """Return uniform 16-bit integers, (examples, count): two from each word, low half first."""
     words = random_words(stream, examples, -(-count // 2))

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from electra_ref.arrays import Array, get_xp
 from electra_ref.compilation import jit
 from electra_ref.masking import MaskedBatch
-from electra_ref.rng import Purpose, RandomStream, random_words
+from electra_ref.rng import LOW_WORD, WORD_BITS, Purpose, RandomStream, random_words
 
 FRACTION_BITS = 2.0**62
 LOWEST = -44.0  # exp(-44) 2**62 < 1, so the weight is zero from here down
@@ -43,7 +43,6 @@ LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # exact products with integers belo
 LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")  # ln 2 = LN2_HIGH + LN2_LOW to 2**-86
 ROUNDER = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer
 TAYLOR = tuple(1.0 / math.factorial(degree) for degree in range(13, -1, -1))
-LOW_WORD, WORD_BITS = np.uint64(0xFFFF_FFFF), np.uint64(32)
 BLOCK = 128  # tokens between two cumulative sums that are kept
 
 
@@ -136,7 +135,7 @@ def draw_tokens_reference(
     xp = get_xp(logits)
     weights = integer_weights(distances(logits, finite_maxima(logits), temperature))
     high, low = _carry((weights >> WORD_BITS).cumsum(axis=1), (weights & LOW_WORD).cumsum(axis=1))
-    target_high, target_low = _scale(xp.asarray(bits)[:, None], high[:, -1:], low[:, -1:])
+    target_high, target_low = scale(xp.asarray(bits)[:, None], high[:, -1:], low[:, -1:])
     tokens = _reached(high, low, target_high, target_low).sum(axis=1, dtype=np.int32)
     return tokens if xp is np else xp.asnumpy(tokens)  # type: ignore[no-any-return]
 
@@ -177,17 +176,23 @@ def _carry(high: Any, low: Any) -> Any:
     return high + (low >> WORD_BITS), low & LOW_WORD
 
 
-def _scale(bits: Any, high: Any, low: Any) -> Any:
-    """Return floor(bits (high 2**32 + low) / 2**64), as (high, low): digits to the base 2**32."""
+def scale(bits: Any, high: Any, low: Any) -> Any:
+    """Return floor(bits (high 2**32 + low) / 2**64), as (high, low): digits to the base 2**32.
+
+    As on paper, a column has the products of digits that count one power of the base. With 10 for
+    2**32: bits = 47, high = 35 and low = 8 give 47 * 358 = 16826. Without columns 0 and 1 it is
+    168, as (16, 8).
+    """
     u0, u1 = bits & LOW_WORD, bits >> WORD_BITS
     t0, t1, t2 = low, high & LOW_WORD, high >> WORD_BITS
-    first = u0 * t0
-    second = (first >> WORD_BITS) + u0 * t1
-    third = (second >> WORD_BITS) + u0 * t2
-    first = (second & LOW_WORD) + u1 * t0
-    second = (first >> WORD_BITS) + (third & LOW_WORD) + u1 * t1
-    third = (second >> WORD_BITS) + (third >> WORD_BITS) + u1 * t2
-    return third, second & LOW_WORD
+    column_0 = u0 * t0
+    column_1 = u0 * t1 + (column_0 >> WORD_BITS)
+    column_2 = u0 * t2 + (column_1 >> WORD_BITS)
+    column_3 = column_2 >> WORD_BITS
+    column_1 = u1 * t0 + (column_1 & LOW_WORD)
+    column_2 = u1 * t1 + (column_2 & LOW_WORD) + (column_1 >> WORD_BITS)
+    column_3 = u1 * t2 + column_3 + (column_2 >> WORD_BITS)
+    return column_3, column_2 & LOW_WORD
 
 
 def _reached(high: Any, low: Any, target_high: Any, target_low: Any) -> Any:
@@ -245,7 +250,7 @@ def check_logits(logits: Array, temperature: float) -> None:
 
 _exponential_compiled = jit()(_exponential)
 _carry_compiled = jit()(_carry)
-_scale_compiled = jit()(_scale)
+_scale_compiled = jit()(scale)
 _reached_compiled = jit()(_reached)
 
 

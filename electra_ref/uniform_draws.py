@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from electra_ref.batch import SpecialTokens
 from electra_ref.errors import UserError
-from electra_ref.rng import LOW_WORD, WORD_BITS, Purpose, RandomStream, random_words
-from electra_ref.sampling import count_examples, slot_bits
+from electra_ref.rng import Purpose, RandomStream, random_words
+from electra_ref.sampling import count_examples, scale, slot_bits
 
 
 def draw_uniform(
@@ -51,7 +51,7 @@ def draw_uniform(
             f"the vocabulary has {ordinary.size} tokens besides the special ones: "
             "to put one in place of another, it must have 2 or more"
         )
-    ranks = _scale(bits, counts.astype(np.uint64))
+    ranks: npt.NDArray[np.uint64] = scale(bits, np.uint64(0), counts.astype(np.uint64))[1]
     return ordinary[ranks + (ranks >= gaps)]
 
 
@@ -89,9 +89,3 @@ def _find_gaps(
     if excluded.shape != (rows,):
         raise ValueError(f"excluded must be ({rows},), got {excluded.shape}")
     return np.where(np.isin(excluded, ordinary), np.searchsorted(ordinary, excluded), none)
-
-
-def _scale(bits: npt.NDArray[np.uint64], counts: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return floor(bits * counts / 2**64), (R,), for counts below 2**32."""
-    high, low = bits >> WORD_BITS, bits & LOW_WORD
-    return (high * counts + (low * counts >> WORD_BITS)) >> WORD_BITS

@@ -17,7 +17,6 @@ from electra_ref.rng import (
     dropout_bits,
     philox4x32,
     philox_block,
-    random_doubles,
     random_words,
     random_words_reference,
     shuffled,
@@ -149,18 +148,6 @@ def test_thread_counts_give_the_same_words() -> None:
     finally:
         numba.set_num_threads(threads)
     np.testing.assert_array_equal(alone, random_words(STREAM, 5, 3 * WORDS_PER_TASK + 1))
-
-
-@given(stream=STREAMS, examples=st.integers(0, 3), count=st.integers(0, 9))
-def test_doubles_have_53_bits(stream: RandomStream, examples: int, count: int) -> None:
-    words = random_words(stream, examples, 2 * count).tolist()
-    expected = [
-        [((row[2 * i] >> 5) * 2**26 + (row[2 * i + 1] >> 6)) / 2**53 for i in range(count)]
-        for row in words
-    ]
-    doubles = random_doubles(stream, examples, count)
-    assert doubles.tolist() == expected
-    assert ((doubles >= 0) & (doubles < 1)).all()
 
 
 @given(stream=STREAMS, examples=st.integers(0, 3), count=st.integers(0, 9))

@@ -20,7 +20,6 @@ from electra_ref.rng import EVALUATION, Purpose, RandomStream, random_words
 from electra_ref.sampling import (
     BLOCK,
     TAYLOR,
-    _scale,
     _scale_compiled,
     corrupt,
     draw_tokens,
@@ -29,6 +28,7 @@ from electra_ref.sampling import (
     integer_weights,
     sample_tokens,
     sample_tokens_reference,
+    scale,
 )
 from electra_ref.uniform_draws import draw_uniform, explore
 from tests import stand_in_cupy
@@ -64,8 +64,8 @@ def draw_bits(size: int, rng: np.random.Generator) -> Bits:
 def test_scaling_is_that_of_whole_numbers(bits: int, high: int, low: int) -> None:
     expected = bits * ((high << 32) + low) >> 64
     words = np.uint64(bits), np.uint64(high), np.uint64(low)
-    for scale in (_scale, _scale_compiled):
-        scaled_high, scaled_low = scale(*words)
+    for form in (scale, _scale_compiled):
+        scaled_high, scaled_low = form(*words)
         assert (int(scaled_high) << 32) + int(scaled_low) == expected
         assert 0 <= int(scaled_low) < 2**32
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from electra_ref.batch import SpecialTokens
 from electra_ref.errors import UserError
 from electra_ref.rng import EVALUATION, Purpose, RandomStream, random_words
-from electra_ref.uniform_draws import _scale, draw_uniform, explore
+from electra_ref.sampling import scale
+from electra_ref.uniform_draws import draw_uniform, explore
 from tests.proportions import assert_proportions
 
 SPECIAL = SpecialTokens(pad=0, unknown=3, cls=8, sep=7, mask=15)
@@ -51,7 +52,9 @@ def test_ranks_are_those_of_whole_numbers(bits: int, count: int) -> None:
     rank = bits * count >> 64
     first = -((-rank << 64) // count)  # the least bits that give this rank
     all_bits = [bits, first, max(first - 1, 0), 2**64 - 1]
-    ranks = _scale(np.array(all_bits, np.uint64), np.full(4, count, np.uint64))
+    counts = np.full(4, count, np.uint64)
+    high, ranks = scale(np.array(all_bits, np.uint64), np.uint64(0), counts)
+    assert not high.any()
     assert ranks[1] == rank
     assert ranks.tolist() == [b * count >> 64 for b in all_bits]
 

@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.rng import Purpose, key_words, philox4x32
+from electra_ref.rng import LOW_WORD, WORD_BITS, Purpose, key_words, philox4x32
 from electra_ref.text.token_cache import Documents, digest_of
 
 SHORTEST_SHARE = 10  # tokens
@@ -32,7 +32,6 @@ BIN_BITS = 20
 BINS = 1 << BIN_BITS
 
 _DOCUMENTS_AT_A_TIME = 1 << 16
-_LOW_WORD, _WORD_BITS = np.uint64(0xFFFF_FFFF), np.uint64(32)
 
 Integers = npt.NDArray[np.int64]
 Digests = npt.NDArray[np.uint64]
@@ -77,8 +76,8 @@ def bins_of(digests: Digests, seed: int, first: int = 0, salt: int = 0) -> Integ
             own = np.arange(first + start, first + start + some.size, dtype=np.uint64)
             some = some ^ (own << np.uint64(1))
         counter = np.empty((some.size, 4), np.uint32)
-        counter[:, 0] = some & _LOW_WORD
-        counter[:, 1] = some >> _WORD_BITS
+        counter[:, 0] = some & LOW_WORD
+        counter[:, 1] = some >> WORD_BITS
         counter[:, 2] = salt
         counter[:, 3] = Purpose.HOLD_OUT
         words = philox4x32(counter, np.array(key_words(seed), np.uint32))
