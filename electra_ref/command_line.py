@@ -22,8 +22,8 @@ from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
 from electra_ref.freed_memory import keep_freed_memory
 from electra_ref.process import threads_set
-from electra_ref.processes import ALONE, Processes, describe
-from electra_ref.text.reading import Reading, usable_cores
+from electra_ref.processes import ALONE, Processes, describe, usable_cores
+from electra_ref.text.reading import Reading
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress, show
 from electra_ref.training.stop_signals import StopSignals
@@ -166,7 +166,7 @@ def reading_of(options: argparse.Namespace) -> Reading:
     """Return how the data are read. Raises UserError."""
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: at least 1")
-    return Reading(options.workers or usable_cores(), options.verify)
+    return Reading(options.workers or len(usable_cores()), options.verify)
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser, presets: Presets | None = None) -> None:

@@ -16,15 +16,11 @@ from electra_ref.errors import UserError
 from electra_ref.running import run_command
 from electra_ref.terminal_text import visible
 from electra_ref.training.progress import Progress, show
-from electra_ref.training.stop_signals import StopSignals, exit_code
+from electra_ref.training.stop_signals import StoppedError, StopSignals, exit_code
 
 PROGRAM = "python -m electra_ref.convert"
 FORMATS = ("huggingface", "electra-ref")
 PARTS = ("discriminator", "generator")
-
-
-class StoppedError(Exception):
-    """A signal asked to stop."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:

@@ -23,7 +23,7 @@ from electra_ref.config.training import DEVICES, PRECISIONS
 from electra_ref.errors import UserError
 from electra_ref.running import run_command
 from electra_ref.training.progress import show
-from electra_ref.training.stop_signals import exit_code
+from electra_ref.training.stop_signals import StoppedError, exit_code
 
 PROGRAM = "python -m electra_ref.evaluate"
 
@@ -82,7 +82,7 @@ def evaluate(options: argparse.Namespace) -> int:
                 stop,
                 reading,
             )
-        except evaluation.StoppedError:
+        except StoppedError:
             return exit_code(stop.requested or signal.SIGINT)
     show(json.dumps(figures, ensure_ascii=False) + "\n")
     return 0

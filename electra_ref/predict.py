@@ -22,7 +22,7 @@ from electra_ref.running import run_command
 from electra_ref.training.finetuning.kinds import KINDS, SETTABLE
 from electra_ref.training.prediction.table import TASKS
 from electra_ref.training.progress import wants_colour
-from electra_ref.training.stop_signals import exit_code
+from electra_ref.training.stop_signals import StoppedError, exit_code
 
 if TYPE_CHECKING:
     from electra_ref.training.prediction.view import Style
@@ -161,7 +161,6 @@ def _answer_records(options: argparse.Namespace) -> int:
     from electra_ref.training.finetuning import prediction  # noqa: PLC0415  (loads numba)
     from electra_ref.training.finetuning.saved import holds_fine_tuned  # noqa: PLC0415
     from electra_ref.training.prediction.destination import open_destination  # noqa: PLC0415
-    from electra_ref.training.prediction.run import StoppedError  # noqa: PLC0415
     from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
 
     if options.task is None and not holds_fine_tuned(options.model):
@@ -225,7 +224,7 @@ def _answer_tokens(options: argparse.Namespace, top_k: int) -> int:
                 started = time.monotonic()
                 bar = None if answers_to_terminal(options) else progress
                 counts = run.predict(predictor, source, destination, style_of(options), stop, bar)
-        except run.StoppedError:
+        except StoppedError:
             return exit_code(stop.requested or signal.SIGINT)
         except MemoryError as error:
             raise UserError(f"out of memory ({error}): choose a smaller --batch-tokens") from error

@@ -38,7 +38,7 @@ from electra_ref.processes import ALONE, Processes
 from electra_ref.running import run_together
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import show
-from electra_ref.training.stop_signals import exit_code
+from electra_ref.training.stop_signals import StoppedError, exit_code
 
 _WHOSE_VOCABULARY = {
     "--tokens": "token ids have a vocabulary already",
@@ -198,7 +198,6 @@ def run(
     """Train as ``options`` say, a new run with ``config`` or an old one; return the exit code."""
     from electra_ref.training.completing import Limits  # noqa: PLC0415  (loads numba)
     from electra_ref.training.pretraining import run as pretraining  # noqa: PLC0415
-    from electra_ref.training.pretraining.preparing import StoppedError  # noqa: PLC0415
     from electra_ref.training.run_directory import newest_run  # noqa: PLC0415  (loads NumPy)
 
     started = time.monotonic()

@@ -29,7 +29,7 @@ from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining import preparing
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.records import read_records
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 from tests.small_finetuning import (
     SMALLEST,
     held_out,
@@ -166,7 +166,7 @@ def test_a_signal_while_data_are_prepared_stops_all(
     corpus = str(write_corpus(tmp_path / "corpus.txt"))
 
     def stopped(*_: Any, **__: Any) -> Any:
-        raise preparing.StoppedError("the command that goes on")
+        raise StoppedError("the command that goes on")
 
     monkeypatch.setattr(preparing, "prepare", stopped)
     assert run_train(2, "--corpus", corpus, *pretraining_arguments("run")) == [0, 0]
@@ -182,7 +182,7 @@ def test_a_signal_to_one_that_opens_the_data_stops_all(
     def stopped(*rest: Any, **options: Any) -> Any:
         if next(begun) == 0:
             return prepare(*rest, **options)
-        raise preparing.StoppedError("the command that goes on")
+        raise StoppedError("the command that goes on")
 
     corpus = str(write_corpus(tmp_path / "corpus.txt"))
     monkeypatch.setattr(preparing, "prepare", stopped)

@@ -27,6 +27,7 @@ from electra_ref.training.huggingface.importing_fine_tuned import import_fine_tu
 from electra_ref.training.huggingface.names import fine_tuned_tensors
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.saved_model import open_model, read_parameters
+from electra_ref.training.stop_signals import StoppedError
 from tests.huggingface_folders import STEP, change_config, read_weights, small_run, write_weights
 from tests.huggingface_tasks import (
     CASES,
@@ -263,9 +264,9 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
         nonlocal calls
         calls += 1
         if calls == 10:
-            raise convert.StoppedError
+            raise StoppedError
 
-    with pytest.raises(convert.StoppedError):
+    with pytest.raises(StoppedError):
         export_fine_tuned(draw_stored("tags"), Path("x"), tmp_path / "deep" / "hf", check)
     assert list(tmp_path.iterdir()) == []
 

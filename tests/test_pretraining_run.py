@@ -35,14 +35,13 @@ from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining import preparing
 from electra_ref.training.pretraining import run as run_module
 from electra_ref.training.pretraining.data_report import data_lines
-from electra_ref.training.pretraining.preparing import StoppedError
 from electra_ref.training.pretraining.run import begin, complete, resume
 from electra_ref.training.pretraining.samples import LEGEND
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 from electra_ref.training.task import Evaluation
 from tests.small_runs import (
     begin_small,

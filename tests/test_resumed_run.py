@@ -15,11 +15,10 @@ from electra_ref.config.pretraining import resolve_config
 from electra_ref.errors import UserError
 from electra_ref.training.checkpoint import CheckpointError
 from electra_ref.training.loop import Trainer
-from electra_ref.training.pretraining.preparing import StoppedError
 from electra_ref.training.pretraining.run import resume
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.records import read_records
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 from tests.small_runs import (
     begin_small,
     listening,

@@ -20,15 +20,15 @@ from electra_ref import command_line, running, train
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
-from electra_ref.processes import ALONE
-from electra_ref.text.reading import Reading, usable_cores
+from electra_ref.processes import ALONE, usable_cores
+from electra_ref.text.reading import Reading
 from electra_ref.training import run_directory
 from electra_ref.training.completing import Limits
 from electra_ref.training.pretraining import run as pretraining
-from electra_ref.training.pretraining.preparing import StoppedError
 from electra_ref.training.pretraining.source import Source
+from electra_ref.training.stop_signals import StoppedError
 
-READING = Reading(usable_cores(), verify=False)
+READING = Reading(len(usable_cores()), verify=False)
 
 
 class Stop:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,13 +23,6 @@ class Reading(NamedTuple):
     workers: int = 1  # processes that tokenize, at most
     verify: bool = False  # compare every byte in the cache with its SHA-256, and hash every file
     share: Share = nobody
-
-
-def usable_cores() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 ONE_PROCESS = Reading()

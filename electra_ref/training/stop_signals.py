@@ -23,6 +23,10 @@ from electra_ref.processes import Processes
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class StoppedError(Exception):
+    """A signal asked to stop what is not saved. The message may be the command that goes on."""
+
+
 class StopSignals:
     """A context manager. ``requested`` is the number of the signal that came, or None.
 

@@ -40,12 +40,11 @@ from electra_ref.training.finetuning.task import (
 )
 from electra_ref.training.prediction.counts import Counts
 from electra_ref.training.prediction.destination import Destination
-from electra_ref.training.prediction.run import StoppedError
 from electra_ref.training.prediction.source import Reader as SourceReader
 from electra_ref.training.prediction.source import Source
 from electra_ref.training.progress import Progress
 from electra_ref.training.saved_model import read_parameters
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 JSON = "json"
 LARGEST_GROUP = 64  # batches

@@ -44,13 +44,9 @@ from electra_ref.training.run_directory import (
     RunDirectory,
     opened_by_first,
 )
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 COMMAND = "python -m electra_ref.finetune"
-
-
-class StoppedError(Exception):
-    """A signal asked to stop before the first step."""
 
 
 class Files(NamedTuple):

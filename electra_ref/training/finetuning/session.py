@@ -21,7 +21,7 @@ from electra_ref.training.finetuning import run
 from electra_ref.training.finetuning.configuring import new_settings
 from electra_ref.training.finetuning.encoder_source import EncoderSource, find_encoder
 from electra_ref.training.finetuning.learning import summary
-from electra_ref.training.finetuning.run import Files, Prepared, StoppedError
+from electra_ref.training.finetuning.run import Files, Prepared
 from electra_ref.training.finetuning.seeds import (
     begin_seeds,
     discard_seeds,
@@ -33,7 +33,7 @@ from electra_ref.training.finetuning.seeds_file import is_of_seeds, newest_to_re
 from electra_ref.training.loop import Trainer
 from electra_ref.training.progress import Progress, format_duration
 from electra_ref.training.run_directory import PRETRAINING, new_run_path, newest_run, require_unused
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 __all__ = ["Ended", "Limits", "encoder_at", "new_settings", "train_new", "train_on"]
 

@@ -25,15 +25,11 @@ from electra_ref.training.prediction.records import Record, json_records, text_r
 from electra_ref.training.prediction.source import BadLineError, Reader, Source, read_source
 from electra_ref.training.prediction.view import Style
 from electra_ref.training.progress import Progress
-from electra_ref.training.stop_signals import StopSignals
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 LONGEST_GROUP_SECONDS = 2.0  # a group that took less may be followed by a larger one
 LARGEST_GROUP = 64  # batches
 MOST_LINES = 1 << 14  # of a group; empty lines have no tokens
-
-
-class StoppedError(Exception):
-    """A signal came; what was written are whole lines."""
 
 
 def predict(

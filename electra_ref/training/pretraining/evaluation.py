@@ -29,11 +29,7 @@ from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_key
 from electra_ref.training.run_directory import IMPORTED
 from electra_ref.training.saved_model import StoredModel, find_model, open_model
-from electra_ref.training.stop_signals import StopSignals
-
-
-class StoppedError(Exception):
-    """A signal asked to stop."""
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 
 def evaluate(

@@ -23,11 +23,7 @@ from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_key, read_vocabulary
 from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.saved_model import find_model
-from electra_ref.training.stop_signals import StopSignals
-
-
-class StoppedError(Exception):
-    """A signal asked to stop before the first step. The message is the command that resumes."""
+from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 
 def prepare_data(
