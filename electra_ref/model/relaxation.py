@@ -86,6 +86,11 @@ def relaxation_of(
     )
 
 
+def relaxation_logits_backward(settings: ObjectiveConfig, dlogits: Array) -> Array:
+    """Return the gradient of the generator's logits for that of the relaxation's, (B M, V)."""
+    return dlogits * (relaxation_scale(settings) / settings.temperature)
+
+
 def relaxation_scale(settings: ObjectiveConfig) -> float:
     """Return the factor of the gradient on its way to the logits of the generator.
 

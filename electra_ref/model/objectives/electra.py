@@ -61,7 +61,7 @@ from electra_ref.model.reinforce import (
     reinforce,
     reinforce_backward,
 )
-from electra_ref.model.relaxation import Relaxation, relaxation_of, relaxation_scale
+from electra_ref.model.relaxation import Relaxation, relaxation_logits_backward, relaxation_of
 from electra_ref.rng import RandomStream
 
 
@@ -217,7 +217,7 @@ def backward(run: BackwardPass, model: Electra, counts: Counts, cache: ElectraCa
         dlogits = encode_backward(run, model.discriminator, dhidden, cache.discriminator)
     if model.generator is not None and cache.generator is not None:
         if dlogits is not None:
-            dlogits = dlogits * (relaxation_scale(model.settings) / model.settings.temperature)
+            dlogits = relaxation_logits_backward(model.settings, dlogits)
         if cache.reinforce is not None:
             dlogits = reinforce_backward(run, model.generator, counts, cache.reinforce)
         guess_backward(run, model.generator, scales["mlm"], cache.generator, dlogits)
