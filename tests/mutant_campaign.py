@@ -144,8 +144,8 @@ AREAS = {
                 )
             ),
         ),
-        "early_stopping finetune_command finetuning_data finetuning_reading finetuning_run "
-        "finetuning_seeds finetuning_start predict_fine_tuned predict_settings "
+        "early_stopping finetune_command finetuning_beginning finetuning_data finetuning_reading "
+        "finetuning_run finetuning_seeds finetuning_start predict_fine_tuned predict_settings "
         "settings_of_finetuning",
     ),
     "text_tasks": Area(

@@ -187,6 +187,14 @@ def is_run(path: Path) -> bool:
     return _read_marker(path) is not None
 
 
+def has_begun(path: Path) -> bool:
+    """Return whether ``path`` holds a run that is to be resumed, not begun again.
+
+    It has ``config.toml``, or checkpoints and has lost it.
+    """
+    return is_run(path) and ((path / _CONFIG).exists() or _has_entries(path / "checkpoints"))
+
+
 def new_run_path(root: Path, name: str) -> Path:
     """Create and return the first of ``root/name``, ``root/name-2``, ... that does not exist.
 
@@ -227,8 +235,8 @@ def runs_in(root: Path, kind: str) -> list[Path]:
     if not root.is_dir():
         return []
     with disk_errors(f"read {root}"):
-        paths = [path for path in sorted(root.iterdir()) if (path / _CONFIG).exists()]
-    return [path for path in paths if is_run(path) and kind_of(path) == kind]
+        paths = [path for path in sorted(root.iterdir()) if has_begun(path)]
+    return [path for path in paths if kind_of(path) == kind]
 
 
 def last_used(run: Path) -> int:
@@ -256,12 +264,12 @@ def require_unused(path: Path) -> None:
         if not path.is_dir():
             raise UserError(f"{path} is not a folder; choose another --output-dir")
         names = sorted(os.listdir(path))
+    if has_begun(path):
+        raise UserError(
+            f"{path} holds a run already: use --resume to continue it, "
+            "or another --output-dir to start afresh"
+        )
     if is_run(path):
-        if (path / _CONFIG).exists():
-            raise UserError(
-                f"{path} holds a run already: use --resume to continue it, "
-                "or another --output-dir to start afresh"
-            )
         return  # killed before config.toml was written: nothing is lost by beginning again
     # a process that was killed inside ``create`` may have left these, and nothing else
     strangers = [name for name in names if name not in (_LOCK, "checkpoints")]

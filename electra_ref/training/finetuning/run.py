@@ -25,7 +25,7 @@ from electra_ref.training.continuation import changed_configuration
 from electra_ref.training.environment import fingerprint_changes
 from electra_ref.training.finetuning.answering import Reader
 from electra_ref.training.finetuning.configuring import with_steps
-from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_model
+from electra_ref.training.finetuning.encoder_source import EncoderSource, copy_model, find_encoder
 from electra_ref.training.finetuning.layerwise import with_rates
 from electra_ref.training.finetuning.learning import Learning, model_of
 from electra_ref.training.finetuning.reading import ReadFile, read_labelled, read_training
@@ -36,6 +36,7 @@ from electra_ref.training.loop import Trainer
 from electra_ref.training.opening import open_together
 from electra_ref.training.optimizer import TrainingState
 from electra_ref.training.progress import Progress
+from electra_ref.training.records import read_records
 from electra_ref.training.run_data import read_vocabulary, record_data
 from electra_ref.training.run_directory import (
     FINETUNING,
@@ -119,23 +120,39 @@ def begin(
         lambda: RunDirectory.create(path, to_toml(settings), {**environment, **facts}),
     )
     try:
-        data = {"train": prepared.train.facts, "dev": prepared.dev.facts}
-        read = {**data, LABELS: list(prepared.labels)}
-        processes.of_first(lambda: record_data(run, encoder.tokenizer.vocab, read))
-        tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
-        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
-        if not settings.from_scratch:
-            parameters, model = trainer.state.parameters, trainer.task.model
-            taken = processes.of_first(
-                lambda: copy_model(encoder, parameters, model, prepared.labels, opened.backend)
-            )
-            progress.say(f"begins with {taken}")
-        trainer.share_state()
-        trainer.save()  # the model it begins with may be gone or be another when it is resumed
-        return trainer
+        return _begun(run, settings, opened, encoder, prepared, progress, processes)
     except BaseException:
         run.discard(folder=is_ours)
         raise
+
+
+def _begun(
+    run: RunDirectory,
+    settings: FinetuningConfig,
+    opened: OpenedBackend,
+    encoder: EncoderSource,
+    prepared: Prepared,
+    progress: Progress,
+    processes: Processes,
+) -> Trainer:
+    """Record the data, take the model and save step 0; return the trainer.
+
+    Raises UserError if the model cannot be used, and if the disk refuses.
+    """
+    data = {"train": prepared.train.facts, "dev": prepared.dev.facts}
+    read = {**data, LABELS: list(prepared.labels)}
+    processes.of_first(lambda: record_data(run, encoder.tokenizer.vocab, read))
+    tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
+    trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
+    if not settings.from_scratch:
+        parameters, model = trainer.state.parameters, trainer.task.model
+        taken = processes.of_first(
+            lambda: copy_model(encoder, parameters, model, prepared.labels, opened.backend)
+        )
+        progress.say(f"begins with {taken}")
+    trainer.share_state()
+    trainer.save()  # the model it begins with may be gone or be another when it is resumed
+    return trainer
 
 
 def resume(
@@ -147,8 +164,9 @@ def resume(
 ) -> Trainer:
     """Continue the run at ``path`` from its newest checkpoint.
 
-    ``given`` are ``key=value`` of settings that are free. Raises UserError for a setting that
-    cannot change, for other data, and for a run that cannot be continued.
+    A run that was killed before its first checkpoint takes its model again. ``given`` are
+    ``key=value`` of settings that are free. Raises UserError for a setting that cannot change, for
+    other data or another model, and for a run that cannot be continued.
     """
     run = opened_by_first(processes, lambda: RunDirectory.resume(path))
     try:
@@ -159,13 +177,19 @@ def resume(
         progress.say(opened.reason)
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        tokenizer = tokenizer_of(recorded.vocabulary, settings)
         files = Files(**then["files"])
+        encoder = None if recorded.has_begun else find_encoder(Path(files.model))
+        vocabulary = encoder.tokenizer.vocab if encoder else recorded.vocabulary
+        tokenizer = tokenizer_of(vocabulary, settings)
         prepared = prepare(settings, files, tokenizer, progress, stop, processes)
-        prepared = prepared._replace(labels=recorded.labels)
         settings = with_steps(settings, len(prepared.train.data.features))  # 0 counts them anew
-        trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
-        trainer.restore(before)
+        if encoder is not None:
+            _require_same(run, recorded, encoder, prepared)
+            trainer = _begun(run, settings, opened, encoder, prepared, progress, processes)
+        else:
+            prepared = prepared._replace(labels=recorded.labels)
+            trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
+            trainer.restore(before)
         if settings != before:
             processes.of_first(lambda: run.rewrite(to_toml(settings), then))
         progress.say(f"resuming {path} at step {trainer.state.step:,} of {settings.steps:,}")
@@ -181,8 +205,9 @@ class Recorded(NamedTuple):
     environment: dict[str, Any]
     before: FinetuningConfig
     settings: FinetuningConfig
-    vocabulary: list[str]
-    labels: Labels
+    has_begun: bool  # it has a checkpoint
+    vocabulary: list[str]  # [] if a run that has not begun did not record it
+    labels: Labels  # (), in the same way
 
 
 def _recorded(run: RunDirectory, given: Sequence[str]) -> Recorded:
@@ -195,7 +220,39 @@ def _recorded(run: RunDirectory, given: Sequence[str]) -> Recorded:
         )
     before = settings_of(run)
     settings = changed_configuration(run, before, lambda new: settings_of(run, new), given)
-    return Recorded(then, before, settings, read_vocabulary(run), labels_of(run))
+    has_begun = bool(list_checkpoints(run.checkpoints))
+    if not has_begun and (records := read_records(run.metrics)):
+        raise UserError(
+            f"{run.metrics} goes to step {records[-1]['step']}, but there is no checkpoint in "
+            f"{run.checkpoints} (of several seeds the best alone keeps its own): put it back, or "
+            "start a new run in another --output-dir"
+        )
+    if not has_begun and not run.data.exists():
+        return Recorded(then, before, settings, has_begun, [], ())
+    return Recorded(then, before, settings, has_begun, read_vocabulary(run), labels_of(run))
+
+
+def _require_same(
+    run: RunDirectory, recorded: Recorded, encoder: EncoderSource, prepared: Prepared
+) -> None:
+    """Raise UserError unless model and labels are those that ``run`` was to begin with."""
+    elsewhere = "start a new run in another --output-dir"
+    for key, value in encoder.settings().items():
+        if (then := getattr(recorded.before, key)) != value:
+            raise UserError(
+                f"{key} of the model in {encoder.path} is {value!r}, and the run in {run.path} was "
+                f"to begin with one that has {then!r}: {elsewhere}"
+            )
+    if recorded.vocabulary not in ([], list(encoder.tokenizer.vocab)):
+        raise UserError(
+            f"the model in {encoder.path} has another vocabulary than the one that the run in "
+            f"{run.path} was to begin with: {elsewhere}"
+        )
+    if recorded.labels not in ((), prepared.labels):
+        raise UserError(
+            f"{prepared.train.facts['path']} has other labels than when the run in {run.path} was "
+            f"begun: {elsewhere}"
+        )
 
 
 def complete(

@@ -29,7 +29,7 @@ from electra_ref.training.finetuning.seeds_file import (
 )
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.loop import Trainer
-from electra_ref.training.run_directory import is_run
+from electra_ref.training.run_directory import has_begun, is_run
 
 Scores = Mapping[str, float]
 
@@ -95,8 +95,7 @@ def train_seeds(
             continue
         path = run_of(folder, seed)
         say(f"seed {seed}, {len(seeds.scores) + 1} of {len(seeds.seeds)}")
-        has_begun = _has_begun(path, processes)
-        trainer = resume(path) if has_begun else begin(path, seed)
+        trainer = resume(path) if _has_begun(path, processes) else begin(path, seed)
         with trainer.run:
             scores = train(trainer)
         if scores is None:
@@ -109,7 +108,7 @@ def train_seeds(
 
 
 def _has_begun(path: Path, processes: Processes) -> bool:
-    return processes.of_first(lambda: is_run(path))
+    return processes.of_first(lambda: has_begun(path))
 
 
 def _write(folder: Path, seeds: Seeds, processes: Processes) -> None:
