@@ -188,6 +188,26 @@ def test_a_run_that_ended_early_ends_again_with_the_same_scores(
     assert steps_of(output / "best") == ["02"]
 
 
+@pytest.mark.parametrize("limit", [1, 3, 5])
+def test_an_evaluation_that_a_limit_adds_does_not_count(
+    limit: int, scored: list[float], folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    scored.extend([0.2, 0.5, 0.9, 0.4, 0.8, 0.6, 0.9, 0.1, 0.9, 0.1, 0.9])
+    changes = {"evaluate_every": 2, "patience": 2}
+    assert train(folder, tmp_path / "whole", **changes) == 0
+    assert steps_of(tmp_path / "whole" / "best") == ["06"]
+    output = tmp_path / "run"
+    capsys.readouterr()
+    assert train(folder, output, "--max-steps", str(limit), **changes) == 0
+    said = {1: 0.2, 3: 0.5, 5: 0.5}[limit]  # of the model that is kept, if one is
+    assert f"dev accuracy {said}" in capsys.readouterr().out
+    assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
+    assert held_out(output) == held_out(tmp_path / "whole")
+    for name in ("checkpoints", "best"):
+        assert tensors_of(output / name) == tensors_of(tmp_path / "whole" / name)
+
+
 def test_patience_may_be_one_and_without_it_nothing_is_kept(
     scored: list[float], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

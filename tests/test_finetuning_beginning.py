@@ -45,7 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, output: Path, *flags: str) -> int:
-    settings = {"batch_size": 4, "epochs": 1, "learning_rate": 0.01, "log_every": 1}
+    settings: dict[str, Any] = {"batch_size": 4, "epochs": 1, "learning_rate": 0.01,
+                                "log_every": 1}  # fmt: skip
     paths = folder / "model", KIND, folder / "train.jsonl", folder / "dev.jsonl"
     return run_finetune(*paths, output, *flags, **settings)
 

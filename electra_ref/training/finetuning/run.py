@@ -260,6 +260,9 @@ def complete(
 ) -> dict[str, float] | None:
     """Train to the end, or until a limit or a signal; return the scores of the model that is kept.
 
+    What a limit ends is evaluated and not recorded: the evaluations on record decide when training
+    ends and which model is kept, and a run that is resumed shall keep the same one.
+
     With ``folder``, that of several seeds, scores are returned only when the run has ended. None
     before that, and after a signal: then the command that goes on was said.
     """
@@ -268,11 +271,12 @@ def complete(
         trainer.progress.say(f"saved at step {trainer.state.step:,}; to go on:")
         trainer.progress.say(resume_command(folder or trainer.run.path), whole=True)
         return None
-    trainer.closing_evaluation()
-    records = trainer.held_out_records()
+    present = trainer.closing_evaluation() if has_ended(trainer) else trainer.evaluate()
+    scores: dict[str, Any] = present.metrics
     best = trainer.processes.of_first(lambda: list_checkpoints(trainer.run.best))
-    kept = [one for one in records if best and checkpoint_path(best[0].parent, one["step"]) in best]
-    scores = (kept or records)[-1]
+    for record in trainer.held_out_records() if best else ():
+        if checkpoint_path(best[0].parent, record["step"]) in best:
+            scores = record
     return {key: value for key, value in scores.items() if key not in ("step", "split")}
 
 
