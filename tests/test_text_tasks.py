@@ -294,6 +294,22 @@ def test_scores_of_sets_without_labels_are_0() -> None:
     assert label_set_scores(none, none) == {"micro_f1": 0.0, "macro_f1": 0.0, "exact_match": 1.0}
 
 
+def test_scores_of_sets_of_a_single_label_are_its_f1() -> None:
+    right = np.array([[1], [0], [0], [0], [1]], bool)
+    predicted = np.array([[1], [0], [0], [1], [0]], bool)
+    assert label_set_scores(right, predicted) == {
+        "micro_f1": 0.5, "macro_f1": 0.5, "exact_match": 0.6,
+    }  # fmt: skip
+
+
+def test_a_label_that_never_occurs_has_no_part_in_the_mean_of_f1() -> None:
+    right = np.array([[1, 0, 0, 0], [1, 0, 1, 0]], bool)
+    predicted = np.array([[1, 0, 0, 0], [1, 0, 0, 1]], bool)
+    assert label_set_scores(right, predicted) == {
+        "micro_f1": 4 / 6, "macro_f1": 1 / 3, "exact_match": 0.5,
+    }  # fmt: skip
+
+
 def test_submissions_to_glue() -> None:
     labels = ("entailment", "not_entailment")
     found = [text_record(None, id="7"), text_record(None, id="9")]
