@@ -69,6 +69,17 @@ def test_mean_median_and_deviation_are_those_of_the_seeds() -> None:
     ]
 
 
+def test_scores_that_only_some_seeds_have_are_left_out() -> None:
+    """Of the types of spans, a seed scores those that it predicts besides those that are there."""
+    scores = {
+        "0": {"f1": 0.5, "precision": 0.5, "recall": 1.0, "f1_LOC": 0.0, "f1_PER": 0.5},
+        "1": {"f1": 0.5, "precision": 0.5, "recall": 1.0, "f1_PER": 0.5},
+    }
+    for both in (scores, dict(reversed(scores.items()))):
+        names = [line.partition(":")[0] for line in spread_lines(both)]
+        assert names == ["f1", "precision", "recall", "f1_PER"]
+
+
 def test_each_seed_is_a_run_as_it_would_be_alone(three: Path, folder: Path, tmp_path: Path) -> None:
     assert train(folder, tmp_path / "alone", "--seed", "6") == 0
     records = [

@@ -116,8 +116,13 @@ def _write(folder: Path, seeds: Seeds, processes: Processes) -> None:
 
 
 def spread_lines(scores: Mapping[str, Scores]) -> Iterator[str]:
-    """Yield the first scores: mean, median, standard deviation, and their values by seed."""
-    for name in list(next(iter(scores.values())))[:SHOWN]:
+    """Yield the first scores: mean, median, standard deviation, and their values by seed.
+
+    A score that only some seeds have, such as that of a type that only they predict, is left out.
+    """
+    first, *others = scores.values()
+    names = [name for name in first if all(name in other for other in others)]
+    for name in names[:SHOWN]:
         values = [each[name] for each in scores.values()]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         yield (
