@@ -274,7 +274,7 @@ def test_a_sentence_without_words_has_a_result() -> None:
 def test_semantic_roles_from_end_to_end() -> None:
     read, settings, labels = trained(PROPS, "f.props")
     assert settings.tag_scheme == "iob2"
-    assert tagging.wants_predicate(labels)
+    assert settings.predicates == "yes"
     (feature,) = features_of(read, settings, labels)
     assert feature.rows[0].segments.tolist() == [0, 1, 0, 0, 0]
     assert [labels[i] for i in feature.detail.labels] == ["S-V", "B-A", "E-A"]
@@ -290,12 +290,31 @@ def test_semantic_roles_from_end_to_end() -> None:
     ]  # fmt: skip
 
 
-def test_roles_want_a_predicate() -> None:
+@pytest.mark.parametrize("kept", [{"predicates": "yes"}, {}])  # models of older versions: by V
+def test_roles_want_a_predicate(kept: dict[str, Any]) -> None:
     labels = ("B-V", "O", "S-A")
     with pytest.raises(UserError, match="standard input, line 2: the model tags the roles of a "):
-        records("\na d\n", "predict", labels, "standard input")
+        records("\na d\n", "predict", labels, "standard input", **kept)
     text = '{"words": ["a", "d"], "predicate": 1}'
-    assert records(text, "predict", labels, "f.jsonl")[0].predicate == 1
+    assert records(text, "predict", labels, "f.jsonl", **kept)[0].predicate == 1
+
+
+@pytest.mark.parametrize("text", ["a B-V\nd O\n\nd B-N\n", "a AUX-V\nd N\n\nd N\n"])
+def test_tags_that_look_like_those_of_predicates_are_learned_and_asked_about(text: str) -> None:
+    """Chunks and parts of speech may have a V, too."""
+    _, settings, labels = trained(text)
+    assert any(label.endswith("-V") for label in labels)
+    assert settings.predicates == "no"
+    kept: dict[str, Any] = {"predicates": settings.predicates, "tag_scheme": settings.tag_scheme}
+    assert len(records(text, "dev", labels, **kept)) == 2
+    assert len(records("a d\n", "predict", labels, "standard input", **kept)) == 1
+
+
+def test_what_sentences_with_and_without_predicates_teach_needs_none() -> None:
+    with_one = '{"words": ["a"], "tags": ["B-V"], "predicate": 0}\n'
+    _, settings, _ = trained(with_one + '{"words": ["a"], "tags": ["O"]}\n', "f.jsonl")
+    assert settings.predicates == "no"
+    assert trained(with_one * 2 + with_one.replace("V", "A"), "f.jsonl")[1].predicates == "yes"
 
 
 def test_lines_of_conll_can_be_read_again() -> None:

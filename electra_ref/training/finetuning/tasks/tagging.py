@@ -6,8 +6,10 @@ original, and written in the scheme that the settings name: that of the training
 have. The tags of a sentence are then read by the rule of ``formats.schemes``, by which all
 sequences have spans, and written anew, so they are well formed.
 
-Semantic roles have a sentence for each predicate, whose pieces have segment 1. A model whose labels
-have the type V, as PropBank marks the predicate, wants one in each sentence.
+Semantic roles have a sentence for each predicate, whose pieces have segment 1. A model that was
+trained on such sentences alone wants a predicate in each sentence, as ``predicates`` tells. Where
+nothing does, in models of older versions, the type V among its labels does: PropBank marks the
+predicate by it.
 
 Labels are those of the training data. A label that only other data have can never be predicted:
 it counts as missed. Such words are counted, and more than ``unseen_share`` of them are an error,
@@ -59,6 +61,8 @@ __all__ = [
     "predict", "recipe", "records", "result", "scores", "settled", "targets",
 ]  # fmt: skip
 
+YES, NO = "yes", "no"
+
 
 @dataclasses.dataclass(frozen=True)
 class TaggingConfig(FinetuningConfig):
@@ -77,6 +81,12 @@ class TaggingConfig(FinetuningConfig):
         AUTO,
         "how tags spell spans; none: they do not; auto: found out from the training data",
         choices=(AUTO, NONE, *SCHEMES),
+    )
+    predicates: str = setting(
+        AUTO,
+        "whether tags are the semantic roles of a predicate, which each sentence has; auto: found "
+        "out from the training data",
+        choices=(AUTO, YES, NO),
     )
     unseen_share: float = share(
         0.1, "of the tagged words of a file, how many may have tags that were not trained on"
@@ -132,7 +142,7 @@ def records(
     )
     read: list[Sentence] = []
     for sentence in read_sentences(file, settings.data_format, columns, tagged=tagged, tally=tally):
-        _check_predicate(sentence, labels)
+        _check_predicate(sentence, settings, labels)
         if tagged and not sentence.words:
             tally.add("sentences without words, left out", sentence.place)
             continue
@@ -155,11 +165,16 @@ def labels_of(records: Sequence[Sentence], settings: TaggingConfig) -> Labels:
 
 
 def settled(records: Sequence[Sentence], settings: TaggingConfig) -> TaggingConfig:
-    """Return ``settings`` with the scheme that the training data have, so that it is kept."""
-    if settings.tag_scheme != AUTO:
-        return settings
-    scheme = detect([record.tags or () for record in records])
-    return dataclasses.replace(settings, tag_scheme=scheme)
+    """Return ``settings`` with what the training data tell, so that it is kept.
+
+    It is their scheme, and whether all sentences have a predicate.
+    """
+    scheme, predicates = settings.tag_scheme, settings.predicates
+    if scheme == AUTO:
+        scheme = detect([record.tags or () for record in records])
+    if predicates == AUTO:
+        predicates = YES if all(record.predicate is not None for record in records) else NO
+    return dataclasses.replace(settings, tag_scheme=scheme, predicates=predicates)
 
 
 def augmented(records: list[Sentence], settings: TaggingConfig) -> list[Sentence]:
@@ -280,8 +295,10 @@ def in_columns(
 OUTPUTS: Mapping[str, Output] = {"conll": Output(in_columns)}
 
 
-def wants_predicate(labels: Labels) -> bool:
+def wants_predicate(settings: TaggingConfig, labels: Labels) -> bool:
     """Return whether a model with ``labels`` tells the roles of a predicate."""
+    if settings.predicates != AUTO:
+        return settings.predicates == YES
     return any(label.endswith(f"-{PREDICATE}") for label in labels)
 
 
@@ -297,10 +314,10 @@ def _parts_of(record: Sentence, tags: Sequence[str]) -> list[tuple[str, Any]]:
     return [(span.type, (span.start, span.end)) for span in spans]
 
 
-def _check_predicate(sentence: Sentence, labels: Labels | None) -> None:
+def _check_predicate(sentence: Sentence, settings: TaggingConfig, labels: Labels | None) -> None:
     if labels is None or not sentence.words or sentence.predicate is not None:
         return
-    if wants_predicate(labels):
+    if wants_predicate(settings, labels):
         raise UserError(
             f"{sentence.place}: the model tags the roles of a predicate, and this sentence has "
             'none: name it as {"words": [...], "predicate": 2}, or use the format props'
