@@ -55,7 +55,7 @@ CASES = {
     "spans": Case("span-extraction", {"epochs": 2, "learning_rate": 1e-3, **STEADY}, "exact", 100),
 }
 CASES["huggingface spans"] = CASES["spans"]._replace(
-    settings={**CASES["spans"].settings, "head": "huggingface", **NO_DROPOUT}
+    settings={**CASES["spans"].settings, "head": "huggingface"}
 )
 CASES["all layers"] = CASES["classification"]._replace(
     settings={**CASES["classification"].settings, "head": "layers"}

@@ -195,7 +195,8 @@ def test_matrices_of_heads_are_transposed(exported: Path) -> None:
 def test_the_configuration_is_complete(name: str, exported: Path) -> None:
     config = json.loads((exported / name / "config.json").read_text())
     assert {key: config.get(key) for key in KEYS[name]} == KEYS[name]
-    assert (config["classifier_dropout"], config["hidden_dropout_prob"]) == (0.25, 0.1)
+    dropout = 0.1 if name == "spans" else 0.25  # its class has none
+    assert (config["classifier_dropout"], config["hidden_dropout_prob"]) == (dropout, 0.1)
     assert (config["model_type"], config["hidden_size"], config["vocab_size"]) == ("electra", 8, 13)
     assert "num_labels" not in config
 
@@ -393,7 +394,8 @@ def test_the_reverse_table_is_not_needed(
         ("tags", {"classifier_dropout": None, "hidden_dropout_prob": None}, 0.1),
         ("choices", {"summary_last_dropout": 0.5}, 0.5),
         ("choices", {"summary_last_dropout": None, "hidden_dropout_prob": 0.5}, 0.1),
-        ("spans", {"classifier_dropout": None}, 0.0),
+        ("spans", {"classifier_dropout": None, "hidden_dropout_prob": 0.5}, 0.1),
+        ("spans", {"classifier_dropout": 0.5}, 0.1),  # its class has none
     ],
 )
 def test_the_dropout_of_a_head(

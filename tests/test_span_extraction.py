@@ -185,6 +185,16 @@ def test_files_of_predictions_are_one_object_over_many_lines() -> None:
 
 
 def test_a_dropout_that_does_nothing_is_refused() -> None:
-    assert SpanConfig(task="span-extraction", head="huggingface", head_dropout=0.5)
-    with pytest.raises(UserError, match="does nothing with head = 'original'"):
-        SpanConfig(task="span-extraction", head_dropout=0.5)
+    for form in ("original", "huggingface"):
+        with pytest.raises(UserError, match=f"does nothing with head = '{form}' .*: leave it out$"):
+            SpanConfig(task="span-extraction", head=form, head_dropout=0.5)
+
+
+@pytest.mark.parametrize("setting", [{"beam_size": 7}, {"answerable_weight": 0.25}])
+def test_what_only_the_originals_head_reads_is_refused_with_the_other(
+    setting: dict[str, Any],
+) -> None:
+    message = "does nothing with head = 'huggingface': leave it out, or choose head = 'original'"
+    with pytest.raises(UserError, match=f"{next(iter(setting))} = .* {message}"):
+        SpanConfig(task="span-extraction", head="huggingface", **setting)
+    assert SpanConfig(task="span-extraction", **setting)

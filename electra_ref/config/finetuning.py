@@ -12,7 +12,7 @@ Models narrower than these are ours: ``NARROW``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from electra_ref.config.model import EncoderConfig
 from electra_ref.config.normalization import NormalizationConfig
@@ -94,10 +94,12 @@ class FinetuningConfig(TrainingConfig, RecipeConfig, NormalizationConfig, Encode
             )
 
 
-def misfits_of_token_head(settings: FinetuningConfig) -> Iterator[str]:
+def misfits_of_token_head(
+    settings: FinetuningConfig, with_dropout: Collection[str] = ()
+) -> Iterator[str]:
     """Yield what is wrong with ``settings`` of a head for tokens: it reads the last layer.
 
-    The original's has no dropout either.
+    It has dropout in the forms ``with_dropout`` only.
     """
     if settings.head == "layers":
         yield (
@@ -105,10 +107,11 @@ def misfits_of_token_head(settings: FinetuningConfig) -> Iterator[str]:
             "choose original or huggingface"
         )
     default = FinetuningConfig.head_dropout
-    if settings.head == "original" and settings.head_dropout != default:
+    if settings.head not in with_dropout and settings.head_dropout != default:
+        others = "".join(f", or choose head = {form!r}" for form in with_dropout)
         yield (
-            f"head_dropout = {settings.head_dropout:g} does nothing with head = 'original' of "
-            f"{settings.task}, which has no dropout: leave it out, or choose head = 'huggingface'"
+            f"head_dropout = {settings.head_dropout:g} does nothing with head = {settings.head!r} "
+            f"of {settings.task}, which has no dropout: leave it out{others}"
         )
 
 

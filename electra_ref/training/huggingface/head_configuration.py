@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
 from electra_ref.model.labelled import Head
 from electra_ref.training.huggingface.configuration import require_only, typed
@@ -195,13 +196,13 @@ def _label_notes(file: Path, found: Mapping[str, Any], labels: Sequence[str]) ->
 def _dropout(file: Path, found: Mapping[str, Any], kind: str) -> float:
     """Return the dropout of what the head reads. Raises UserError.
 
-    Where ``classifier_dropout`` is missing, it is the encoder's, and none in the class that answers
-    questions.
+    Where ``classifier_dropout`` is missing, it is the encoder's. The class that answers questions
+    has none, whatever the file says: the setting does nothing, and has its default.
     """
+    if kind == "span-extraction":
+        return FinetuningConfig.head_dropout
     key = "summary_last_dropout" if kind == "multiple-choice" else "classifier_dropout"
     value = found.get(key)
-    if value is None and kind == "span-extraction":
-        return 0.0
     if value is None and kind != "multiple-choice":
         key = "hidden_dropout_prob"
         value = found.get(key)

@@ -66,6 +66,12 @@ class SpanConfig(FinetuningConfig):
 
     def _misfits(self) -> Iterator[str]:
         yield from misfits_of_token_head(self)
+        for key in ("beam_size", "answerable_weight") if self.head == "huggingface" else ():
+            if (value := getattr(self, key)) != getattr(SpanConfig, key):
+                yield (
+                    f"{key} = {value:g} does nothing with head = 'huggingface': leave it out, or "
+                    "choose head = 'original'"
+                )
 
 
 TABLE = SpanConfig

@@ -96,7 +96,7 @@ class TaggingConfig(FinetuningConfig):
         for name in ("word_column", "tag_column"):
             if getattr(self, name) == 0:
                 yield f"{name} = 0: columns are counted from 1, or from the end by -1"
-        yield from misfits_of_token_head(self)
+        yield from misfits_of_token_head(self, with_dropout=("huggingface",))
 
 
 TABLE = TaggingConfig
