@@ -241,6 +241,16 @@ def test_settings_of_the_task_come_back(tmp_path: Path) -> None:
     assert (settings.tag_scheme, settings.unseen_share) == ("auto", 0.1)
 
 
+@pytest.mark.parametrize(("own", "threshold"), [(None, 0.0), ({"null_threshold": -1.5}, -1.5)])
+def test_the_threshold_of_questions_is_on_the_scale_of_their_head(
+    own: dict[str, float] | None, threshold: float, directory_of: Callable[[str], Path]
+) -> None:
+    folder = directory_of("spans")
+    change_config(folder, electra_ref=own)
+    settings: Any = open_fine_tuned(folder).settings
+    assert settings.null_threshold == threshold
+
+
 def test_the_originals_head_for_tags_is_the_same_map(tmp_path: Path) -> None:
     stored = draw_stored("tags", head="original")
     after = open_fine_tuned(export(stored, tmp_path / "hf"))

@@ -2,7 +2,8 @@
 
 All is checked before a number is read: configuration, tokenizer, names and shapes of the tensors.
 What the format has no key for, such as the scheme of tags or the range of a score, is in one of our
-own, which transformers keeps and does not read. Where that is missing, it has its default.
+own, which transformers keeps and does not read. Where that is missing, it is what the recipe has
+for this form of the head, or its default.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import Value, checked_values
 from electra_ref.errors import UserError
 from electra_ref.model.parameters import FlatParameters
@@ -36,6 +38,7 @@ from electra_ref.training.huggingface.tensors import (
 from electra_ref.training.huggingface.tokenizer_files import read_tokenizer
 
 OWN = "electra_ref"  # a key of config.json
+FORM = "huggingface"  # of the heads of all classes
 
 
 def is_fine_tuned(path: Path) -> bool:
@@ -88,7 +91,10 @@ def _own_keys(table: type[FinetuningConfig]) -> list[str]:
 
 
 def _read_own_settings(path: Path, found: Mapping[str, Any], kind: str) -> dict[str, Value]:
-    """Return what ``own_settings`` were when the directory was written. Raises UserError."""
+    """Return what ``own_settings`` were when the directory was written. Raises UserError.
+
+    What is missing is as in the recipe, if it says something.
+    """
     file, table = path / CONFIG, task_of(kind).TABLE
     own = found.get(OWN, {})
     if not isinstance(own, dict):
@@ -96,7 +102,9 @@ def _read_own_settings(path: Path, found: Mapping[str, Any], kind: str) -> dict[
     keys = _own_keys(table)
     if strange := [key for key in own if key not in keys]:
         raise UserError(f"{file} has the unknown {strange[0]!r} in {OWN}: remove it")
-    return checked_values(table, own, where=f"{file}, {OWN}")
+    recipe = task_of(kind).recipe({"head": FORM}, EncoderConfig())
+    published = {key: value for key, value in recipe.items() if key in keys}
+    return {**published, **checked_values(table, own, where=f"{file}, {OWN}")}
 
 
 def _settings(path: Path, head: TaskHead, values: Mapping[str, Value]) -> FinetuningConfig:
@@ -107,7 +115,7 @@ def _settings(path: Path, head: TaskHead, values: Mapping[str, Value]) -> Finetu
     chosen: dict[str, Any] = {
         **{key: value for key, value in values.items() if key in known},
         "task": head.kind,
-        "head": "huggingface",
+        "head": FORM,
         "head_dropout": head.dropout,
         **({"multi_label": head.has_label_sets} if head.kind == "classification" else {}),
         "max_length": min(int(values.get("max_length", positions)), positions),
