@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from electra_ref.training.stop_signals import StopSignals
 from tests.small_finetuning import write_encoder
 
 SENTENCE = "Return the {} of all values that the {} holds, in the order in which they came."
+NO_LIMITS = Limits(None, None, 0.0)
 PACKAGES = {"python": ("list", "window"), "numpy": ("array", "axis")}
 
 
@@ -89,16 +91,16 @@ class Trained:
         self.settings.append(settings)
         self.files.append(files)
         values = self.accuracies["scratch" if settings.from_scratch else "pretrained"]
-        return Ended(path, {str(seed): {"accuracy": v} for seed, v in enumerate(values)}, [])
+        return Ended(path, {str(seed): {"accuracy": v} for seed, v in enumerate(values)}, [], 3)
 
 
-def compare(tmp_path: Path, *given: str) -> list[str]:
+def compare(
+    tmp_path: Path, *given: str, output: Path | None = None, limits: Limits = NO_LIMITS
+) -> list[str]:
     progress = Progress()
     encoder = encoder_at(write_encoder(tmp_path / "encoder"), progress)
-    return embedded.compare(
-        encoder, None, given, tmp_path / "out", None, Limits(None, None, 0.0), progress,
-        StopSignals(),
-    )  # fmt: skip
+    output = output or tmp_path / "out"
+    return embedded.compare(encoder, None, given, output, None, limits, progress, StopSignals())
 
 
 def test_the_table_has_four_ways_to_answer(
@@ -148,3 +150,75 @@ def test_what_cannot_be_is_refused(
             encoder_at(tmp_path / "encoder", Progress()), None, (), tmp_path / "out", None,
             Limits(None, None, 0.0), Progress(), StopSignals(),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "limits", "said"),
+    [
+        ((), NO_LIMITS, "3 epochs"),
+        (("steps=1",), NO_LIMITS, "1 step"),
+        (("steps=2000",), NO_LIMITS, "2,000 steps"),
+        ((), Limits(3, None, 0.0), "3 steps"),
+        (("steps=2000",), Limits(None, 1.0, 0.0), "3 steps"),
+    ],
+)
+def test_the_table_says_how_long_models_were_trained(
+    given: tuple[str, ...], limits: Limits, said: str, packages: dict[str, list[Path]],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    del packages
+    monkeypatch.setattr(embedded, "train_new", Trained(pretrained=[0.5], scratch=[0.25]))
+    lines = compare(tmp_path, *given, limits=limits)
+    assert [line.split("  ")[1] for line in lines[3:5]] == [
+        f"from scratch, {said}", f"pre-trained, {said}",
+    ]  # fmt: skip
+
+
+def test_files_are_named_by_absolute_paths_and_quoted_in_the_command(
+    packages: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run could not be resumed from another folder."""
+    del packages
+    trained = Trained(pretrained=[0.5], scratch=[0.25])
+    monkeypatch.setattr(embedded, "train_new", trained)
+    monkeypatch.chdir(tmp_path)
+    last = compare(tmp_path, output=Path("an answer"))[-1]
+    assert {one[1:] for one in trained.files} == {
+        tuple(str(tmp_path / "an answer" / name) for name in ("train.jsonl", "dev.jsonl"))
+    }
+    assert shlex.split(last)[3:] == [
+        "--model", "an answer/pre-trained", "--input", "an answer/dev.jsonl",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("begun", [None, "pre-trained", "from-scratch"])
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("how", ["error", "signal"])
+def test_texts_are_kept_for_runs_only(
+    how: str, exists: bool, begun: str | None, packages: dict[str, list[Path]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What a run has begun with is read again when it goes on."""
+    del packages
+    output = tmp_path / "out"
+    if exists:
+        output.mkdir()
+
+    def train_new(path: Path, *_: Any) -> Ended | None:
+        assert len(list(output.glob("*.jsonl"))) == 2
+        if begun is not None:
+            path.mkdir()
+            if path.name != begun:
+                return Ended(path, {"0": {"accuracy": 0.5}}, [])
+        if how == "error":
+            raise UserError("it went wrong")
+        return None
+
+    monkeypatch.setattr(embedded, "train_new", train_new)
+    if how == "error":
+        with pytest.raises(UserError, match="it went wrong"):
+            compare(tmp_path)
+    else:
+        assert compare(tmp_path) == []
+    assert output.exists() == (exists or begun is not None)
+    assert len(list(output.glob("*.jsonl"))) == (0 if begun is None else 2)

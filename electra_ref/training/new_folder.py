@@ -53,12 +53,14 @@ def _require_unused(path: Path) -> None:
         raise UserError(f"{path} is not a folder; choose another one to write to")
     if path.samefile(os.curdir):
         raise UserError(f"{path} is the folder you are in; name a new one to write to")
-    if names := sorted(os.listdir(path)):
-        what = "a run" if is_run(path) else f"something else ({names[0]})"
-        raise UserError(
-            f"{path} holds {what}, which is never overwritten; choose a new or empty folder to "
-            "write to"
-        )
+    require_empty(path, "choose a new or empty folder to write to")
+
+
+def require_empty(folder: Path, advice: str) -> None:
+    """Raise UserError, with ``advice``, if ``folder`` holds something. Raises OSError."""
+    if names := sorted(os.listdir(folder)):
+        what = "a run" if is_run(folder) else f"something else ({names[0]})"
+        raise UserError(f"{folder} holds {what}, which is never overwritten; {advice}")
 
 
 def _make_parents(folder: Path) -> list[Path]:

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
 from electra_ref.files import disk_errors, write_text_atomically
 from electra_ref.processes import ALONE, Processes
@@ -25,6 +29,7 @@ from electra_ref.training.completing import Limits
 from electra_ref.training.finetuning.encoder_source import EncoderSource
 from electra_ref.training.finetuning.run import Files
 from electra_ref.training.finetuning.session import RUNS, Ended, new_settings, train_new
+from electra_ref.training.new_folder import require_empty
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_directory import new_run_path
 from electra_ref.training.stop_signals import StopSignals
@@ -32,6 +37,7 @@ from electra_ref.training.stop_signals import StopSignals
 NAME = "which-package"
 WORDS = 30  # of a text at least, so that there is something to go by
 TRAIN, DEV = 600, 150  # texts of each package
+FILES = "train.jsonl", "dev.jsonl"
 DEV_SHARE = 5  # one file in so many is asked about
 NAMES = ("python", "numpy", "scipy", "sklearn", "scikit", "numba", "cpython")
 
@@ -68,7 +74,7 @@ def embedded_task() -> tuple[list[Text], list[Text]]:
 
 def write_texts(folder: Path, train: Sequence[Text], dev: Sequence[Text]) -> tuple[Path, Path]:
     """Write both into ``folder``, which is there, and return the files. Raises UserError."""
-    paths = folder / "train.jsonl", folder / "dev.jsonl"
+    paths = folder / FILES[0], folder / FILES[1]
     for path, texts in zip(paths, (train, dev), strict=True):
         write_text_atomically(path, "".join(_line(text) for text in texts))
     return paths
@@ -92,26 +98,36 @@ def compare(
     if "from_scratch=true" in given:
         raise UserError("--from-scratch: without --task both are shown; leave it out")
     settings = new_settings("classification", encoder, config, given, processes.size)
+    is_ours = output_dir is None or not os.path.lexists(output_dir)
     path = processes.of_first(lambda: _new_folder(output_dir))
-    train, dev = processes.of_first(embedded_task)
-    written = processes.of_first(lambda: write_texts(path, train, dev))
-    files = Files(str(encoder.path), *map(str, written))
-    progress.say(f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about")
     ended: dict[str, Ended] = {}
-    for name, setting in STARTS.items():
-        progress.say(f"{name}:")
-        own = new_settings("classification", encoder, config, [*given, setting], processes.size)
-        one = train_new(path / name, own, files, encoder, seeds, limits, progress, stop, processes)
-        progress.close()
-        if one is None:
-            return []
-        ended[name] = one
+    try:
+        train, dev = processes.of_first(embedded_task)
+        written = processes.of_first(lambda: write_texts(path, train, dev))
+        files = Files(str(encoder.path), *map(os.path.abspath, written))
+        progress.say(
+            f"{QUESTION} {len(train):,} texts to learn from, {len(dev):,} to be asked about"
+        )
+        for name, setting in STARTS.items():
+            progress.say(f"{name}:")
+            own = new_settings("classification", encoder, config, [*given, setting], processes.size)
+            one = train_new(
+                path / name, own, files, encoder, seeds, limits, progress, stop, processes
+            )
+            progress.close()
+            if one is None:
+                return []
+            ended[name] = one
+    finally:
+        if processes.rank == 0 and len(ended) < len(STARTS):
+            _discard(path, folder_too=is_ours)
     accuracies: dict[str, list[float]] = {
         "the most frequent answer": [_majority(train, dev)],
         "words, logistic regression": [_logistic_regression(train, dev)],
-        f"from scratch, {settings.epochs:g} epochs": _accuracies(ended["from-scratch"]),
-        f"pre-trained, {settings.epochs:g} epochs": _accuracies(ended["pre-trained"]),
     }
+    for label, name in (("from scratch", "from-scratch"), ("pre-trained", "pre-trained")):
+        length = _length(settings, limits, ended[name])
+        accuracies[f"{label}, {length}"] = _accuracies(ended[name])
     lines = [f"{QUESTION} Accuracy on {len(dev):,} texts:", *_table(accuracies)]
     pretrained, scratch = (statistics.mean(_accuracies(ended[name])) for name in STARTS)
     if pretrained < scratch:
@@ -144,12 +160,19 @@ def _new_folder(output_dir: Path | None) -> Path:
         return new_run_path(RUNS, NAME)
     with disk_errors(f"create {output_dir}"):
         output_dir.mkdir(parents=True, exist_ok=True)
-        if names := sorted(path.name for path in output_dir.iterdir()):
-            raise UserError(
-                f"{output_dir} holds something else ({names[0]}), which is never overwritten; "
-                "choose another --output-dir"
-            )
+        require_empty(output_dir, "choose another --output-dir")
     return output_dir
+
+
+def _discard(folder: Path, *, folder_too: bool) -> None:
+    """Delete what ``write_texts`` wrote, unless a run is there, which reads it when resumed."""
+    if any(os.path.lexists(folder / name) for name in STARTS):
+        return
+    with suppress(OSError):
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        if folder_too:
+            folder.rmdir()
 
 
 def _line(text: Text) -> str:
@@ -173,6 +196,15 @@ def _logistic_regression(train: Sequence[Text], dev: Sequence[Text]) -> float:
     return float(accuracy)
 
 
+def _length(settings: FinetuningConfig, limits: Limits, ended: Ended) -> str:
+    """Return how long a model was trained."""
+    is_limited = limits.max_steps is not None or limits.max_minutes is not None
+    steps = ended.steps if is_limited else settings.steps
+    if not steps:
+        return f"{settings.epochs:g} epochs"
+    return f"{steps:,} step{'s' * (steps > 1)}"
+
+
 def _accuracies(ended: Ended) -> list[float]:
     return [scores["accuracy"] for scores in ended.scores.values()]
 
@@ -189,6 +221,6 @@ def _table(accuracies: Mapping[str, Sequence[float]]) -> Iterator[str]:
 def _last(path: Path) -> list[str]:
     return [
         f"texts and models are in {path}; to ask the pre-trained one:",
-        f"python -m electra_ref.predict --model {path / 'pre-trained'} --input "
-        f"{path / 'dev.jsonl'}",
+        f"python -m electra_ref.predict --model {shlex.quote(str(path / 'pre-trained'))} --input "
+        f"{shlex.quote(str(path / 'dev.jsonl'))}",
     ]

@@ -29,6 +29,7 @@ from electra_ref.training.finetuning.seeds_file import (
 )
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.loop import Trainer
+from electra_ref.training.new_folder import require_empty
 from electra_ref.training.run_directory import has_begun, is_run
 
 Scores = Mapping[str, float]
@@ -45,12 +46,7 @@ def begin_seeds(folder: Path, settings: FinetuningConfig, files: Files, count: i
     dataclasses.replace(settings, seed=seeds[-1])  # raises UserError if it is too large
     with disk_errors(f"create {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        names = sorted(path.name for path in folder.iterdir())
-    if names:
-        raise UserError(
-            f"{folder} holds something else ({names[0]}), which is never overwritten; choose "
-            "another --output-dir, or go on with --resume"
-        )
+        require_empty(folder, "choose another --output-dir, or go on with --resume")
     write_text_atomically(folder / _CONFIG, to_toml(settings))
     write_seeds(folder, Seeds(seeds, {}, None, settings.task, files._asdict()))
 

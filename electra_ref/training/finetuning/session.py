@@ -47,6 +47,7 @@ class Ended(NamedTuple):
     path: Path
     scores: Mapping[str, Mapping[str, float]]  # by the seed
     lines: list[str]  # for people
+    steps: int = 0  # of one model
 
 
 def encoder_at(
@@ -184,7 +185,7 @@ def _ended(trainer: Trainer, limits: Limits, stop: StopSignals) -> Ended | None:
         return None
     path, seed = trainer.run.path, str(trainer.config.seed)
     lines = [f"step {trainer.state.step}: {summary(scores)}", *_how_to_use(path, limits)]
-    return Ended(path, {seed: scores}, lines)
+    return Ended(path, {seed: scores}, lines, trainer.state.step)
 
 
 def _train_seeds(
