@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 
 from electra_ref.text.wordpiece import WordPiece
@@ -192,14 +191,3 @@ def test_a_context_without_tokens_and_an_answer_without_one() -> None:
     features = features_of(dropped, Limits(20, 4, 2), tally := Tally())
     assert detail_of(features[0]).answer == (0, 0)
     assert "answers without a token" in tally.counts()
-
-
-def test_what_is_learned_names_a_window() -> None:
-    """A hash of the data is made of these names; the offsets would be slow and are no target."""
-    question = question_of("b c d", "c")
-    (feature,) = features_of(question, Limits(20, 4, 2))
-    (other,) = features_of(question._replace(span=(4, 5)), Limits(20, 4, 2))
-    assert repr(feature.detail) == "Window((4, 4), False, True)"
-    assert repr(other.detail) == "Window((5, 5), False, True)"
-    long = detail_of(feature)._replace(offsets=np.zeros((999, 2), np.int32))
-    assert repr(long) == repr(feature.detail)

@@ -1,9 +1,10 @@
 """Labelled files as features in memory, and the batches that are made of them.
 
 Training reads all features once an epoch, in an order that seed and epoch decide. An epoch is cut
-into batches of ``batch_size`` features, of which some have one less, so that none is small. Several
-batches in a row are sorted by length together before they are cut, and then all batches of the
-epoch are put into another random order. So rows of about equal length meet, and little is padded.
+into as few batches as ``batch_size`` allows, whose sizes differ by one at most, so that none is
+small: 33 features make batches of 16 and 17. Several batches in a row are sorted by length together
+before they are cut, and then all batches of the epoch are put into another random order. So rows of
+about equal length meet, and little is padded.
 
 In evaluation and prediction, a batch has rows of one padded length. That length follows from the
 feature alone: see ``prediction.batches``.

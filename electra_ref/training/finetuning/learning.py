@@ -26,7 +26,9 @@ SAMPLES = 5  # dev records that an evaluation shows with their predictions
 def model_of(task: Task, settings: FinetuningConfig, labels: Labels) -> FineTuned:
     """Return the model that ``settings`` describe.
 
-    Its loss is a sum over the batch, as the original's: the mean times ``batch_size``.
+    Its loss is the mean over the examples of a batch, times ``batch_size``: the original's sum, but
+    for batches that have fewer. For tags it is the mean over the words; the original sums over
+    them.
     """
     head = Head(
         settings.task,

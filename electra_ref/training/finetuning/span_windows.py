@@ -58,10 +58,6 @@ class Window(NamedTuple):
     impossible: bool  # the question has no answer
     is_labelled: bool  # something is known of the answer
 
-    def __repr__(self) -> str:
-        """Return what is learned from the window: a hash of the data is made of it."""
-        return f"Window{self.answer, self.impossible, self.is_labelled}"
-
 
 def windows_of(
     number: int, record: Question, tokenizer: WordPiece, limits: Limits, tally: Tally
