@@ -18,6 +18,7 @@ import pytest
 from electra_ref import finetune
 from electra_ref.training import loop
 from electra_ref.training.checkpoint import list_checkpoints
+from electra_ref.training.finetuning.data import LabelledData
 from electra_ref.training.records import read_records
 from tests.small_finetuning import (
     SMALLEST,
@@ -128,6 +129,23 @@ def test_a_run_that_is_ended_anywhere_resumes_to_the_same_bits(
             train(folder, output)
     assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
     assert result_of(output) == result_of(uninterrupted)
+
+
+def test_the_data_are_hashed_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many checkpoints name their hash."""
+    hashed: list[int] = []
+    original = LabelledData.digest
+
+    def digest(data: LabelledData) -> str:
+        hashed.append(len(data.records))
+        return original(data)
+
+    monkeypatch.setattr(LabelledData, "digest", digest)
+    assert train(folder, tmp_path / "run", checkpoint_every=1, keep_checkpoints=20) == 0
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == STEPS + 1
+    assert sorted(hashed) == [6, 24]
 
 
 def test_a_run_no_longer_needs_the_model_it_began_with(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ class Learning:
 
     def identity(self) -> dict[str, Any]:
         """Return the hashes of the data."""
+        return self._digests
+
+    @cached_property
+    def _digests(self) -> dict[str, Any]:
+        """What every checkpoint names; many sentences take a while, and they do not change."""
         return {"train": self._train.digest(), "dev": self._dev.digest()}
 
     def batches(self, step: int) -> Sequence[LabelledBatch]:
