@@ -38,7 +38,7 @@ from electra_ref.training.finetuning.formats.choices import choice_records
 from electra_ref.training.finetuning.formats.delimited import QUOTINGS
 from electra_ref.training.finetuning.formats.text_record import with_id
 from electra_ref.training.finetuning.input_file import InputFile
-from electra_ref.training.finetuning.plain import options, settled
+from electra_ref.training.finetuning.plain import augmented, labels_of, options, settled
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.labels import accuracy
 from electra_ref.training.finetuning.tally import Tally
@@ -85,18 +85,6 @@ def records(
     """Yield the questions of ``file``."""
     del labels
     return choice_records(file, settings.quoting, use, tally)  # type: ignore[arg-type]  # a choice
-
-
-def labels_of(records: Sequence[ChoiceRecord], settings: MultipleChoiceConfig) -> Labels:
-    """Return none: each question has choices of its own."""
-    del records, settings
-    return ()
-
-
-def augmented(records: list[ChoiceRecord], settings: MultipleChoiceConfig) -> list[ChoiceRecord]:
-    """Return the records."""
-    del settings
-    return records
 
 
 def outputs(settings: MultipleChoiceConfig, labels: Labels) -> int:

@@ -40,7 +40,7 @@ from electra_ref.training.finetuning.formats.text_record import (
 )
 from electra_ref.training.finetuning.formats.texts import TextFilesConfig, text_records
 from electra_ref.training.finetuning.input_file import InputFile
-from electra_ref.training.finetuning.plain import options, settled
+from electra_ref.training.finetuning.plain import labels_of, options, settled
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.numbers import number_scores
 from electra_ref.training.finetuning.tally import Tally
@@ -90,12 +90,6 @@ def records(
     del labels
     for record in text_records(file, settings, use, tally, glue=settings.glue, label_names=SCORES):
         yield record if use == "predict" else record._replace(label=_score_of(record, settings))
-
-
-def labels_of(records: Sequence[TextRecord], settings: RegressionConfig) -> Labels:
-    """Return none: a score has no label."""
-    del records, settings
-    return ()
 
 
 def augmented(records: list[TextRecord], settings: RegressionConfig) -> list[TextRecord]:

@@ -23,6 +23,7 @@ from electra_ref.model.heads.span import SpanOptions, SpanTargets
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.formats.squad import Question, read_squad
 from electra_ref.training.finetuning.input_file import InputFile
+from electra_ref.training.finetuning.plain import augmented, labels_of
 from electra_ref.training.finetuning.scores.squad import Answer, squad_scores
 from electra_ref.training.finetuning.span_decoding import (
     Candidate,
@@ -94,22 +95,10 @@ def records(
     return read_squad(file, use, tally)
 
 
-def labels_of(records: Sequence[Question], settings: SpanConfig) -> Labels:
-    """Return (): the outputs have no names."""
-    del records, settings
-    return ()
-
-
 def settled(records: Sequence[Question], settings: SpanConfig) -> SpanConfig:
     """Return ``settings`` with ``no_answer`` if some questions to learn from have none."""
     no_answer = settings.no_answer or any(record.impossible for record in records)
     return dataclasses.replace(settings, no_answer=no_answer)
-
-
-def augmented(records: list[Question], settings: SpanConfig) -> list[Question]:
-    """Return the questions themselves."""
-    del settings
-    return records
 
 
 def outputs(settings: SpanConfig, labels: Labels) -> int:

@@ -39,7 +39,7 @@ from electra_ref.training.finetuning.formats.schemes import NONE, SCHEMES, detec
 from electra_ref.training.finetuning.formats.sentences import UNTAGGED, Columns, Sentence
 from electra_ref.training.finetuning.formats.tagged_files import FORMATS, read_sentences
 from electra_ref.training.finetuning.input_file import InputFile
-from electra_ref.training.finetuning.plain import options
+from electra_ref.training.finetuning.plain import augmented, options
 from electra_ref.training.finetuning.scores.entity_f1 import count_spans, span_scores
 from electra_ref.training.finetuning.scores.role_f1 import PREDICATE, arguments_of
 from electra_ref.training.finetuning.tag_labels import (
@@ -175,12 +175,6 @@ def settled(records: Sequence[Sentence], settings: TaggingConfig) -> TaggingConf
     if predicates == AUTO:
         predicates = YES if all(record.predicate is not None for record in records) else NO
     return dataclasses.replace(settings, tag_scheme=scheme, predicates=predicates)
-
-
-def augmented(records: list[Sentence], settings: TaggingConfig) -> list[Sentence]:
-    """Return the records as they are."""
-    del settings
-    return records
 
 
 def outputs(settings: TaggingConfig, labels: Labels) -> int:
