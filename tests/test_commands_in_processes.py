@@ -29,10 +29,13 @@ from electra_ref.training.loop import Trainer
 from electra_ref.training.pretraining import preparing
 from electra_ref.training.pretraining import run as pretraining
 from electra_ref.training.records import read_records
+from electra_ref.training.run_directory import RunDirectory
 from electra_ref.training.stop_signals import StoppedError, StopSignals
 from tests.small_finetuning import (
     SMALLEST,
+    KilledError,
     held_out,
+    killed,
     settings_flags,
     tensors_of,
     write_encoder,
@@ -368,6 +371,28 @@ def test_fine_tuning_goes_on_with_another_number_of_processes(tmp_path: Path) ->
     assert run_finetune(1, *finetuning_arguments("tagging", "straight", checkpoint_every=1)) == [0]
     left, straight = (tensors_of(tmp_path / name / "checkpoints") for name in ("run", "straight"))
     assert left == straight
+
+
+@pytest.mark.usefixtures("files")
+def test_all_processes_complete_what_one_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed before its first checkpoint, so its model is taken again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "discard", lambda run, **_: run.close())
+        patch.setattr(Trainer, "save", lambda _: killed())
+        with pytest.raises(KilledError):
+            run_finetune(1, *finetuning_arguments("tagging", "run"))
+    (tmp_path / "model").rename(tmp_path / "moved")
+    again = ["--resume", "--output-dir", "run"]
+    with pytest.raises(UserError, match=str(tmp_path / "model")):
+        run_finetune(2, *again)
+    (tmp_path / "moved").rename(tmp_path / "model")
+    assert run_finetune(3, *again) == [0] * 3
+    assert run_finetune(1, *finetuning_arguments("tagging", "straight")) == [0]
+    left, straight = (tensors_of(tmp_path / name / "checkpoints") for name in ("run", "straight"))
+    assert left == straight
+    assert lines_of(tmp_path / "run") == lines_of(tmp_path / "straight")
 
 
 @pytest.mark.usefixtures("files", "late_signal")
