@@ -88,20 +88,20 @@ def steps_of_equal_flop(plan: Plan, budget: float) -> int:
 def check_folders(runs: Iterable[Run]) -> None:
     """Raise UserError if the folder of a run holds one with other settings, or of another text."""
     for run in runs:
-        path = run.folder / "config.toml"
-        if path.exists() and (other := next(_differences(run, path), None)) is not None:
+        for other in _differences(run):
             raise UserError(
                 f"{run.folder} holds a run with another {other}: "
                 "move it elsewhere, or choose another --output-dir"
             )
 
 
-def _differences(run: Run, path: Path) -> Iterator[str]:
-    """Yield what the run whose configuration is in ``path`` has unlike ``run``."""
+def _differences(run: Run) -> Iterator[str]:
+    """Yield what the run that is in the folder of ``run`` has unlike it. Raises UserError."""
+    wanted, path = asdict(run.plan.config(run.seed)), run.folder / "config.toml"
+    if not path.exists():
+        return
     there = asdict(resolve_config(path=path))
-    for key, value in asdict(run.plan.config(run.seed)).items():
-        if there[key] != value:
-            yield key
+    yield from (key for key, value in wanted.items() if there[key] != value)
     if RunDirectory.open(run.folder).environment()["source"]["corpus"] != list(run.corpus):
         yield "--corpus"
 

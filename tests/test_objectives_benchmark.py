@@ -32,12 +32,13 @@ from electra_ref.config.pretraining import PRESETS
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.train import build_parser
+from electra_ref.training.run_directory import RunDirectory
 
 
 def write_run(run: Run, **figures: float | None) -> None:
     """Write what the training command leaves of ``run`` when it has finished."""
-    run.folder.mkdir(parents=True)
-    (run.folder / "config.toml").write_text(to_toml(run.plan.config(run.seed)), encoding="utf-8")
+    source = {"source": {"corpus": list(run.corpus)}}
+    RunDirectory.create(run.folder, to_toml(run.plan.config(run.seed)), source).close()
     records: list[dict[str, Any]] = [
         {"step": 1, "split": "held_out", **dict.fromkeys(FIGURES, 0.0)},
         {"step": run.plan.steps, "split": "held_out", **figures},
