@@ -20,12 +20,14 @@ from electra_ref.model.networks import Network, full_size_encoder
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters, Gradients, ParameterSpec
 from electra_ref.model.passes import ForwardPass
+from electra_ref.text.token_ids import id_vocabulary
 from electra_ref.training.finetuning.configuring import new_settings, with_steps
 from electra_ref.training.finetuning.encoder_source import copy_model, find_encoder
 from electra_ref.training.finetuning.layerwise import with_rates
 from electra_ref.training.huggingface.exporting import export_model
 from electra_ref.training.optimizer import TrainingState, optimizer_step
 from electra_ref.training.saved_model import find_model, read_parameters
+from tests import huggingface_folders, huggingface_tasks
 from tests.huggingface_folders import STEP, draw_batch, small_run
 from tests.huggingface_tasks import draw_stored
 from tests.huggingface_tasks import export as export_task
@@ -183,6 +185,29 @@ def test_a_model_without_an_encoder_is_refused(tmp_path: Path) -> None:
     for wrong in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=r"there is no folder|holds no model"):
             find_encoder(wrong)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "task"])
+def test_a_model_of_token_ids_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly all pieces of a text would be [UNK], also for a model that was fine-tuned so."""
+
+    def written(name: str) -> Path:
+        if kind == "task":
+            return write_task(tmp_path / name, draw_stored("tags"))
+        return write_encoder(tmp_path / name)
+
+    find_encoder(written("text"))
+    for module in (huggingface_folders, huggingface_tasks):
+        monkeypatch.setattr(module, "vocabulary_of", lambda size: id_vocabulary(size - 6))
+    path = written("ids")
+    with pytest.raises(UserError) as error:
+        find_encoder(path)
+    assert str(error.value) == (
+        f"the model in {path} was trained on token ids, so its vocabulary names no pieces of text; "
+        "choose a model that was trained on text: --model"
+    )
 
 
 SIZES = {

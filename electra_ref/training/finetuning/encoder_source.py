@@ -27,6 +27,7 @@ from electra_ref.model.heads.table import HEADS
 from electra_ref.model.labelled import FineTuned
 from electra_ref.model.networks import Network
 from electra_ref.model.parameters import FlatParameters, ParameterSpec, parameter_table
+from electra_ref.text.token_ids import names_ids
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.saved import find_fine_tuned, holds_fine_tuned
 from electra_ref.training.finetuning.stored import StoredTask
@@ -63,7 +64,20 @@ class EncoderSource(NamedTuple):
 
 
 def find_encoder(path: Path) -> EncoderSource:
-    """Return the encoder of the model at ``path``. Raises UserError if there is none."""
+    """Return the encoder of the model at ``path``.
+
+    Raises UserError if there is none, or if its vocabulary names no pieces of text.
+    """
+    source = _found_encoder(path)
+    if names_ids(source.tokenizer.vocab):
+        raise UserError(
+            f"the model in {path} was trained on token ids, so its vocabulary names no pieces of "
+            "text; choose a model that was trained on text: --model"
+        )
+    return source
+
+
+def _found_encoder(path: Path) -> EncoderSource:
     if holds_fine_tuned(path):
         task = find_fine_tuned(path)
         network = task.model.encoder

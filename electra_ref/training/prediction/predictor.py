@@ -9,7 +9,7 @@ from electra_ref.batch import SPECIAL_TOKENS
 from electra_ref.errors import UserError
 from electra_ref.model.networks import Network
 from electra_ref.model.passes import ForwardPass
-from electra_ref.text.token_ids import id_vocabulary
+from electra_ref.text.token_ids import names_ids
 from electra_ref.training.prediction.batches import Limits
 from electra_ref.training.prediction.records import Rules
 from electra_ref.training.prediction.source import Source
@@ -51,7 +51,6 @@ def open_predictor(path: Path, device: str, precision: str, options: Options) ->
     saved = open_model(path, device, precision, part=task.PART)
     network: Network = getattr(saved.networks, task.PART)
     config, vocabulary = saved.config, saved.tokenizer.vocab
-    reads_ids = vocabulary == tuple(id_vocabulary(len(vocabulary) - len(SPECIAL_TOKENS) - 1))
     limits = Limits(
         longest=_checked_length(options.max_length, saved),
         positions=config.max_position_embeddings,
@@ -65,7 +64,7 @@ def open_predictor(path: Path, device: str, precision: str, options: Options) ->
             f"moves on by 1 to {limits.longest - 2} of them"
         )
     rules = Rules(
-        "ids" if reads_ids else "text",
+        "ids" if names_ids(vocabulary) else "text",
         needs_pair=options.task == "rtd" and config.reads_pairs,
         ids=len(vocabulary) - len(SPECIAL_TOKENS),
         recognizes_mask=task.RECOGNIZES_MASK,
