@@ -52,6 +52,39 @@ def test_a_single_invalid_byte_is_said_without_a_plural(tmp_path: Path) -> None:
     assert lines[-1] == "1 invalid byte left out"  # too few for another encoding
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "text", "line"),
+    [
+        ("classification", "a.tsv", "text\tlabel\ngood cat\t1\nbad\t0\n", "1 of 3 ({0}, line 2)"),
+        ("regression", "a.tsv", "text\tlabel\ngood cat\t1\nbad\t0\n", "1 of 3 ({0}, line 2)"),
+        ("tagging", "a.conll", "good X\nbad Y\ncat X\n", "1 of 3 ({0}, line 1)"),
+        (
+            "multiple-choice",
+            "a.jsonl",
+            '{"question": "good", "choices": ["bad", "cat"], "label": 0}\n',
+            "1 of 4 ({0}, line 1)",
+        ),
+        (
+            "span-extraction",
+            "a.jsonl",
+            '{"id": "a", "question": "cat good", "context": "bad good bad cat", '
+            '"answers": [{"text": "bad", "answer_start": 0}]}\n',
+            "2 of 6 (id a)",
+        ),
+    ],
+)
+def test_the_share_of_unknown_pieces_is_said_for_each_kind(
+    kind: str, name: str, text: str, line: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, name, text)
+    found = read(kind, path)
+    counts, place = line.format(path)[:-1].split(" (")
+    said = f"warning: {counts} pieces of text"
+    (own,) = (line for line in found.lines if line.startswith(said))
+    assert f"are [UNK] (the first: 'cat', {place}): " in own
+    assert found.facts["unknown_tokens"] == int(counts[0])
+
+
 def test_what_only_the_training_data_tell_is_kept_by_the_run(tmp_path: Path) -> None:
     """The scheme of the tags: without it, entities of IOB1 would be written in another scheme."""
     sentences = "good I-X\nbad O\n\nbad I-X\ngood B-X\n\n"  # B only between neighbours: IOB1

@@ -67,6 +67,30 @@ def test_a_text_that_is_too_long_keeps_its_beginning_and_is_counted() -> None:
     ]
 
 
+def test_pieces_that_are_unknown_are_counted() -> None:
+    """They are counted before a text is cut; above 1 % they are a warning."""
+    tally = Tally()
+    ids_of("a " * 196 + "b b b", None, 201, tally)
+    assert list(tally.lines()) == []
+    ids_of("a", "Über a", 200, tally)
+    line = "(the first: 'uber', f.tsv, line 2)"
+    assert list(tally.lines()) == [f"1 of 202 pieces of text (0.5 %) are [UNK] {line}"]
+    ids_of("a b c", "c " + "d" * 99, 5, tally)
+    assert tally.unknown == 2
+    assert list(tally.lines())[-1] == f"2 of 207 pieces of text (1.0 %) are [UNK] {line}"
+    ids_of("d", None, 5, tally)
+    assert list(tally.lines())[-1] == (
+        f"warning: 3 of 208 pieces of text (1.4 %) are [UNK] {line}: the model cannot tell these "
+        "words apart; choose a model whose vocabulary was made from such text"
+    )
+
+
+def test_of_a_long_word_that_is_unknown_the_beginning_is_shown() -> None:
+    tally = Tally()
+    ids_of("d" * 99, None, 5, tally)
+    assert f"(the first: {'d' * 40!r}, f.tsv, line 2)" in next(tally.lines())
+
+
 def test_what_has_no_place_is_counted_without_one() -> None:
     tally = Tally()
     tally.note("a note")

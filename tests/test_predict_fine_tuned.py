@@ -109,6 +109,14 @@ def bits_of(prediction: Any) -> str:
     return b"".join(data._pieces(prediction)).hex()
 
 
+def test_words_that_the_vocabulary_lacks_are_counted(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(models["tags"], tmp_path, ['{"words": ["a", "\u2603", "b"]}'], *WHERE)
+    said = capsys.readouterr().err
+    assert "warning: 1 of 3 pieces of text (33.3 %) are [UNK] (the first: '\u2603', " in said
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_an_answer_has_the_same_bits_in_any_company(
     name: str, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -164,12 +164,13 @@ def test_the_summary_names_what_is_there_only() -> None:
     assert counts.summary(2.0) == "1 line, 1 token in 2.0 s (0 tokens/s)"
     assert list(counts.notes()) == []
     counts = Counts(
-        bytes=100, invalid_bytes=1, lines=1200, empty=1, tokens=5000, cut=2, windows=1, like_json=2,
-        masks=3, without_mask=4,
+        bytes=100, invalid_bytes=1, lines=1200, empty=1, tokens=5000, unknown=1001, cut=2,
+        windows=1, like_json=2, masks=3, without_mask=4,
     )  # fmt: skip
     assert counts.summary(2.0, counts_masks=True) == (
         "1,200 lines, 1 empty, 2 longer than the model reads, cut into 1 overlapping window, "
-        "1 invalid byte left out, 4 without [MASK], 3 masks, 5,000 tokens in 2.0 s (2,500 tokens/s)"
+        "1 invalid byte left out, 4 without [MASK], 3 masks, 5,000 tokens (1,001 [UNK]) in 2.0 s "
+        "(2,500 tokens/s)"
     )
     (note,) = counts.notes()
     assert note.startswith("2 lines of text look like JSON objects and were read as text; --input-")

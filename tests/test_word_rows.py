@@ -45,7 +45,9 @@ def test_a_word_of_no_piece_is_unknown_and_counted() -> None:
     (row,), tally = rows("a \x07 d x")
     assert tokens(row) == "[CLS] a [UNK] d [UNK] [SEP]"
     assert row.words.tolist() == [0, 1, 2, 3]
-    assert list(tally.lines()) == ["1 words without a piece, read as [UNK] (the first: here)"]
+    assert tally.counts() == {"words without a piece, read as [UNK]": 1}
+    assert next(tally.lines()) == "1 words without a piece, read as [UNK] (the first: here)"
+    assert tally.unknown == 1
 
 
 def test_a_sentence_without_words_has_no_row() -> None:

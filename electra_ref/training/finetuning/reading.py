@@ -102,6 +102,7 @@ def _read(
         "features": len(features),
         "tokens": tokens,
         "invalid_bytes": counts.invalid_bytes,
+        "unknown_tokens": tally.unknown,
         "notes": tally.counts(),
     }
     lines = [f"{path}: {len(records):,} examples, {len(features):,} rows, {tokens:,} tokens"]

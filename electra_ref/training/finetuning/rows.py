@@ -58,6 +58,8 @@ def text_row(
     """
     first = tokenizer.encode(text)
     second = [] if pair is None else tokenizer.encode(pair)
+    tally.count_unknown(tokenizer, text, first, place)
+    tally.count_unknown(tokenizer, pair or "", second, place)
     if not first and not second:
         tally.add("rows without a single word", place)
     special_tokens = 3 if second else 2

@@ -64,11 +64,13 @@ def windows_of(
 ) -> list[Feature]:
     """Return the windows of the question ``number``, one at least."""
     question = tokenizer.encode(record.question)
+    tally.count_unknown(tokenizer, record.question, question, f"id {record.id}")
     most = min(limits.question, (limits.longest - SPECIAL) // 2)
     if len(question) > most:
         tally.add(f"questions cut to {most} tokens", f"id {record.id}")
     question = question[:most]
     context = tokenizer.encode_with_offsets(record.context)
+    tally.count_unknown(tokenizer, record.context, context.ids, f"id {record.id}")
     offsets = np.array(context.offsets, np.int32).reshape(-1, 2)
     answer = _tokens_of(record, offsets, tally)
     room = limits.longest - SPECIAL - len(question)

@@ -45,6 +45,7 @@ def word_rows(
     segments = [0]
     for number, word in enumerate(sentence.words):
         pieces = tokenizer.encode(word)
+        tally.count_unknown(tokenizer, word, pieces, sentence.place)
         if not pieces:
             tally.add("words without a piece, read as [UNK]", sentence.place)
             pieces = [special.unknown]

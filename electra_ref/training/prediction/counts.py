@@ -17,6 +17,7 @@ class Counts:
     lines: int = 0
     empty: int = 0  # lines without a token
     tokens: int = 0  # [CLS] and [SEP] included, each once
+    unknown: int = 0  # tokens that are [UNK]
     cut: int = 0  # lines that are longer than the model reads
     windows: int = 0  # into which these were cut
     like_json: int = 0  # lines of text that look like JSON objects
@@ -26,11 +27,12 @@ class Counts:
     def summary(self, seconds: float, *, counts_masks: bool = False) -> str:
         """Return one line with all that is worth knowing."""
         rate = self.tokens / max(seconds, 1e-9)
+        unknown = f" ({self.unknown:,} [UNK])" if self.unknown else ""
         parts = [
             _many(self.lines, "line"),
             *self._peculiarities(),
             *self._masks(counts_masks=counts_masks),
-            f"{_many(self.tokens, 'token')} in {seconds:.1f} s ({rate:,.0f} tokens/s)",
+            f"{_many(self.tokens, 'token')}{unknown} in {seconds:.1f} s ({rate:,.0f} tokens/s)",
         ]
         return ", ".join(parts)
 

@@ -129,11 +129,13 @@ class _Group:
         predictor, counts = self.predictor, self.counts
         answers: list[list[Any]] = [[None] * example.ids.size for example in self.examples]
         rows: list[Row] = []
+        unknown = predictor.model.tokenizer.special_tokens.unknown
         for number, (example, wanted) in enumerate(zip(self.examples, self.wanted, strict=True)):
             windows = list(rows_of(number, example, wanted, predictor.limits))
             rows += windows
             counts.lines += 1
             counts.tokens += example.ids.size
+            counts.unknown += int(np.count_nonzero(example.ids == unknown))
             counts.empty += not example.tokens
             if windows and example.ids.size > predictor.limits.longest:
                 counts.cut += 1
