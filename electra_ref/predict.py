@@ -230,7 +230,7 @@ def _answer_tokens(options: argparse.Namespace, top_k: int) -> int:
             raise UserError(f"out of memory ({error}): choose a smaller --batch-tokens") from error
         finally:
             progress.close()
-        for note in counts.notes():
+        for note in counts.notes(source.conversion()):
             progress.say(f"note: {note}")
         is_mlm = options.task == "mlm"
         progress.say(counts.summary(time.monotonic() - started, counts_masks=is_mlm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tomllib
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from electra_ref.errors import UserError
 from electra_ref.text.wordpiece import WordPiece
-from electra_ref.training.finetuning.reading import ReadFile, read_training
+from electra_ref.training.finetuning.reading import ReadFile, read_labelled, read_training
 from electra_ref.training.finetuning.table import task_of
 from tests.finetuning_files import write
 from tests.small_finetuning import run_finetune, write_encoder
@@ -36,12 +37,36 @@ def test_a_file_without_a_usable_record_says_what_was_left_out(tmp_path: Path) -
     )
 
 
-def test_a_file_in_another_encoding_is_named_as_such(tmp_path: Path) -> None:
-    path = tmp_path / "train.tsv"
-    path.write_bytes("text\tlabel\ngood café\t1\nbad café\t0\n".encode("latin-1"))
-    lines = read("classification", str(path)).lines
-    assert "2 invalid bytes left out" in lines
-    assert any("convert it first: iconv -f WINDOWS-1252 -t UTF-8" in line for line in lines)
+@pytest.mark.parametrize("name", ["train.tsv", "train.tsv.gz", "my train"])
+@pytest.mark.parametrize("header", ["text\tlabel", "wrong\theader"])
+def test_a_file_in_another_encoding_is_refused_with_what_converts_it(
+    header: str, name: str, tmp_path: Path
+) -> None:
+    """The encoding is named even where the text is wrong as well."""
+    data = f"{header}\ngood café\t1\nbad café\t0\n".encode("latin-1")
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(UserError) as error:
+        read("classification", str(path))
+    convert, to = "iconv -f WINDOWS-1252 -t UTF-8", " (or from WINDOWS-1251, GB18030, SHIFT_JIS, "
+    command = {
+        "train.tsv": f"{convert} {path} > NEW.tsv",
+        "train.tsv.gz": f"gzip -dc {path} | {convert} > NEW.tsv",
+        "my train": f"{convert} '{path}' > NEW",
+    }[name]
+    share = 100 * 2 / len(data)
+    assert str(error.value) == (
+        f"{path}: {share:.1f} % of the bytes are not valid UTF-8, so the text is probably in "
+        f"another encoding; convert it, for example: {command}{to}...; iconv -l lists them all)"
+    )
+
+
+def test_dev_data_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    task = task_of("classification")
+    path = tmp_path / "dev.tsv"
+    path.write_bytes("text\tlabel\ngood\t1\nbad\t0\ncaf\t\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="probably in another encoding"):
+        read_labelled(task, str(path), WordPiece(WORDS), task.TABLE(), ("0", "1"), lambda: None)
 
 
 def test_a_single_invalid_byte_is_said_without_a_plural(tmp_path: Path) -> None:

@@ -117,6 +117,18 @@ def test_words_that_the_vocabulary_lacks_are_counted(
     assert "warning: 1 of 3 pieces of text (33.3 %) are [UNK] (the first: '\u2603', " in said
 
 
+def test_text_in_another_encoding_is_answered_with_what_converts_it(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes("a café\n".encode("latin-1"))
+    paths = ["--input", str(path), "--output", str(tmp_path / "out.jsonl")]
+    assert predict.main(["--model", str(models["tags"]), *paths, *WHERE]) == 0
+    said = capsys.readouterr().err
+    assert "1 invalid byte left out\n14.3 % of the bytes are not valid UTF-8" in said
+    assert f"iconv -f WINDOWS-1252 -t UTF-8 {path} > NEW.txt (or from" in said
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_an_answer_has_the_same_bits_in_any_company(
     name: str, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,8 +100,11 @@ def test_invalid_bytes_are_characters_and_are_counted(tmp_path: Path) -> None:
     assert found == ["a\ufffdb \ufffd\ufffd", "c\ufffd\ufffd\ufffd"]
     assert counts.invalid_bytes == 6
     assert "6 invalid bytes left out" in counts.summary(1.0)
-    (note,) = counts.notes()
-    assert note.startswith("54.5 % of the bytes are not valid UTF-8")
+    (note,) = counts.notes("convert it")
+    assert note == (
+        "54.5 % of the bytes are not valid UTF-8, so the text is probably in another encoding; "
+        "convert it"
+    )
     found, counts = lines_of(written(tmp_path, "\ufeffé".encode("utf-16-le") + b"\x00\xd8"))
     assert (found, counts.invalid_bytes) == (["é\ufffd"], 2)
 
@@ -153,7 +156,7 @@ def test_later_lines_that_look_like_json_are_noted() -> None:
         (line,) for line in lines
     ]
     assert counts.like_json == 1
-    assert list(counts.notes()) == [
+    assert list(counts.notes("")) == [
         "1 line of text looks like a JSON object and was read as text; --input-format jsonl reads "
         "JSON"
     ]
@@ -162,7 +165,7 @@ def test_later_lines_that_look_like_json_are_noted() -> None:
 def test_the_summary_names_what_is_there_only() -> None:
     counts = Counts(lines=1, tokens=1)
     assert counts.summary(2.0) == "1 line, 1 token in 2.0 s (0 tokens/s)"
-    assert list(counts.notes()) == []
+    assert list(counts.notes("")) == []
     counts = Counts(
         bytes=100, invalid_bytes=1, lines=1200, empty=1, tokens=5000, unknown=1001, cut=2,
         windows=1, like_json=2, masks=3, without_mask=4,
@@ -172,7 +175,7 @@ def test_the_summary_names_what_is_there_only() -> None:
         "1 invalid byte left out, 4 without [MASK], 3 masks, 5,000 tokens (1,001 [UNK]) in 2.0 s "
         "(2,500 tokens/s)"
     )
-    (note,) = counts.notes()
+    (note,) = counts.notes("")
     assert note.startswith("2 lines of text look like JSON objects and were read as text; --input-")
 
 

@@ -225,7 +225,7 @@ class _Found:
         name, wide = self.file.place, self._wide_encoding()
         if wide:
             reason = f"{name} is {wide} without a byte order mark; convert it to UTF-8"
-            raise UserError(f"{reason}: {self._conversion(wide)}")
+            raise UserError(f"{reason}: {_conversion(self.file, wide, self._new_name())}")
         size = min(size, self.size)
         place = "its bytes" if size == self.size else f"{size:,} bytes before byte {self.size:,}"
         share = f"{100 * max(invalid, nuls) / size:.1f} % of {place}"
@@ -237,8 +237,7 @@ class _Found:
             )
         raise UserError(
             f"{name} is in another encoding: {share} are not valid UTF-8; "
-            f"convert it, for example: {self._conversion('WINDOWS-1252')} (or from WINDOWS-1251, "
-            "GB18030, SHIFT_JIS, ...; iconv -l lists them all)"
+            f"{conversion_advice(self.file, self._new_name())}"
         )
 
     def _wide_encoding(self) -> str | None:
@@ -257,12 +256,23 @@ class _Found:
                 return encoding
         return None
 
-    def _conversion(self, encoding: str) -> str:
-        convert = f"iconv -f {encoding} -t UTF-8"
-        if isinstance(self.file.path, int):
-            return f"... | {convert} | ..."
-        path = shlex.quote(self.file.path)
-        new = "NEW.jsonl" if self.file.format == "objects" else "NEW.txt"
-        if self.file.compression is not None:
-            return f"{self.file.compression.command} {path} | {convert} > {new}"
-        return f"{convert} {path} > {new}"
+    def _new_name(self) -> str:
+        return "NEW.jsonl" if self.file.format == "objects" else "NEW.txt"
+
+
+def conversion_advice(file: CorpusFile, new: str) -> str:
+    """Return how to convert ``file`` from a legacy encoding; ``new`` is the name of the result."""
+    return (
+        f"convert it, for example: {_conversion(file, 'WINDOWS-1252', new)} (or from WINDOWS-1251, "
+        "GB18030, SHIFT_JIS, ...; iconv -l lists them all)"
+    )
+
+
+def _conversion(file: CorpusFile, encoding: str, new: str) -> str:
+    convert = f"iconv -f {encoding} -t UTF-8"
+    if isinstance(file.path, int):
+        return f"... | {convert} | ..."
+    path, new = shlex.quote(file.path), shlex.quote(new)
+    if file.compression is not None:
+        return f"{file.compression.command} {path} | {convert} > {new}"
+    return f"{convert} {path} > {new}"

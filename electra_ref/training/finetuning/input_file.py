@@ -38,10 +38,21 @@ class InputFile(NamedTuple):
 def open_input(path: str, check: Callable[[], None], counts: Counts) -> Iterator[InputFile]:
     """Open ``path``, compressed or not, for the block. Raises UserError.
 
-    ``check`` is called while it is read; it may raise to stop. ``counts`` counts invalid bytes.
+    ``check`` is called while it is read; it may raise to stop. ``counts`` counts invalid bytes. A
+    file with many of them is refused. That goes before what else is wrong in the text.
     """
     with open_source(path, "jsonl") as source:  # all formats are text; the task knows which
-        yield input_of(source, Reader(lambda: None, lambda _: None, check), counts)
+        try:
+            yield input_of(source, Reader(lambda: None, lambda _: None, check), counts)
+        except UserError as error:
+            _refuse_encoding(source, counts, error)
+            raise
+        _refuse_encoding(source, counts)
+
+
+def _refuse_encoding(source: Source, counts: Counts, cause: UserError | None = None) -> None:
+    if note := next(counts.encoding_notes(source.conversion()), None):
+        raise UserError(f"{source.file.name}: {note}") from cause
 
 
 def input_of(source: Source, reader: Reader, counts: Counts) -> InputFile:

@@ -143,7 +143,8 @@ def predict(
         group.add(record)
     group.answer()
     group.write(output.after)
-    return Counted(group.answered, group.tokens, [*tally.lines(), *counts.encoding_notes()])
+    notes = [*counts.invalid_notes(), *counts.encoding_notes(source.conversion())]
+    return Counted(group.answered, group.tokens, [*tally.lines(), *notes])
 
 
 def check_form(opened: Opened, form: str) -> None:

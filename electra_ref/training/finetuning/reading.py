@@ -107,5 +107,5 @@ def _read(
     }
     lines = [f"{path}: {len(records):,} examples, {len(features):,} rows, {tokens:,} tokens"]
     lines += list(tally.lines())
-    lines += list(counts.encoding_notes())
+    lines += list(counts.invalid_notes())
     return ReadFile(data, lines, facts)

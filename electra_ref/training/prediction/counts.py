@@ -36,15 +36,22 @@ class Counts:
         ]
         return ", ".join(parts)
 
-    def encoding_notes(self) -> Iterator[str]:
-        """Yield how many bytes are invalid, and what to do if they are many, a line each."""
+    def invalid_notes(self) -> Iterator[str]:
+        """Yield a line with the number of invalid bytes, if there are any."""
         if self.invalid_bytes:
             yield f"{_many(self.invalid_bytes, 'invalid byte')} left out"
-        yield from self._legacy_encoding()
 
-    def notes(self) -> Iterator[str]:
-        """Yield what probably went wrong, a line each."""
-        yield from self._legacy_encoding()
+    def encoding_notes(self, conversion: str) -> Iterator[str]:
+        """Yield that the text is in another encoding, if it is; ``conversion`` says what to do."""
+        if self.invalid_bytes > LEGACY_SHARE * self.bytes:
+            yield (
+                f"{100 * self.invalid_bytes / self.bytes:.1f} % of the bytes are not valid UTF-8, "
+                f"so the text is probably in another encoding; {conversion}"
+            )
+
+    def notes(self, conversion: str) -> Iterator[str]:
+        """Yield what probably went wrong, a line each, for text that ``conversion`` converts."""
+        yield from self.encoding_notes(conversion)
         if self.like_json:
             look = "looks like a JSON object and was"
             if self.like_json > 1:
@@ -52,14 +59,6 @@ class Counts:
             yield (
                 f"{_many(self.like_json, 'line')} of text {look} read as text; --input-format "
                 "jsonl reads JSON"
-            )
-
-    def _legacy_encoding(self) -> Iterator[str]:
-        if self.invalid_bytes > LEGACY_SHARE * self.bytes:
-            yield (
-                f"{100 * self.invalid_bytes / self.bytes:.1f} % of the bytes are not valid UTF-8, "
-                "so the text is probably in another encoding; convert it first: "
-                "iconv -f WINDOWS-1252 -t UTF-8"
             )
 
     def _masks(self, *, counts_masks: bool) -> Iterator[str]:
@@ -76,8 +75,7 @@ class Counts:
                 f"{self.cut:,} longer than the model reads, cut into "
                 f"{_many(self.windows, 'overlapping window')}"
             )
-        if self.invalid_bytes:
-            yield f"{_many(self.invalid_bytes, 'invalid byte')} left out"
+        yield from self.invalid_notes()
 
 
 def _many(count: int, noun: str) -> str:

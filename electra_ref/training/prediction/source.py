@@ -24,6 +24,7 @@ from electra_ref.text.corpus_file import CorpusFile
 from electra_ref.text.decoding import (
     LARGEST_SHARE,
     begins_with_json,
+    conversion_advice,
     encoding_of,
     refuse_other_formats,
     replace_surrogates,
@@ -75,6 +76,10 @@ class Source(NamedTuple):
     def is_terminal(self) -> bool:
         """Whether a person types the lines."""
         return self.stream.isatty()
+
+    def conversion(self) -> str:
+        """Return how to convert the text to UTF-8 from a legacy encoding, for people."""
+        return conversion_advice(self.file, f"NEW{self.ending}")
 
 
 @contextmanager
