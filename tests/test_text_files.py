@@ -246,6 +246,48 @@ def test_files_of_json(tmp_path: Path, text: str) -> None:
     assert [record.place[-1] for record in found] == ["1", second]
 
 
+@pytest.mark.parametrize(("ending", "delimiter"), [(".tsv", "\t"), (".csv", ","), (".txt", ";")])
+def test_a_table_without_a_header_says_how_to_give_it_one(
+    ending: str, delimiter: str, tmp_path: Path
+) -> None:
+    """The first example is a header otherwise, whichever of its columns is chosen."""
+    rows = "".join(f"good {i}{delimiter}x\nbad {i}{delimiter}y\n" for i in range(2))
+    between = {"\t": "tabs", ",": "commas", ";": "semicolons"}[delimiter]
+    advice = (
+        f"if the file has no header, put a line of names before line 1, with {between} between "
+        "them, such as sentence and label"
+    )
+    name = f"a{ending}"
+    message = error(tmp_path, name, rows)
+    assert message.startswith(f"/{name}, line 1: no column has a usual name of a label")
+    assert message.endswith(
+        f"those there are 'good 0', 'x'; choose one: --set label_column=NAME; this line is the "
+        f"header: {advice}"
+    )
+    message = error(tmp_path, name, rows, label_column="y")
+    assert message == (
+        f"/{name}, line 1: no column 'y' (label_column); those there are 'good 0', 'x'; this line "
+        f"is the header: {advice}"
+    )
+    found, tally = records(tmp_path, name, rows, label_column="x")
+    assert len(found) == 3
+    assert list(tally.lines())[1:] == [
+        f"warning: {tmp_path}/{name}, line 1, was read as the header and not as an example, yet "
+        f"'x', the name of a column there, is also the label of 1 examples; {advice}"
+    ]
+    for label in ("", "label"):
+        rows_below = f"sentence{delimiter}label\n{rows}"
+        found, tally = records(tmp_path, name, rows_below, label_column=label)
+        assert len(found) == 4
+        assert len(list(tally.lines())) == 1
+
+
+def test_a_label_that_a_guessed_column_is_called_is_an_ordinary_one(tmp_path: Path) -> None:
+    found, tally = records(tmp_path, "a.tsv", "text\ttopic\nr\ttopic\ns\tother\n")
+    assert len(found) == 2
+    assert len(list(tally.lines())) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -49,6 +49,7 @@ class Table(NamedTuple):
     columns: list[str]
     records: Iterator[Fields]  # with as many fields as there are columns
     form: str  # what was found out, for people
+    between: str  # what stands between columns, such as "tabs"
 
 
 def read_table(file: InputFile, quoting: Quoting, tally: Tally) -> Table:
@@ -70,8 +71,9 @@ def read_table(file: InputFile, quoting: Quoting, tally: Tally) -> Table:
     lines = chain(head, file.lines)
     all_fields = quoted_fields(file, lines, delimiter) if is_quoted else plain(lines, delimiter)
     columns = [name.strip() for name in next(all_fields).fields]
-    form = f"columns between {_DELIMITERS[delimiter]}, {'' if is_quoted else 'not '}quoted"
-    return Table(columns, _checked(file, all_fields, len(columns), tally), form)
+    between = _DELIMITERS[delimiter]
+    form = f"columns between {between}, {'' if is_quoted else 'not '}quoted"
+    return Table(columns, _checked(file, all_fields, len(columns), tally), form, between)
 
 
 def delimiter_of(header: str, ending: str) -> str:

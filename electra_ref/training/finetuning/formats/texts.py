@@ -130,14 +130,29 @@ def _of_table(
     tally: Tally,
 ) -> Iterator[TextRecord]:
     table = read_table(file, quoting, tally)  # type: ignore[arg-type]  # one of its choices
-    columns = _columns(file, 1, table.columns, names, label_names, use)
+    without_header = (
+        f"if the file has no header, put a line of names before line 1, with {table.between} "
+        f"between them, such as {TEXTS[0]} and {label_names[0]}"
+    )
+    try:
+        columns = _columns(table.columns, names, label_names, use)
+    except NoColumnError as error:
+        raise file.error(1, f"{error}; this line is the header: {without_header}") from error
     tally.note(f"{table.form}; {columns}")
     place = {name: number for number, name in reversed(list(enumerate(table.columns)))}
+    same = 0  # labels that are as the header calls their column
     for line, fields in table.records:
         text, pair, label, identifier = (
             None if name is None else fields[place[name]] for name in columns
         )
+        same += bool(names.label) and label == columns.label
         yield TextRecord(text or "", pair, label, identifier, file.place(line))
+    if same:
+        tally.note(
+            f"warning: {file.place(1)}, was read as the header and not as an example, yet "
+            f"{names.label!r}, the name of a column there, is also the label of {same:,} examples; "
+            f"{without_header}"
+        )
 
 
 def _of_json(
@@ -146,7 +161,10 @@ def _of_json(
     columns = None
     for found in json_objects(file, tally):
         if columns is None:
-            columns = _columns(file, found.line, list(found.values), names, label_names, use)
+            try:
+                columns = _columns(list(found.values), names, label_names, use)
+            except NoColumnError as error:
+                raise file.error(found.line, str(error)) from error
         there = [key for key, value in found.values.items() if value is not None]
         own = completed(columns, there, names)
         tally.note(str(own))
@@ -182,19 +200,10 @@ def _one_label(file: InputFile, line: int, key: str, value: object) -> str:
     raise file.error(line, f"{key!r} is {kind_of(value)}, and no label")
 
 
-def _columns(
-    file: InputFile,
-    line: int,
-    there: list[str],
-    names: Names,
-    label_names: tuple[str, ...],
-    use: Use,
-) -> Columns:
+def _columns(there: list[str], names: Names, label_names: tuple[str, ...], use: Use) -> Columns:
+    """Return the columns to read. Raises NoColumnError."""
     is_labelled = use != "predict"
     if not is_labelled and names.label not in there:
         names = names._replace(label="")
-    try:
-        columns = find_columns(there, names, label_names=label_names, needs_label=is_labelled)
-    except NoColumnError as error:
-        raise file.error(line, str(error)) from error
+    columns = find_columns(there, names, label_names=label_names, needs_label=is_labelled)
     return columns if is_labelled else columns._replace(label=None)
