@@ -160,10 +160,27 @@ def test_columns_are_settings_and_quotes_are_words() -> None:
     [
         ("tokens\ttags\na b\tO\n", "f.tsv, line 2: 2 words, but 1 tags: one a word is needed"),
         ("tokens\ttags\na\tO\tO\n", "f.tsv, line 2: 3 columns, but the header has 2"),
-        ("tokens\tx\na\tO\n", "line 1: .*'tokens', 'x', none of them is known: set tag_key"),
-        ("text\ttags\na\tO\n", "line 1: .*none of them is known: set word_key"),
-        ("words\ttags\tner\na\tO\tO\n", "line 1: .*'tags' and 'ner' could be meant: set tag_key"),
-        ("", "f.tsv, line 1: .*set word_key"),
+        (
+            "tokens\tx\na\tO\n",
+            r"line 1: .*'tokens', 'x', none has a usual name of tags \(tags, .*, chunk_tags\); "
+            "choose: --set tag_key=NAME$",
+        ),
+        (
+            "text\ttags\na\tO\n",
+            r"line 1: .*none has a usual name of words \(tokens, words\); "
+            "choose: --set word_key=NAME$",
+        ),
+        (
+            "text\tlabel\na\tO\n",
+            r"line 1: of the columns or keys 'text', 'label', none has a usual name of words "
+            r"\(tokens, words\) and none has a usual name of tags \(tags, slots, labels, .*\); "
+            "choose: --set word_key=NAME --set tag_key=NAME$",
+        ),
+        (
+            "words\ttags\tner\na\tO\tO\n",
+            "line 1: .*'tags' and 'ner' could be the tags; choose: --set tag_key=NAME$",
+        ),
+        ("", "f.tsv, line 1: .*; choose: --set word_key=NAME --set tag_key=NAME$"),
     ],
 )
 def test_columns_refuse(text: str, message: str) -> None:
@@ -172,7 +189,8 @@ def test_columns_refuse(text: str, message: str) -> None:
 
 
 def test_a_key_that_is_missing_is_named() -> None:
-    with pytest.raises(UserError, match="'colour' is missing: set tag_key to one of them"):
+    message = r"none is 'colour' \(tag_key\); choose: --set tag_key=NAME$"
+    with pytest.raises(UserError, match=message):
         read(TSV, "f.tsv", columns=Columns(1, -1, "", "colour"))
 
 
@@ -229,7 +247,7 @@ def test_a_json_file_names_the_line_where_an_object_begins() -> None:
         ({"tokens": ["a"], "tags": [0]}, "expected a string 'tags', not a number"),
         ({"tokens": "a", "tags": ["O"]}, "expected an array 'tokens', not a string"),
         ({"tokens": ["a"], "tags": ["O", "O"]}, "1 words, but 2 tags"),
-        ({"text": "a"}, "of the columns or keys 'text', none of them is known: set word_key"),
+        ({"text": "a"}, "of the columns or keys 'text', none has a usual name of words .* and"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": 1}, "predicate = 1 is no number of a word"),
         ({"tokens": ["a", "b"], "tags": ["O", "O"], "predicate": True}, "predicate = True is no"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": "0"}, "predicate = '0' is no number"),

@@ -16,7 +16,7 @@ TAG_KEYS have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from electra_ref.training.finetuning.formats.json_lines import (
@@ -48,8 +48,7 @@ def read_columns(
     """
     lines = enumerate(file.lines, start=1)
     header = next(lines, (1, ""))[1].split("\t")
-    word = _key("word_key", columns.word_key, header, WORD_KEYS, file, 1)
-    tag = _key("tag_key", columns.tag_key, header, TAG_KEYS, file, 1) if tagged else None
+    word, tag = _keys(columns, header, file, 1, tagged=tagged)
     for number, line in lines:
         if not line.strip():
             tally.add("blank lines left out", file.place(number))
@@ -82,12 +81,9 @@ def _sentence(file: InputFile, found: JsonObject, columns: Columns, *, tagged: b
     keys = list(value)
     if not tagged and not columns.word_key and isinstance(value.get("text"), str):
         return sentence_of_text(place, text_of(file, found, "text"), name)
-    word = _key("word_key", columns.word_key, keys, WORD_KEYS, file, number)
+    word, tag = _keys(columns, keys, file, number, tagged=tagged)
     words = texts_of(file, found, word)
-    tags = None
-    if tagged:
-        tag = _key("tag_key", columns.tag_key, keys, TAG_KEYS, file, number)
-        tags = texts_of(file, found, tag)
+    tags = None if tag is None else texts_of(file, found, tag)
     _check_count(file, number, words, tags)
     predicate = value.get("predicate")
     if predicate is not None and (type(predicate) is not int or not 0 <= predicate < len(words)):
@@ -97,18 +93,35 @@ def _sentence(file: InputFile, found: JsonObject, columns: Columns, *, tagged: b
     return sentence_of(place, words, tags, predicate, name)
 
 
-def _key(
-    setting: str, wanted: str, keys: list[str], known: Iterable[str], file: InputFile, line: int
-) -> str:
-    """Return the one of ``keys`` that is ``wanted``, or ``known`` if nothing is."""
-    found = [key for key in keys if key == wanted] if wanted else [k for k in known if k in keys]
-    if len(found) == 1:
-        return found[0]
-    have = ", ".join(map(repr, keys))
-    what = f"{wanted!r} is missing" if wanted else "none of them is known"
-    if len(found) > 1:
-        what = f"{' and '.join(map(repr, found))} could be meant"
-    raise file.error(line, f"of the columns or keys {have}, {what}: set {setting} to one of them")
+def _keys(
+    columns: Columns, keys: list[str], file: InputFile, line: int, *, tagged: bool
+) -> tuple[str, str | None]:
+    """Return those of ``keys`` that words and tags have; None in place of tags not to be read.
+
+    Raises UserError, which names all that is missing.
+    """
+    asked: list[tuple[str, str, Sequence[str]]] = [("word", columns.word_key, WORD_KEYS)]
+    if tagged:
+        asked.append(("tag", columns.tag_key, TAG_KEYS))
+    found = [
+        [key for key in keys if key == wanted] if wanted else [k for k in usual if k in keys]
+        for _, wanted, usual in asked
+    ]
+    wrong = [each for each in zip(asked, found, strict=True) if len(each[1]) != 1]
+    if wrong:
+        problems = " and ".join(_problem(*each, those) for each, those in wrong)
+        choose = " ".join(f"--set {what}_key=NAME" for (what, *_), _ in wrong)
+        have = ", ".join(map(repr, keys))
+        raise file.error(line, f"of the columns or keys {have}, {problems}; choose: {choose}")
+    return found[0][0], found[1][0] if tagged else None
+
+
+def _problem(what: str, wanted: str, usual: Sequence[str], found: list[str]) -> str:
+    if found:
+        return f"{' and '.join(map(repr, found))} could be the {what}s"
+    if wanted:
+        return f"none is {wanted!r} ({what}_key)"
+    return f"none has a usual name of {what}s ({', '.join(usual)})"
 
 
 def _check_count(file: InputFile, number: int, words: list[str], tags: list[str] | None) -> None:
