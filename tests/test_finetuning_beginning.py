@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from electra_ref import finetune
-from electra_ref.training import run_directory
+from electra_ref.errors import UserError
+from electra_ref.training import run_directory, saving
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.finetuning import run, session
 from electra_ref.training.loop import Trainer
@@ -121,6 +122,23 @@ def test_a_run_that_is_killed_before_its_first_checkpoint_ends_with_the_same_bit
     is_killed_at(monkeypatch, module, name, lambda: train(folder, output, *flags))
     assert resume(output) == 0
     assert result_of(output) == whole(*flags)
+
+
+@pytest.mark.parametrize("flags", [(), SEEDS])
+def test_a_run_whose_first_checkpoint_cannot_be_saved_leaves_nothing(
+    flags: tuple[str, ...], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may be full then; the same command works when there is space."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UserError("no space left")
+
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save_checkpoint", refuse)
+        assert train(folder, output, *flags) == 2
+    assert not output.exists()
+    assert train(folder, output, *flags) == 0
 
 
 def test_it_may_be_killed_again_and_take_other_free_settings(

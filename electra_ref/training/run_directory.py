@@ -135,7 +135,7 @@ class RunDirectory:
         if self._lock is None:
             return
         with suppress(OSError):
-            for path in (self.config, self.data, self.vocabulary):
+            for path in (self.config, self.data, self.vocabulary, self.metrics, self.samples):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.path / "cache", ignore_errors=True)  # the last resort for the cache
             (self.path / _MARKER).unlink()
