@@ -200,15 +200,18 @@ def test_limits_of_steps_and_time_end_a_run_with_its_scores(
 ) -> None:
     output = tmp_path / "run"
     assert train(folder, output, "--max-steps", "5") == 0
-    assert "step 5: dev accuracy" in capsys.readouterr().out
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step 5: dev accuracy")
+    assert lines[-1] == "a limit ended training at step 5 of 12; to go on:"
     resumed = ["--resume", "--output-dir", str(output)]
+    assert last == shlex.join(["python", "-m", "electra_ref.finetune", *resumed])
     assert finetune.main([*resumed, "--max-minutes", "1e-9"]) == 0
     captured = capsys.readouterr()
     assert f"resuming {output} at step 5 of 12\n" in captured.err
     assert "step 6: dev accuracy" in captured.out
     assert finetune.main(resumed) == 0
     assert result_of(output) == result_of(uninterrupted)
-    capsys.readouterr()
+    assert "to go on" not in capsys.readouterr().out
     assert finetune.main(resumed) == 0
     assert "nothing is left to train: the run is at step 12" in capsys.readouterr().err
 

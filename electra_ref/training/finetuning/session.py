@@ -185,6 +185,12 @@ def _ended(trainer: Trainer, limits: Limits, stop: StopSignals) -> Ended | None:
         return None
     path, seed = trainer.run.path, str(trainer.config.seed)
     lines = [f"step {trainer.state.step}: {summary(scores)}", *_how_to_use(path, limits)]
+    if not run.has_ended(trainer):
+        lines.append(
+            f"a limit ended training at step {trainer.state.step:,} of "
+            f"{trainer.config.steps:,}; to go on:"
+        )
+        lines.append(run.resume_command(path))
     return Ended(path, {seed: scores}, lines, trainer.state.step)
 
 
