@@ -98,7 +98,8 @@ def compare(
     tmp_path: Path, *given: str, output: Path | None = None, limits: Limits = NO_LIMITS
 ) -> list[str]:
     progress = Progress()
-    encoder = encoder_at(write_encoder(tmp_path / "encoder"), progress)
+    path = tmp_path / "encoder"
+    encoder = encoder_at(path if path.exists() else write_encoder(path), progress)
     output = output or tmp_path / "out"
     return embedded.compare(encoder, None, given, output, None, limits, progress, StopSignals())
 
@@ -134,6 +135,10 @@ def test_it_says_so_where_pretraining_is_of_no_use(
     del packages
     monkeypatch.setattr(embedded, "train_new", Trained(pretrained=[0.4], scratch=[0.5]))
     assert TOO_SHORT in compare(tmp_path)
+    limited = NO_LIMITS._replace(max_steps=3)
+    assert TOO_SHORT not in compare(tmp_path, output=tmp_path / "cut", limits=limited)
+    monkeypatch.setattr(embedded, "train_new", Trained(pretrained=[0.47], scratch=[0.5]))
+    assert TOO_SHORT not in compare(tmp_path, output=tmp_path / "by chance")
 
 
 def test_what_cannot_be_is_refused(
