@@ -71,7 +71,7 @@ def _draw_differences(axes: Any, scores: Sequence[Score], to: str, task: str) ->
                 )  # fmt: skip
     axes.axvline(0, color="0.5", linewidth=1)
     axes.set_yticks(range(len(variants)), variants)
-    axes.invert_yaxis()
+    axes.set_ylim(len(variants) - 0.5, -0.5)  # the first one above
     axes.set_title(task)
     axes.set_xlabel(f"points above {to}")
 
@@ -85,6 +85,7 @@ def _draw_curves(axes: Any, scores: Sequence[Score], task: str) -> None:
             axes.errorbar(flop, mean, (mean - low, high - mean), label=variant, **style)
         elif points and not is_trained(scores, variant):
             axes.axhline(points[0][1], color=f"C{number}", linestyle=":", label=variant)
+    axes.set_xlim(left=0)
     axes.set_xlabel("FLOP of pre-training")
 
 

@@ -7,10 +7,10 @@
 with this project. Where a set has no part to be scored on (STS-B, Wikigold), that is its last
 tenth.
 
-Each task is trained ``--seeds`` times with the encoder of the model and as often with random
-numbers in its place, by the command ``finetune``, one after the other. All settings are the same. A
-run that has finished is not repeated, and one that was stopped goes on, so this command can be
-stopped and started again. What a run prints is in a file beside its folder.
+Each task is trained ``--seeds`` times with the encoder of the model, and as often with the random
+numbers that it began with itself, by the command ``finetune``, one after the other. All settings
+are the same. A run that has finished is not repeated, and one that was stopped goes on, so this
+command can be stopped and started again. What a run prints is in a file beside its folder.
 
 The table has the mean of the first score over the seeds, and their standard deviation.
 """
