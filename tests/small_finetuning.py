@@ -153,6 +153,14 @@ def settings_flags(settings: Mapping[str, Any]) -> list[str]:
     return [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
 
 
+def write_files(folder: Path, kind: str, train: int = 12) -> Path:
+    """Write the smallest encoder, ``train`` examples to learn from and six others."""
+    write_encoder(folder / "model", **SMALLEST)
+    write_examples(folder / "train", kind, train, 0)
+    write_examples(folder / "dev", kind, 6, 1)
+    return folder
+
+
 def run_finetune(model: Path, kind: str, train: Path, dev: Path, output: Path, *flags: str,
                  **settings: Any) -> int:  # fmt: skip
     """Run the command in this process; return its exit code."""

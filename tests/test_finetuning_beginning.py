@@ -26,7 +26,7 @@ from tests.small_finetuning import (
     run_finetune,
     tensors_of,
     write_encoder,
-    write_examples,
+    write_files,
 )
 
 KIND = "tagging"
@@ -38,11 +38,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and labelled data."""
-    folder = tmp_path_factory.mktemp("files")
-    write_encoder(folder / "model", **SMALLEST)
-    write_examples(folder / "train", KIND, 12, 0)
-    write_examples(folder / "dev", KIND, 6, 1)
-    return folder
+    return write_files(tmp_path_factory.mktemp("files"), KIND)
 
 
 def train(folder: Path, output: Path, *flags: str) -> int:

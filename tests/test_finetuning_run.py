@@ -21,15 +21,13 @@ from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.finetuning.data import LabelledData
 from electra_ref.training.records import read_records
 from tests.small_finetuning import (
-    SMALLEST,
     KilledError,
     ends_at,
     held_out,
     killed,
     run_finetune,
     tensors_of,
-    write_encoder,
-    write_examples,
+    write_files,
 )
 
 STEPS, AN_EPOCH = 12, 6
@@ -54,11 +52,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and labelled data."""
-    folder = tmp_path_factory.mktemp("files")
-    write_encoder(folder / "model", **SMALLEST)
-    write_examples(folder / "train", KIND, 24, 0)
-    write_examples(folder / "dev", KIND, 6, 1)
-    return folder
+    return write_files(tmp_path_factory.mktemp("files"), KIND, 24)
 
 
 def train(folder: Path, output: Path, *flags: str, **changes: Any) -> int:

@@ -19,15 +19,13 @@ from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.finetuning.seeds import spread_lines
 from electra_ref.training.records import read_records
 from tests.small_finetuning import (
-    SMALLEST,
     KilledError,
     ends_at,
     held_out,
     killed,
     run_finetune,
     tensors_of,
-    write_encoder,
-    write_examples,
+    write_files,
 )
 
 KIND = "tagging"
@@ -39,11 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    write_encoder(folder / "model", **SMALLEST)
-    write_examples(folder / "train", KIND, 12, 0)
-    write_examples(folder / "dev", KIND, 6, 1)
-    return folder
+    return write_files(tmp_path_factory.mktemp("files"), KIND)
 
 
 def train(folder: Path, output: Path, *flags: str, **changes: Any) -> int:
