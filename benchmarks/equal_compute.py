@@ -3,7 +3,7 @@
     python -m benchmarks.equal_compute [--corpus FILE ...] [--data DIR] [--preset NAME] [--steps N]
         [--variants NAME;...] [--seeds N,N,...] [--finetuning-seeds N] [--jobs N] [--output-dir DIR]
         [--set KEY=VALUE ...] [--plot FILE.svg]
-    python -m benchmarks.equal_compute --from FILE.csv [--plot FILE.svg]
+    python -m benchmarks.equal_compute --from FILE.csv [FILE.csv ...] [--plot FILE.svg]
 
 Clark et al. 2020 (arXiv:2003.10555), section 3.5, table 5: ELECTRA, all-tokens MLM, replace MLM,
 ELECTRA 15 % and BERT, here each for the floating-point operations that ``--steps`` steps of ELECTRA
@@ -20,8 +20,9 @@ Every model is then fine-tuned ``--finetuning-seeds`` times for each of four tas
 BERT also once after a quarter, half and three quarters of their steps (figure 1). So are two models
 that are not pre-trained, as often as the models of one variant: ``start`` has the random numbers
 that pre-training begins with, ``random`` those of the original.
-What has finished is not repeated, so the command can be stopped and started again. All scores go to
-``equal_compute.csv`` in the output folder, which ``--from`` reads.
+What has finished is not repeated, so the command can be stopped and started again. All scores go
+to ``equal_compute.csv`` in the output folder. ``--from`` reads such files, so seeds and variants
+can be divided among machines.
 
 The score of a pre-trained model is the mean over its fine-tuning seeds, and +- is the standard
 deviation of these means (of the runs of what is not pre-trained). ``equal_compute_report`` says how
@@ -37,7 +38,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks import pretraining_runs
 from benchmarks.choosing import check_numbers, seeds_of
@@ -80,6 +81,7 @@ GENERATORS = {
 VARIANTS = {**{name: (f"objective={name}",) for name in OBJECTIVES}, **GENERATORS}
 REFERENCES = ("start", BERT)  # differences are shown to them
 CSV_FILE = "equal_compute.csv"
+FROM_HELP = "only report what these files have, of runs with equal settings"
 
 
 class Scored(NamedTuple):
@@ -118,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=2, metavar="N", help="runs at a time; default: %(default)s")
     folder = Path("runs/equal-compute")
     add("--output-dir", type=Path, default=folder, metavar="DIR", help="default: %(default)s")
-    add("--from", type=Path, metavar="CSV", dest="scores", help="only report what this file has")
+    add("--from", nargs="+", type=Path, metavar="CSV", dest="scores", help=FROM_HELP)
     add("--plot", type=Path, metavar="FILE.svg", help="draw the figure; needs matplotlib")
     return parser
 
@@ -129,7 +131,7 @@ def compare_or_report(options: argparse.Namespace) -> list[str]:
     if options.scores is None:
         failures, scores = compare(options)
     else:
-        scores = read_scores(options.scores)
+        scores = read_all(options.scores)
     print_report(scores, REFERENCES)
     if options.plot is not None:
         draw(scores, options.plot, BERT, without=RANDOM)
@@ -235,6 +237,24 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Score._fields)
         writer.writerows(scores)
+
+
+def read_all(paths: Iterable[Path]) -> list[Score]:
+    """Return the scores of all files. Raises UserError if two have the same run."""
+    found: dict[tuple[Any, ...], Path] = {}
+    scores: list[Score] = []
+    for path in paths:
+        for one in read_scores(path):
+            run = (one.variant, one.seed, one.step, one.task, one.finetuning_seed)
+            if run in found:
+                raise UserError(
+                    f"{found[run]} and {path} both have the score of {one.variant}, seed "
+                    f"{one.seed}, step {one.step}, {one.task}, fine-tuning seed "
+                    f"{one.finetuning_seed}: leave it out of one of them"
+                )
+            found[run] = path
+            scores.append(one)
+    return scores
 
 
 def read_scores(path: Path) -> list[Score]:

@@ -27,6 +27,7 @@ from benchmarks.equal_compute import (
     folder_of,
     not_pretrained,
     plans_of,
+    read_all,
     read_scores,
     scores_of,
     write_scores,
@@ -359,3 +360,23 @@ def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no file of scores"):
         read_scores(tmp_path / "other.csv")
+
+
+def test_files_of_several_machines_are_reported_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs.csv"
+    write_scores(ours, [score(ELECTRA, 0, 0.5), score(BERT, 0, 0.25)])
+    write_scores(theirs, [score(ELECTRA, 1, 0.75), score(BERT, 1, 0.25)])
+    assert equal_compute.main(["--from", str(ours), str(theirs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"| {ELECTRA} | 8e+09 | 62.5 +- 17.7 |" in lines
+    assert f"| {ELECTRA} | +37.5 (+25.0 to +50.0; 12.5) |" in lines
+
+
+def test_a_run_in_two_files_is_refused(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs.csv"
+    write_scores(ours, [score(ELECTRA, 0, 0.5)])
+    write_scores(theirs, [score(ELECTRA, 1, 0.75), score(ELECTRA, 0, 0.5)])
+    with pytest.raises(UserError, match=r"ours.csv and .*theirs.csv both have .* electra, seed 0"):
+        read_all([ours, theirs])
