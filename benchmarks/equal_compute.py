@@ -2,7 +2,7 @@
 
     python -m benchmarks.equal_compute [--corpus FILE ...] [--data DIR] [--preset NAME] [--steps N]
         [--variants NAME;...] [--seeds N,N,...] [--finetuning-seeds N] [--jobs N] [--output-dir DIR]
-        [--set KEY=VALUE ...] [--plot FILE.svg]
+        [--set KEY=VALUE ...] [--few-labels] [--plot FILE.svg]
     python -m benchmarks.equal_compute --from FILE.csv [FILE.csv ...] [--plot FILE.svg]
 
 Clark et al. 2020 (arXiv:2003.10555), section 3.5, table 5: ELECTRA, all-tokens MLM, replace MLM,
@@ -20,6 +20,11 @@ Every model is then fine-tuned ``--finetuning-seeds`` times for each of four tas
 BERT also once after a quarter, half and three quarters of their steps (figure 1). So are two models
 that are not pre-trained, as often as the models of one variant: ``start`` has the random numbers
 that pre-training begins with, ``random`` those of the original.
+
+With ``--few-labels`` there are 100 to 1,600 sentences to learn from: that is where it matters most
+what a model knew before. Models are fine-tuned after all their steps only, and all scores go to
+``few_labels.csv``.
+
 What has finished is not repeated, so the command can be stopped and started again. All scores go
 to ``equal_compute.csv`` in the output folder. ``--from`` reads such files, so seeds and variants
 can be divided among machines.
@@ -55,6 +60,7 @@ from benchmarks.pretraining_runs import (
 )
 from benchmarks.scored_encoders import (
     DATA_HELP,
+    FEW_LABELS,
     SMALL_TASKS,
     START,
     USUAL,
@@ -80,7 +86,8 @@ GENERATORS = {
 }
 VARIANTS = {**{name: (f"objective={name}",) for name in OBJECTIVES}, **GENERATORS}
 REFERENCES = ("start", BERT)  # differences are shown to them
-CSV_FILE = "equal_compute.csv"
+CSV_FILE, FEW_CSV_FILE = "equal_compute.csv", "few_labels.csv"
+TASK_SETS = {False: (SMALL_TASKS, CSV_FILE), True: (FEW_LABELS, FEW_CSV_FILE)}
 FROM_HELP = "only report what these files have, of runs with equal settings"
 
 
@@ -117,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--variants", metavar="NAME;...", help=f"default: all of {'; '.join(VARIANTS)}")
     add("--seeds", default="0,1,2", metavar="N,...", help="of pre-training; default: %(default)s")
     add("--finetuning-seeds", type=int, default=3, metavar="N", help="default: %(default)s")
+    add("--few-labels", action="store_true", help="100 to 1,600 sentences; needs --data")
     add("--jobs", type=int, default=2, metavar="N", help="runs at a time; default: %(default)s")
     folder = Path("runs/equal-compute")
     add("--output-dir", type=Path, default=folder, metavar="DIR", help="default: %(default)s")
@@ -140,7 +148,7 @@ def compare_or_report(options: argparse.Namespace) -> list[str]:
 
 def compare(options: argparse.Namespace) -> tuple[list[str], list[Score]]:
     """Train and fine-tune what is missing, write all scores; return the failures and the scores."""
-    check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
+    _check(options)
     output = options.output_dir.resolve()
     plans, seeds = plans_of(options), seeds_of(options.seeds)
     corpus = tuple(str(Path(name).resolve()) for name in options.corpus)
@@ -148,20 +156,28 @@ def compare(options: argparse.Namespace) -> tuple[list[str], list[Score]]:
         Run(plan, seed, folder_of(output, plan, seed), corpus) for seed in seeds for plan in plans
     ]
     check_folders(runs)
-    files = small_files(options.data and options.data.resolve(), output)
+    tasks, csv_name = TASK_SETS[options.few_labels]
+    files = small_files(options.data and options.data.resolve(), output, tasks)
     print_origin(origin(("numpy", "numba", "scikit-learn")))
-    to_score = {run: list(encoders_of(run, output, options.finetuning_seeds)) for run in runs}
-    to_score[runs[0]] += not_pretrained(runs[0], output, options.finetuning_seeds * len(seeds))
+    again, curves = options.finetuning_seeds, not options.few_labels
+    to_score = {run: list(encoders_of(run, output, again, curves=curves)) for run in runs}
+    to_score[runs[0]] += not_pretrained(runs[0], output, again * len(seeds))
     for one in itertools.chain.from_iterable(to_score.values()):
         check_scored(one.encoder, files, one.finetuning_seeds)
     jobs = [Job(run.name, partial(do, run, to_score[run], files)) for run in runs]
     try:
         failures = run_jobs(jobs, options.jobs)
     finally:
-        found = (scores_of(scored) for run in runs for scored in to_score[run])
+        found = (scores_of(scored, tasks) for run in runs for scored in to_score[run])
         scores = list(itertools.chain.from_iterable(found))
-        write_scores(output / CSV_FILE, scores)
+        write_scores(output / csv_name, scores)
     return failures, scores
+
+
+def _check(options: argparse.Namespace) -> None:
+    check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
+    if options.few_labels and options.data is None:
+        raise UserError("--few-labels needs the files of the tasks: --data DIR")
 
 
 def plans_of(options: argparse.Namespace) -> list[Plan]:
@@ -203,10 +219,15 @@ def do(run: Run, to_score: Iterable[Scored], files: dict[str, tuple[Path, Path]]
         fine_tune(scored.encoder, files, scored.finetuning_seeds)
 
 
-def encoders_of(run: Run, output: Path, finetuning_seeds: int) -> Iterator[Scored]:
-    """Yield the encoders of ``run`` that are fine-tuned, the last one last."""
+def encoders_of(
+    run: Run, output: Path, finetuning_seeds: int, *, curves: bool = True
+) -> Iterator[Scored]:
+    """Yield the encoders of ``run`` that are fine-tuned, the last one last.
+
+    Without ``curves`` that is the only one.
+    """
     plan, steps = run.plan, [run.plan.steps]
-    if plan.variant in WITH_CURVES:
+    if curves and plan.variant in WITH_CURVES:
         part = -(-plan.steps // PARTS)
         steps = [*range(part, plan.steps, part), plan.steps]
     for step in steps:
@@ -224,9 +245,9 @@ def not_pretrained(run: Run, output: Path, seeds: int) -> Iterator[Scored]:
         yield Scored(name, 0, 0, 0.0, encoder, seeds)
 
 
-def scores_of(scored: Scored) -> Iterator[Score]:
-    """Yield the scores of the tasks that are done."""
-    for task in SMALL_TASKS:
+def scores_of(scored: Scored, tasks: Iterable[str]) -> Iterator[Score]:
+    """Yield the scores of those of ``tasks`` that are done."""
+    for task in tasks:
         for seed, value in (scored.encoder.scores(task) or {}).items():
             yield Score(*scored[:4], task, seed, value)
 

@@ -5,6 +5,8 @@ of each task were chosen for random numbers of the usual kind: 3 to 10 epochs at
 tried, one seed each. (Later 5e-4 was tried for whole texts: benchmarks/README.md, "The search for a
 recipe".)
 
+``FEW_LABELS`` are tasks with fewer sentences to learn from, all for the same number of steps.
+
 Two encoders are not pre-trained. ``START`` begins with the random numbers that the pre-training of
 the model begins with, so the difference to it is what pre-training taught. ``USUAL`` begins with
 those of the original.
@@ -12,12 +14,12 @@ those of the original.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.side_by_side import run_module
-from benchmarks.tasks import TASKS, files_of, scores_in, some_records
+from benchmarks.tasks import TASKS, TaskFiles, files_of, scores_in, some_records
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
 from electra_ref.training.finetuning.embedded import embedded_task, write_texts
@@ -34,20 +36,37 @@ EMBEDDED = "which package"  # the task that needs no data: training.finetuning.e
 class SmallTask(NamedTuple):
     """How a task is learned and scored."""
 
-    arguments: tuple[str, ...]
+    source: TaskFiles | None  # None: the embedded texts
     score: str
     epochs: int
     learning_rate: float
     records: int | None = None  # of the training file; None: all
+    steps: int = 0  # 0: as many as ``epochs`` make; otherwise scores are taken at the end alone
+
+    @property
+    def arguments(self) -> Iterator[str]:
+        """Yield the arguments of ``finetune`` that say what is learned, and for how long."""
+        yield from self.source.arguments if self.source else ("--task", "classification")
+        long = ("steps", "evaluate_every", "checkpoint_every") if self.steps else ("epochs",)
+        for key in long:
+            yield from ("--set", f"{key}={self.steps or self.epochs}")
+        yield from ("--set", f"learning_rate={self.learning_rate}")
 
 
+_UD, _SLOTS = TASKS["UD part of speech"], TASKS["SNIPS slots"]
 SMALL_TASKS = {
-    "UD part of speech": SmallTask(TASKS["UD part of speech"].arguments, "accuracy", 5, 1e-3, 4000),
-    "SNIPS slots": SmallTask(TASKS["SNIPS slots"].arguments, "f1", 10, 1e-3, 4000),
-    "SST-2": SmallTask(TASKS["SST-2"].arguments, "accuracy", 3, 3e-4, 6000),
-    "CoLA": SmallTask(TASKS["CoLA"].arguments, "matthews_correlation", 5, 3e-4),
-    EMBEDDED: SmallTask(("--task", "classification"), "accuracy", 3, 1e-3),
+    "UD part of speech": SmallTask(_UD, "accuracy", 5, 1e-3, 4000),
+    "SNIPS slots": SmallTask(_SLOTS, "f1", 10, 1e-3, 4000),
+    "SST-2": SmallTask(TASKS["SST-2"], "accuracy", 3, 3e-4, 6000),
+    "CoLA": SmallTask(TASKS["CoLA"], "matthews_correlation", 5, 3e-4),
+    EMBEDDED: SmallTask(None, "accuracy", 3, 1e-3),
 }
+FEW_LABELS = {
+    f"{name}, {count:,}": SMALL_TASKS[name]._replace(records=count, steps=400)
+    for name in ("UD part of speech", "SNIPS slots")
+    for count in (100, 400, 1600)
+}
+ALL_TASKS = {**SMALL_TASKS, **FEW_LABELS}
 
 
 class Encoder(NamedTuple):
@@ -59,18 +78,20 @@ class Encoder(NamedTuple):
 
     def folder_of(self, task: str) -> Path:
         """Return the folder of the runs for ``task``, one for each seed."""
-        return self.folder / task.lower().replace(" ", "-")
+        return self.folder / task.lower().replace(", ", "-").replace(" ", "-").replace(",", "")
 
     def scores(self, task: str) -> dict[int, float] | None:
         """Return the score of each seed, None if not all are done."""
         if (found := scores_in(self.folder_of(task))) is None:
             return None
-        score = SMALL_TASKS[task].score
+        score = ALL_TASKS[task].score
         return {int(seed): figures[score] for seed, figures in found.items()}
 
 
-def small_files(data: Path | None, output: Path) -> dict[str, tuple[Path, Path]]:
-    """Return for each task the files to learn from and to be scored. Raises UserError.
+def small_files(
+    data: Path | None, output: Path, tasks: Iterable[str] = SMALL_TASKS
+) -> dict[str, tuple[Path, Path]]:
+    """Return for each of ``tasks`` the files to learn from and to be scored. Raises UserError.
 
     Without ``data`` there is one task, whose files are written from the installed packages.
     """
@@ -78,11 +99,12 @@ def small_files(data: Path | None, output: Path) -> dict[str, tuple[Path, Path]]
         output.mkdir(parents=True, exist_ok=True)
         return {EMBEDDED: write_texts(output, *embedded_task())}
     files = {}
-    for name, task in SMALL_TASKS.items():
-        if name in TASKS:
-            train, dev = files_of(TASKS[name], data, output)
+    for name in tasks:
+        task = ALL_TASKS[name]
+        if task.source is not None:
+            train, dev = files_of(task.source, data, output)
             if task.records is not None:
-                train = some_records(TASKS[name], data, output, task.records)
+                train = some_records(task.source, data, output, task.records)
             files[name] = train, dev
     return files
 
@@ -117,7 +139,5 @@ def _arguments(encoder: Encoder, task: str, files: Sequence[Path], seeds: int) -
         return
     train, dev = files
     yield from ("--model", str(encoder.model), "--seeds", str(seeds))
-    yield from ("--train", str(train), "--dev", str(dev), *SMALL_TASKS[task].arguments)
-    for key in ("epochs", "learning_rate"):
-        yield from ("--set", f"{key}={getattr(SMALL_TASKS[task], key)}")
+    yield from ("--train", str(train), "--dev", str(dev), *ALL_TASKS[task].arguments)
     yield from encoder.start

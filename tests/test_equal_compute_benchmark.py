@@ -45,7 +45,7 @@ from benchmarks.equal_compute_report import (
 )
 from benchmarks.harness import exit_code_of
 from benchmarks.pretraining_runs import Run, check_folders
-from benchmarks.scored_encoders import SMALL_TASKS, Encoder
+from benchmarks.scored_encoders import ALL_TASKS, FEW_LABELS, Encoder
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.training.finetuning.seeds_file import Seeds
@@ -67,7 +67,7 @@ def write_seeds(encoder: Encoder, task: str, *values: float) -> None:
     """Write what the command that fine-tunes leaves."""
     folder = encoder.folder_of(task)
     folder.mkdir(parents=True)
-    key = SMALL_TASKS[task].score
+    key = ALL_TASKS[task].score
     scores = {str(seed): {key: value, "other": 0.0} for seed, value in enumerate(values)}
     (folder / "seeds.json").write_text(json.dumps({"scores": scores, "best": 0}))
 
@@ -138,7 +138,7 @@ def test_what_is_not_pre_trained_has_one_score_for_each_seed(tmp_path: Path) -> 
     )
     values = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     write_seeds(scored[0].encoder, TASK, *values)
-    found = list(scores_of(scored[0]))
+    found = list(scores_of(scored[0], [TASK]))
     assert [(one.finetuning_seed, one.score) for one in found] == list(enumerate(values))
     assert {seed: list(x) for seed, x in by_seed(found, scored[0].variant, TASK).items()} == {
         seed: [100 * value] for seed, value in enumerate(values)
@@ -300,6 +300,7 @@ def test_one_seed_has_no_interval() -> None:
         (["--data", "x", "--jobs", "0"], "--jobs 0: at least 1"),
         (["--data", "x", "--finetuning-seeds", "0"], "--finetuning-seeds 0: at least 1"),
         (["--data", "nowhere", "--steps", "40"], "No such file"),
+        (["--few-labels"], "--few-labels needs the files of the tasks: --data DIR"),
         (["--from", "nowhere.csv"], "nowhere.csv: No such file"),
     ],
 )
@@ -337,6 +338,36 @@ def test_a_comparison_that_is_stopped_leaves_its_scores(
     captured = capsys.readouterr()
     assert "the same command goes on" in captured.err
     assert "minus" not in captured.out
+
+
+def test_few_labels_are_asked_for_after_all_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the usual tasks that were done in the same folder nothing is said."""
+    few, values = next(iter(FEW_LABELS)), iter((0.5, 0.25, 0.75))
+    given = ["--steps", "40", "--variants", BERT, "--seeds", "7", "--finetuning-seeds", "1"]
+    given += ["--data", "d", "--output-dir", str(tmp_path)]
+    asked: list[list[str]] = []
+
+    def fine_tune(encoder: Encoder, *_: Any) -> None:
+        write_seeds(encoder, few, next(values))
+        write_seeds(encoder, TASK, 1.0)
+
+    def small_files(*given: Any) -> dict[str, Any]:
+        asked.append(list(given[-1]))
+        return {}
+
+    monkeypatch.setattr(equal_compute, "train", lambda _: None)
+    monkeypatch.setattr(equal_compute, "fine_tune", fine_tune)
+    monkeypatch.setattr(equal_compute, "small_files", small_files)
+    assert equal_compute.main(["--preset", "tiny", "--few-labels", *given]) == 0
+    assert asked == [list(FEW_LABELS)]
+    found = read_scores(tmp_path / equal_compute.FEW_CSV_FILE)
+    assert [(one.variant, one.task, one.score) for one in found] == [
+        (BERT, few, 0.5), ("start", few, 0.25), ("random", few, 0.75),
+    ]  # fmt: skip
+    assert found[0].step > 30
+    assert f"| {BERT} |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20], ids=["written at the end", "written at once"])

@@ -6,6 +6,7 @@ Nothing is trained here; the files of the commands are written in their place.
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.pretraining_runs import Run
 from benchmarks.recipe import RESULTS, line_of, plans_of, update
 from benchmarks.scored_encoders import (
     EMBEDDED,
+    FEW_LABELS,
     SMALL_TASKS,
     USUAL,
     Encoder,
@@ -153,6 +155,39 @@ def test_all_encoders_are_fine_tuned_alike(tmp_path: Path, monkeypatch: pytest.M
         (3, str(tmp_path / "train"), tmp_path / "model")
     }
     assert len({one.output_dir for one in parsed}) == len(parsed)
+
+
+def test_few_labels_are_learned_for_as_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(scored_encoders, "run_module", lambda command, _: commands.append(command))
+    files = dict.fromkeys(FEW_LABELS, (tmp_path / "train", tmp_path / "dev"))
+    fine_tune(Encoder(tmp_path / "model", tmp_path / "tuned"), files, 3)
+    parsed = [build_parser().parse(command[1:]) for command in commands]
+    once = ("steps=400", "evaluate_every=400", "checkpoint_every=400", "learning_rate=0.001")
+    assert [tuple(one.settings) for one in parsed] == [once] * 6
+    assert [one.output_dir.name for one in parsed] == [
+        f"{name}-{count}"
+        for name in ("ud-part-of-speech", "snips-slots")
+        for count in (100, 400, 1600)
+    ]
+
+
+def test_few_labels_come_from_files_of_their_own(tmp_path: Path) -> None:
+    for name, data in (("UD part of speech", "1\tword"), ("SNIPS slots", "i\tw\tO")):
+        task = TASKS[name]
+        path = tmp_path / "data" / task.train
+        path.parent.mkdir(parents=True)
+        header = "intent\ttokens\tslots\n" if task.header else ""
+        separator = "\n\n" if task.blocks else "\n"
+        path.write_bytes(gzip.compress((header + separator.join([data] * 2000)).encode()))
+    found = small_files(tmp_path / "data", tmp_path / "out", FEW_LABELS)
+    assert list(found) == list(FEW_LABELS)
+    assert len({train for train, _ in found.values()}) == 6
+    train, dev = found["SNIPS slots, 400"]
+    assert len(train.read_text().splitlines()) == 401
+    assert dev == tmp_path / "data/snips/valid.tsv"
 
 
 def test_without_data_there_is_the_task_of_the_installed_packages(tmp_path: Path) -> None:
