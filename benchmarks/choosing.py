@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from electra_ref.errors import UserError
@@ -61,6 +62,23 @@ def check_numbers(options: argparse.Namespace, least: Mapping[str, int]) -> None
         for number in given if isinstance(given, list) else [given]:
             if number < lowest:
                 raise UserError(f"--{option.replace('_', '-')} {number}: at least {lowest}")
+
+
+def check_settings(settings: Iterable[str], decided: Mapping[str, str]) -> None:
+    """Raise UserError if one of ``settings`` is decided otherwise; ``decided`` says how."""
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        if key in decided:
+            raise UserError(f"--set {setting}: {key} follows from {decided[key]} here")
+
+
+def corpus_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the absolute paths of the files and folders ``names``. Raises UserError."""
+    paths = [Path(name).resolve() for name in names]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"--corpus {path}: no such file")
+    return tuple(map(str, paths))
 
 
 def seeds_of(text: str) -> list[int]:

@@ -18,16 +18,16 @@ ELECTRA, while the paper's BERT also puts random words in place of some.
 Every model is then fine-tuned ``--finetuning-seeds`` times for each of four tasks
 (``scored_encoders``; without ``--data`` for the one that ``finetune`` brings with it), ELECTRA and
 BERT also once after a quarter, half and three quarters of their steps (figure 1). So are two models
-that are not pre-trained, as often as the models of one variant: ``start`` has the random numbers
-that pre-training begins with, ``random`` those of the original.
+that are not pre-trained, as often as the models of one variant: ``start`` has random numbers of
+the kind that pre-training begins with, ``random`` those of the original.
 
 With ``--few-labels`` there are 100 to 1,600 sentences to learn from: that is where it matters most
 what a model knew before. Models are fine-tuned after all their steps only, and all scores go to
 ``few_labels.csv``.
 
 What has finished is not repeated, so the command can be stopped and started again. All scores go
-to ``equal_compute.csv`` in the output folder. ``--from`` reads such files, so seeds and variants
-can be divided among machines.
+to ``equal_compute.csv`` in the output folder. ``--from`` reads such files and does nothing else, so
+seeds and variants can be divided among machines.
 
 The score of a pre-trained model is the mean over its fine-tuning seeds, and +- is the standard
 deviation of these means (of the runs of what is not pre-trained). ``equal_compute_report`` says how
@@ -46,15 +46,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import pretraining_runs
-from benchmarks.choosing import check_numbers, seeds_of
-from benchmarks.equal_compute_figure import draw
+from benchmarks.choosing import check_numbers, check_settings, corpus_of, seeds_of
+from benchmarks.equal_compute_figure import check_that_it_can_draw, draw
 from benchmarks.equal_compute_report import Score, print_report
 from benchmarks.harness import exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import (
     Plan,
     Run,
     check_folders,
-    last_record,
+    checkpoint_of,
+    has_finished,
     steps_of_equal_flop,
     train,
 )
@@ -70,9 +71,8 @@ from benchmarks.scored_encoders import (
 )
 from benchmarks.scored_encoders import check_folders as check_scored
 from benchmarks.side_by_side import Job, run_jobs
-from electra_ref.config.pretraining import PRESETS
+from electra_ref.config.pretraining import PRESETS, resolve_config
 from electra_ref.errors import UserError
-from electra_ref.training.checkpoint import checkpoint_path
 
 ELECTRA, BERT = "electra", "mlm"
 OBJECTIVES = (ELECTRA, "all-tokens-mlm", "replace-mlm", "electra-15", BERT)
@@ -85,6 +85,16 @@ GENERATORS = {
     for name, share in (("1/8", 1 / 8), ("1/4", 1 / 4))
 }
 VARIANTS = {**{name: (f"objective={name}",) for name in OBJECTIVES}, **GENERATORS}
+ALL_VARIANTS = (*VARIANTS, *NOT_PRETRAINED)
+KEPT = 1000  # checkpoints; a run that is stopped and goes on has some more than its quarters
+DECIDED = {  # settings that are not free, and what decides
+    "objective": "--variants",
+    "seed": "--seeds",
+    **dict.fromkeys(("steps", "warmup_steps"), "--steps and the preset"),
+    **dict.fromkeys(("evaluate_every", "checkpoint_every"), "--steps"),
+    "keep_checkpoints": "what is fine-tuned",
+    "device": "what is compared",
+}
 REFERENCES = ("start", BERT)  # differences are shown to them
 CSV_FILE, FEW_CSV_FILE = "equal_compute.csv", "few_labels.csv"
 TASK_SETS = {False: (SMALL_TASKS, CSV_FILE), True: (FEW_LABELS, FEW_CSV_FILE)}
@@ -121,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--preset", choices=list(PRESETS), default="laptop", help="default: %(default)s")
     add("--steps", type=int, metavar="N", help="of ELECTRA; default: the preset's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
-    add("--variants", metavar="NAME;...", help=f"default: all of {'; '.join(VARIANTS)}")
+    add("--variants", metavar="NAME;...", help=f"default: all of {'; '.join(ALL_VARIANTS)}")
     add("--seeds", default="0,1,2", metavar="N,...", help="of pre-training; default: %(default)s")
     add("--finetuning-seeds", type=int, default=3, metavar="N", help="default: %(default)s")
     add("--few-labels", action="store_true", help="100 to 1,600 sentences; needs --data")
@@ -136,12 +146,16 @@ def build_parser() -> argparse.ArgumentParser:
 def compare_or_report(options: argparse.Namespace) -> list[str]:
     """Do what the command line asks for; return the failures. Raises UserError."""
     failures: list[str] = []
+    if options.plot is not None:
+        check_that_it_can_draw()
     if options.scores is None:
         failures, scores = compare(options)
     else:
         scores = read_all(options.scores)
+    if not scores and not failures:
+        raise UserError("there is no score to report")
     print_report(scores, REFERENCES)
-    if options.plot is not None:
+    if options.plot is not None and scores:
         draw(scores, options.plot, BERT, without=RANDOM)
     return failures
 
@@ -151,7 +165,7 @@ def compare(options: argparse.Namespace) -> tuple[list[str], list[Score]]:
     _check(options)
     output = options.output_dir.resolve()
     plans, seeds = plans_of(options), seeds_of(options.seeds)
-    corpus = tuple(str(Path(name).resolve()) for name in options.corpus)
+    corpus = corpus_of(options.corpus)
     runs = [
         Run(plan, seed, folder_of(output, plan, seed), corpus) for seed in seeds for plan in plans
     ]
@@ -161,9 +175,15 @@ def compare(options: argparse.Namespace) -> tuple[list[str], list[Score]]:
     print_origin(origin(("numpy", "numba", "scikit-learn")))
     again, curves = options.finetuning_seeds, not options.few_labels
     to_score = {run: list(encoders_of(run, output, again, curves=curves)) for run in runs}
-    to_score[runs[0]] += not_pretrained(runs[0], output, again * len(seeds))
-    for one in itertools.chain.from_iterable(to_score.values()):
-        check_scored(one.encoder, files, one.finetuning_seeds)
+    to_score[runs[0]] += [
+        one
+        for one in not_pretrained(runs[0], output, again * len(seeds))
+        if one.variant in names_of(options)
+    ]
+    for run, scored in to_score.items():
+        for one in scored:
+            is_trained = has_finished(run)
+            check_scored(one.encoder, files, one.finetuning_seeds, is_trained=is_trained)
     jobs = [Job(run.name, partial(do, run, to_score[run], files)) for run in runs]
     try:
         failures = run_jobs(jobs, options.jobs)
@@ -176,31 +196,42 @@ def compare(options: argparse.Namespace) -> tuple[list[str], list[Score]]:
 
 def _check(options: argparse.Namespace) -> None:
     check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
+    check_settings(options.settings, DECIDED)
     if options.few_labels and options.data is None:
         raise UserError("--few-labels needs the files of the tasks: --data DIR")
 
 
 def plans_of(options: argparse.Namespace) -> list[Plan]:
     """Return the plans of all variants, with the FLOP of ``--steps`` steps of ELECTRA."""
-    steps = options.steps or int(PRESETS[options.preset]["steps"])
+    steps = resolve_config(preset=options.preset).steps if options.steps is None else options.steps
     if steps < PARTS:
         raise UserError(f"--steps {steps}: at least {PARTS}")
-    names = list(VARIANTS) if options.variants is None else options.variants.split(";")
-    for name in names:
-        if name not in VARIANTS:
-            raise UserError(f"--variants {name}: none of {'; '.join(VARIANTS)}")
-        if names.count(name) > 1:
-            raise UserError(f"--variants {name}: given twice")
+    names = [name for name in names_of(options) if name in VARIANTS]
+    if not names:
+        raise UserError(
+            f"--variants {options.variants}: name one that is pre-trained, too, for its vocabulary"
+        )
     budget = steps * _plan(ELECTRA, options, steps).flop_per_step
     plans = [_plan(name, options, steps) for name in names]
     return [_plan(plan.variant, options, steps_of_equal_flop(plan, budget)) for plan in plans]
+
+
+def names_of(options: argparse.Namespace) -> list[str]:
+    """Return the names of ``--variants``. Raises UserError for one that is unknown."""
+    names = list(ALL_VARIANTS) if options.variants is None else options.variants.split(";")
+    for name in names:
+        if name not in ALL_VARIANTS:
+            raise UserError(f"--variants {name}: none of {'; '.join(ALL_VARIANTS)}")
+        if names.count(name) > 1:
+            raise UserError(f"--variants {name}: given twice")
+    return names
 
 
 def _plan(variant: str, options: argparse.Namespace, steps: int) -> Plan:
     part = -(-steps // PARTS)
     settings = (
         *(*options.settings, *VARIANTS[variant]),
-        *(f"evaluate_every={part}", f"checkpoint_every={part}", f"keep_checkpoints={PARTS}"),
+        *(f"evaluate_every={part}", f"checkpoint_every={part}", f"keep_checkpoints={KEPT}"),
     )
     return pretraining_runs.plan_of(variant, options.preset, settings, steps)
 
@@ -213,7 +244,7 @@ def folder_of(output: Path, plan: Plan, seed: int) -> Path:
 
 def do(run: Run, to_score: Iterable[Scored], files: dict[str, tuple[Path, Path]]) -> None:
     """Train and fine-tune what is missing of ``run``. Raises UserError if something fails."""
-    if last_record(run) is None:
+    if not has_finished(run):
         train(run)
     for scored in to_score:
         fine_tune(scored.encoder, files, scored.finetuning_seeds)
@@ -232,7 +263,7 @@ def encoders_of(
         steps = [*range(part, plan.steps, part), plan.steps]
     for step in steps:
         folder = output / "fine-tuned" / run.folder.name / f"step-{step}"
-        encoder = Encoder(checkpoint_path(run.folder / "checkpoints", step), folder)
+        encoder = Encoder(checkpoint_of(run, step), folder)
         flop = step * plan.flop_per_step
         seeds = finetuning_seeds if step == plan.steps else 1
         yield Scored(plan.variant, run.seed, step, flop, encoder, seeds)
@@ -292,7 +323,7 @@ def read_scores(path: Path) -> list[Score]:
         ]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(f"{path}: no file of scores, whose columns are {Score._fields}") from None
 
 

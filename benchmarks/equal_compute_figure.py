@@ -9,6 +9,7 @@ pre-training, of the first fine-tuning seed; dotted, what is not pre-trained.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,21 @@ from benchmarks.equal_compute_report import (
 from electra_ref.errors import UserError
 
 
+def check_that_it_can_draw() -> None:
+    """Raise UserError if matplotlib is missing."""
+    if find_spec("matplotlib") is None:
+        raise UserError("--plot needs matplotlib (extra: plots)")
+
+
 def draw(scores: Sequence[Score], path: Path, to: str, without: str) -> None:
     """Draw differences to the variant ``to`` and curves; leave the variant ``without`` out.
 
     Raises UserError if matplotlib is missing or the file cannot be written.
     """
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  (an extra, needed only here)
-        from matplotlib.figure import Figure  # noqa: PLC0415  (the same)
-    except ImportError:
-        raise UserError("--plot needs matplotlib (extra: plots)") from None
+    check_that_it_can_draw()
+    import matplotlib as mpl  # noqa: PLC0415  (an extra, needed only here)
+    from matplotlib.figure import Figure  # noqa: PLC0415  (the same)
+
     shown = [one for one in scores if one.variant != without]
     compared = of_equal_flop(last_of_each(shown))
     tasks = names(shown, "task")

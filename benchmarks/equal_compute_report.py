@@ -24,7 +24,7 @@ RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 PERCENTILES = (2.5, 97.5)  # a 95 % interval
 HUNDRED = 100  # scores are shown as points of 100
-EQUAL = 0.99  # share of the greatest FLOP from which on a variant counts as trained to its end
+EQUAL = 0.99  # share of the FLOP aimed at from which on a variant counts as trained to its end
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,9 +64,17 @@ def last_of_each(scores: Iterable[Score]) -> list[Score]:
 
 
 def of_equal_flop(last: Sequence[Score]) -> list[Score]:
-    """Return the scores of the variants that are trained to their end, or not at all."""
-    greatest = max((one.flop for one in last), default=0.0)
-    return [one for one in last if one.step == 0 or one.flop >= EQUAL * greatest]
+    """Return the scores of the variants that are trained to their end, or not at all.
+
+    Steps are whole: the FLOP of a variant differ by up to half of its step from what was aimed at.
+    """
+    trained = [one for one in last if one.step]
+    aim = max((one.flop - 0.5 * one.flop / one.step for one in trained), default=0.0)
+
+    def is_at_its_end(one: Score) -> bool:
+        return one.flop + 0.5 * one.flop / one.step >= EQUAL * aim
+
+    return [one for one in last if one.step == 0 or is_at_its_end(one)]
 
 
 def by_seed(scores: Iterable[Score], variant: str, task: str) -> dict[int, Floats]:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.side_by_side import run_module
-from electra_ref.config.pretraining import PRESETS, PretrainingConfig, resolve_config
+from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.errors import UserError
+from electra_ref.training.checkpoint import checkpoint_path
 from electra_ref.training.pretraining.products import run_flop
 from electra_ref.training.records import read_records
 from electra_ref.training.run_directory import RunDirectory
 
 HALF = "{half}"  # in a setting: half of the steps
+SAME_MODEL = ("keep_checkpoints",)  # what two runs may differ in and leave the same model
 
 
 class Plan(NamedTuple):
@@ -59,8 +61,8 @@ def plan_of(variant: str, preset: str, settings: Iterable[str], steps: int) -> P
 
     Raises UserError.
     """
-    defaults = PRESETS[preset]
-    warmup = round(float(defaults["warmup_steps"]) / int(defaults["steps"]) * steps)
+    defaults = resolve_config(preset=preset)
+    warmup = round(defaults.warmup_steps / defaults.steps * steps)
     chosen = (
         *(setting.replace(HALF, str(steps // 2)) for setting in settings),
         *(f"steps={steps}", f"warmup_steps={warmup}", "device=cpu"),
@@ -101,7 +103,8 @@ def _differences(run: Run) -> Iterator[str]:
     if not path.exists():
         return
     there = asdict(resolve_config(path=path))
-    yield from (key for key, value in wanted.items() if there[key] != value)
+    compared = [key for key in wanted if key not in SAME_MODEL]
+    yield from (key for key in compared if there[key] != wanted[key])
     if RunDirectory.open(run.folder).environment()["source"]["corpus"] != list(run.corpus):
         yield "--corpus"
 
@@ -115,6 +118,16 @@ def last_record(run: Run) -> dict[str, Any] | None:
         if record.get("split") == "held_out":
             return record if record["step"] == run.plan.steps else None
     return None
+
+
+def checkpoint_of(run: Run, step: int) -> Path:
+    """Return where ``run`` leaves the checkpoint of ``step``."""
+    return checkpoint_path(run.folder / "checkpoints", step)
+
+
+def has_finished(run: Run) -> bool:
+    """Return whether the last evaluation of ``run`` and its last checkpoint are there."""
+    return last_record(run) is not None and checkpoint_of(run, run.plan.steps).exists()
 
 
 def command_of(run: Run) -> Sequence[str]:

@@ -9,8 +9,10 @@ x batch x length, padding included), the FLOP of its matrix products, its last f
 text, and the mean score of its fine-tuned models for each of the tasks of ``scored_encoders``. The
 line ``random`` has random numbers in place of a model, with the sizes of the first run.
 
-What has finished is not repeated, and what was stopped goes on. Lines of other runs stay, and so do
-notes, which only people write.
+The line ``random`` is made only if all files are chosen.
+
+What has finished is not repeated, and what was stopped goes on. Lines of runs that have failed, of
+runs that had finished before, and of other runs stay, and so do notes, which only people write.
 """
 
 from __future__ import annotations
@@ -20,14 +22,22 @@ import csv
 import statistics
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.choosing import check_numbers
+from benchmarks.choosing import check_numbers, corpus_of
 from benchmarks.harness import CHECKOUT, commit, exit_code_of, origin, print_origin
-from benchmarks.pretraining_runs import Plan, Run, check_folders, last_record, plan_with, train
+from benchmarks.pretraining_runs import (
+    Plan,
+    Run,
+    check_folders,
+    has_finished,
+    last_record,
+    plan_with,
+    train,
+)
 from benchmarks.scored_encoders import (
     DATA_HELP,
     SMALL_TASKS,
@@ -36,6 +46,7 @@ from benchmarks.scored_encoders import (
     fine_tune,
     small_files,
 )
+from benchmarks.scored_encoders import check_folders as check_scored
 from benchmarks.side_by_side import Job, run_jobs
 from electra_ref.errors import UserError
 
@@ -44,6 +55,18 @@ RANDOM = "random"
 RESULTS = CHECKOUT / "benchmarks" / "results" / "recipe"
 FIGURES = ("mlm_accuracy", "encoder_mlm_accuracy", "rtd_auc", "rtd_masked_auc")
 COLUMNS = ("name", "commit", "tokens", "flop", *FIGURES, "seeds", *SMALL_TASKS, "note")
+
+
+class Model(NamedTuple):
+    """What is fine-tuned, and the run that it comes from."""
+
+    name: str
+    run: Run
+    encoder: Encoder
+
+    def is_done(self, tasks: Iterable[str]) -> bool:
+        """Return whether it is trained, and all ``tasks`` have their scores."""
+        return has_finished(self.run) and all(map(self.encoder.scores, tasks))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,25 +98,30 @@ def search(options: argparse.Namespace) -> list[str]:
     """Train and score what is missing, write the lines; return what failed. Raises UserError."""
     check_numbers(options, {"jobs": 1, "finetuning_seeds": 1})
     output, seeds = options.output_dir.resolve(), options.finetuning_seeds
-    corpus = tuple(str(Path(name).resolve()) for name in options.corpus)
     plans = plans_of(options.results, options.names)
+    corpus = corpus_of(options.corpus)
     runs = [Run(plan, 0, output / plan.variant, corpus) for plan in plans]
     check_folders(runs)
     files = small_files(options.data and options.data.resolve(), output)
+    models = [Model(run.plan.variant, run, encoder_of(run, output)) for run in runs]
+    if options.names is None:
+        usual = Encoder(runs[0].folder, output / "fine-tuned" / RANDOM, USUAL)
+        models.append(Model(RANDOM, runs[0], usual))
+    for model in models:
+        check_scored(model.encoder, files, seeds, is_trained=has_finished(model.run))
     print_origin(origin(("numpy", "numba", "scikit-learn")))
-    encoders = {run.plan.variant: encoder_of(run, output) for run in runs}
+    missing = [model.name for model in models if not model.is_done(files)]
 
-    def do(run: Run) -> None:
-        if last_record(run) is None:
-            train(run)
-        fine_tune(encoders[run.plan.variant], files, seeds)
+    def do(model: Model) -> None:
+        if not has_finished(model.run):
+            train(model.run)
+        fine_tune(model.encoder, files, seeds)
 
-    failures = run_jobs([Job(run.plan.variant, partial(do, run)) for run in runs], options.jobs)
-    first = runs[0]
-    random = Encoder(first.folder, output / "fine-tuned" / RANDOM, USUAL)
-    failures += run_jobs([Job(RANDOM, partial(fine_tune, random, files, seeds))], 1)
-    lines = [line_of(run, encoders[run.plan.variant]) for run in runs]
-    update(options.results / "results.csv", [{"name": RANDOM, **scores_of(random)}, *lines])
+    jobs = [Job(model.name, partial(do, model)) for model in models]
+    failures = run_jobs(jobs[: len(runs)], options.jobs)
+    failures += run_jobs(jobs[len(runs) :], 1)  # random numbers take the vocabulary of the first
+    lines = [line_of(model) for model in models if model.is_done(files)]
+    update(options.results / "results.csv", lines, again=missing)
     return failures
 
 
@@ -123,18 +151,19 @@ def encoder_of(run: Run, output: Path) -> Encoder:
     return Encoder(run.folder, output / "fine-tuned" / run.folder.name)
 
 
-def line_of(run: Run, encoder: Encoder) -> dict[str, Any]:
-    """Return the line of ``run``, as far as it is done."""
-    plan = run.plan
+def line_of(model: Model) -> dict[str, Any]:
+    """Return the line of ``model``."""
+    if model.name == RANDOM:
+        return {"name": RANDOM, **scores_of(model.encoder)}
+    run, plan = model.run, model.run.plan
     config = plan.config(run.seed)
-    tokens = plan.steps * config.batch_size * config.max_length
     record = last_record(run) or {}
     return {
-        "name": plan.variant,
-        "tokens": tokens,
+        "name": model.name,
+        "tokens": plan.steps * config.batch_size * config.max_length,
         "flop": f"{plan.steps * plan.flop_per_step:.3g}",
         **{key: f"{record[key]:.4f}" for key in FIGURES if record.get(key) is not None},
-        **scores_of(encoder),
+        **scores_of(model.encoder),
     }
 
 
@@ -146,8 +175,8 @@ def scores_of(encoder: Encoder) -> dict[str, Any]:
     return {"commit": commit(), "seeds": max(seeds, default=0), **means}
 
 
-def update(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``lines`` into the file in place of those with the same names. Raises UserError."""
+def update(path: Path, lines: Iterable[Mapping[str, Any]], again: Collection[str]) -> None:
+    """Write ``lines`` into the file, in place of those of the names ``again``. Raises UserError."""
     try:
         before = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except FileNotFoundError:
@@ -157,7 +186,8 @@ def update(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     notes = {line["name"]: line["note"] for line in before}
     table = {line["name"]: line for line in before}
     for line in lines:
-        table[line["name"]] = {"note": notes.get(line["name"], ""), **line}
+        if line["name"] in again or line["name"] not in table:
+            table[line["name"]] = {"note": notes.get(line["name"], ""), **line}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

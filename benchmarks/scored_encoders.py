@@ -22,7 +22,7 @@ from benchmarks.side_by_side import run_module
 from benchmarks.tasks import TASKS, TaskFiles, files_of, scores_in, some_records
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
-from electra_ref.training.finetuning.embedded import embedded_task, write_texts
+from electra_ref.training.finetuning.embedded import FILES, embedded_task, write_texts
 from electra_ref.training.finetuning.encoder_source import START as START_KEYS
 from electra_ref.training.finetuning.seeds_file import read_seeds
 
@@ -97,7 +97,10 @@ def small_files(
     """
     if data is None:
         output.mkdir(parents=True, exist_ok=True)
-        return {EMBEDDED: write_texts(output, *embedded_task())}
+        there = output / FILES[0], output / FILES[1]
+        # They stay as they are: a package that was upgraded would make another task of it.
+        done = all(path.exists() for path in there)
+        return {EMBEDDED: there if done else write_texts(output, *embedded_task())}
     files = {}
     for name in tasks:
         task = ALL_TASKS[name]
@@ -109,8 +112,18 @@ def small_files(
     return files
 
 
-def check_folders(encoder: Encoder, files: dict[str, tuple[Path, Path]], seeds: int) -> None:
-    """Raise UserError if the folder of ``encoder`` has runs on other files, or other seeds."""
+def check_folders(
+    encoder: Encoder, files: dict[str, tuple[Path, Path]], seeds: int, *, is_trained: bool
+) -> None:
+    """Raise UserError if the folder of ``encoder`` has runs on other files, or other seeds.
+
+    Before its model ``is_trained`` nothing may be there: it would be of another model.
+    """
+    if not is_trained and encoder.folder.exists():
+        raise UserError(
+            f"{encoder.folder} holds fine-tuned models, and the model they come from is not in "
+            f"{encoder.model}: move them elsewhere, or choose another --output-dir"
+        )
     for name, pair in files.items():
         folder = encoder.folder_of(name)
         wanted = list(map(str, (encoder.model, *pair))), list(range(seeds))

@@ -23,6 +23,7 @@ import json
 import statistics
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,8 @@ def compare(options: argparse.Namespace) -> list[str]:
         for name in names
         for start in STARTS
     ]
+    for name in names:
+        files_of(TASKS[name], options.data.resolve(), output)  # before hours of other tasks
     failures = []
     for run in runs:
         if run.scores() is None and (code := train(run, options, output)):
@@ -174,9 +177,15 @@ def train(run: Run, options: argparse.Namespace, output: Path) -> int:
 
 
 def files_of(task: TaskFiles, data: Path, output: Path) -> tuple[Path, Path]:
-    """Return the files to learn from and to be scored; divide one file where there is no other."""
+    """Return the files to learn from and to be scored; divide one file where there is no other.
+
+    Raises UserError if they are not there.
+    """
     whole = data / task.train
     if task.dev is not None:
+        for path in (whole, data / task.dev):
+            if not path.is_file():
+                raise UserError(f"{path}: no such file")
         return whole, data / task.dev
     header, records = records_of(task, whole)
     first = len(records) - len(records) // LAST_TENTH
@@ -203,9 +212,9 @@ def records_of(task: TaskFiles, path: Path) -> tuple[list[str], list[str]]:
     """Return the header and the records of a file. Raises UserError if it cannot be read."""
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    text = (gzip.decompress(data) if path.name.endswith(GZIP) else data).decode("utf-8")
+        text = (gzip.decompress(data) if path.name.endswith(GZIP) else data).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     records = text.strip("\n").split("\n\n" if task.blocks else "\n")
     return (records[:1], records[1:]) if task.header else ([], records)
 

@@ -40,12 +40,14 @@ from benchmarks.equal_compute_report import (
     difference_table,
     difference_to,
     last_of_each,
+    of_equal_flop,
     print_report,
     score_table,
 )
 from benchmarks.harness import exit_code_of
 from benchmarks.pretraining_runs import Run, check_folders
 from benchmarks.scored_encoders import ALL_TASKS, FEW_LABELS, Encoder
+from electra_ref.config.pretraining import PRESETS, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.training.finetuning.seeds_file import Seeds
@@ -103,7 +105,8 @@ def test_checkpoints_of_all_quarters_are_there_to_fine_tune(steps: int, tmp_path
     (plan,) = plans_of(options("--steps", str(steps), "--variants", ELECTRA))
     config = plan.config(0)
     every, kept = config.checkpoint_every, config.keep_checkpoints
-    saved = [*range(every, steps, every), steps][-kept:]
+    saved = [*range(every, steps, every), steps]
+    assert kept > 100  # each stop leaves one more
     found = list(encoders_of(Run(plan, 0, tmp_path), tmp_path, 3))
     assert [one.step for one in found] == saved
     assert len(saved) == 4
@@ -156,7 +159,7 @@ def test_fewer_fine_tuning_seeds_than_are_there_are_refused(
     folder = last.encoder.folder_of(TASK)
     folder.mkdir(parents=True)
     monkeypatch.setattr(equal_compute, "small_files", lambda *_: files)
-    monkeypatch.setattr(equal_compute, "run_jobs", lambda *_: [])
+    monkeypatch.setattr(equal_compute, "run_jobs", lambda *_: ["failed"])
 
     def exit_code(model: Path, seeds: int) -> int:
         names = {name: str(tmp_path / name) for name in ("train", "dev")}
@@ -165,7 +168,10 @@ def test_fewer_fine_tuning_seeds_than_are_there_are_refused(
         given = ["--preset", "tiny", "--steps", "40", "--variants", ELECTRA, "--seeds", "0"]
         return equal_compute.main([*given, "--output-dir", str(tmp_path / "out")])
 
-    assert exit_code(last.encoder.model, 3) == 0
+    assert exit_code(last.encoder.model, 3) == 2
+    assert f"{last.encoder.folder} holds fine-tuned models, and" in capsys.readouterr().err
+    monkeypatch.setattr(equal_compute, "has_finished", lambda _: True)
+    assert exit_code(last.encoder.model, 3) == 1
     assert exit_code(last.encoder.model, 2) == 2
     assert exit_code(tmp_path / "other", 3) == 2
     assert f"{folder} holds runs of 3 seeds" in capsys.readouterr().err
@@ -251,6 +257,16 @@ def test_differences_to_what_is_not_pre_trained_are_not_paired() -> None:
     assert paired == pytest.approx((1.0, 1.0, 1.0, 0.0))
 
 
+@pytest.mark.parametrize("steps", [4, 7, 20, 40])
+def test_steps_that_were_rounded_are_the_end(steps: int) -> None:
+    """Of few steps the variants have FLOP that differ by more than a hundredth."""
+    scores = [
+        Score(plan.variant, 0, plan.steps, plan.steps * plan.flop_per_step, TASK, 0, 0.5)
+        for plan in plans_of(options("--steps", str(steps)))
+    ]
+    assert of_equal_flop(scores) == scores
+
+
 def test_what_is_not_trained_to_its_end_is_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
     scores = [score(BERT, seed, 0.5, step=100) for seed in (0, 1)]
     scores += [score(ELECTRA, seed, 0.6, step=75) for seed in (0, 1)]
@@ -299,7 +315,12 @@ def test_one_seed_has_no_interval() -> None:
         (["--data", "x", "--seeds", "0,0"], "a seed is given twice"),
         (["--data", "x", "--jobs", "0"], "--jobs 0: at least 1"),
         (["--data", "x", "--finetuning-seeds", "0"], "--finetuning-seeds 0: at least 1"),
-        (["--data", "nowhere", "--steps", "40"], "No such file"),
+        (["--data", "nowhere", "--steps", "40"], "train.pos.conllu.gz: no such file"),
+        (["--corpus", "nowhere.txt"], "nowhere.txt: no such file"),
+        (["--steps", "0"], "--steps 0: at least 4"),
+        (["--variants", "start"], "--variants start: name one that is pre-trained, too"),
+        (["--set", "seed=1"], "--set seed=1: seed follows from --seeds here"),
+        (["--set", "steps=9"], "--set steps=9: steps follows from --steps and the preset here"),
         (["--few-labels"], "--few-labels needs the files of the tasks: --data DIR"),
         (["--from", "nowhere.csv"], "nowhere.csv: No such file"),
     ],
@@ -312,6 +333,26 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_all_presets_can_be_compared(preset: str) -> None:
+    plans = plans_of(build_parser().parse_args(["--preset", preset]))
+    assert [plan.variant for plan in plans] == list(VARIANTS)
+    first = plans[0].config(0)
+    assert first.steps == resolve_config(preset=preset).steps
+    assert first.warmup_steps == resolve_config(preset=preset).warmup_steps
+
+
+def test_no_score_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scores(tmp_path / "empty.csv", [])
+    given = ["--from", str(tmp_path / "empty.csv"), "--plot", str(tmp_path / "figure.svg")]
+    assert equal_compute.main(given) == 2
+    assert "there is no score to report" in capsys.readouterr().err
+    with (tmp_path / "long.csv").open("w") as file:
+        file.write(f"{'x' * 200_000}\n")
+    with pytest.raises(UserError, match="no file of scores"):
+        read_scores(tmp_path / "long.csv")
 
 
 def test_a_comparison_that_is_stopped_leaves_its_scores(
@@ -345,7 +386,8 @@ def test_few_labels_are_asked_for_after_all_steps(
 ) -> None:
     """Of the usual tasks that were done in the same folder nothing is said."""
     few, values = next(iter(FEW_LABELS)), iter((0.5, 0.25, 0.75))
-    given = ["--steps", "40", "--variants", BERT, "--seeds", "7", "--finetuning-seeds", "1"]
+    given = ["--steps", "40", "--variants", f"{BERT};start;random", "--seeds", "7"]
+    given += ["--finetuning-seeds", "1"]
     given += ["--data", "d", "--output-dir", str(tmp_path)]
     asked: list[list[str]] = []
 

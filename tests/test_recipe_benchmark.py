@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from benchmarks import recipe, scored_encoders
-from benchmarks.pretraining_runs import Run
-from benchmarks.recipe import RESULTS, line_of, plans_of, update
+from benchmarks.pretraining_runs import Run, checkpoint_of, has_finished
+from benchmarks.recipe import RESULTS, Model, line_of, plans_of, update
 from benchmarks.scored_encoders import (
     EMBEDDED,
     FEW_LABELS,
@@ -50,6 +50,7 @@ def write_run(run: Run, **figures: float) -> None:
     RunDirectory.create(run.folder, to_toml(run.plan.config(run.seed)), source).close()
     record = {"step": run.plan.steps, "split": "held_out", **figures}
     (run.folder / "metrics.jsonl").write_text(f"{json.dumps(record)}\n", encoding="utf-8")
+    checkpoint_of(run, run.plan.steps).mkdir(parents=True)
 
 
 def write_seeds(folder: Path, task: str, *values: float) -> None:
@@ -81,7 +82,7 @@ def test_a_line_has_tokens_figures_and_mean_scores(results: Path, tmp_path: Path
     write_run(run, mlm_accuracy=0.25, other=1.0)
     encoder = recipe.encoder_of(run, tmp_path)
     write_seeds(encoder.folder_of("CoLA"), "CoLA", 0.5, 0.25)
-    line = line_of(run, encoder)
+    line = line_of(Model("plain", run, encoder))
     config = plan.config(0)
     assert line["tokens"] == 60 * config.batch_size * config.max_length
     assert float(line["flop"]) == pytest.approx(60 * plan.flop_per_step, rel=1e-2)
@@ -94,9 +95,9 @@ def test_a_line_has_tokens_figures_and_mean_scores(results: Path, tmp_path: Path
 
 def test_lines_replace_those_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    update(path, [{"name": "a", "tokens": 1}, {"name": "b", "tokens": 2}])
+    update(path, [{"name": "a", "tokens": 1}, {"name": "b", "tokens": 2}], again=[])
     path.write_text(re.sub("^a,.*", r"\g<0>too short", path.read_text(), flags=re.MULTILINE))
-    update(path, [{"name": "c", "tokens": 3}, {"name": "a", "tokens": 4}])
+    update(path, [{"name": name, "tokens": n} for name, n in (("c", 3), ("a", 4), ("b", 5))], ["a"])
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [row["note"] for row in rows] == ["too short", "", ""]
     assert [(row["name"], row["tokens"]) for row in rows] == [("a", "4"), ("b", "2"), ("c", "3")]
@@ -130,10 +131,57 @@ def test_what_is_done_is_not_repeated(
     assert trained == ["plain", "short"]
     assert tuned == [("plain", False), ("short", False), ("random", True)]
     rows = list(csv.DictReader((results / "results.csv").read_text().splitlines()))
-    assert [row["name"] for row in rows] == ["random", "plain", "short"]
+    assert [row["name"] for row in rows] == ["plain", "short", "random"]
     assert {row["SST-2"] for row in rows} == {"0.7500"}
+    before = (results / "results.csv").read_text()
+    monkeypatch.setattr(recipe, "commit", lambda: "another")
     assert recipe.main(given) == 0
     assert trained == ["plain", "short"]
+    assert (results / "results.csv").read_text() == before
+
+
+def test_a_run_that_fails_leaves_the_line_that_is_there(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a run that was made elsewhere."""
+    update(results / "results.csv", [{"name": "plain", "tokens": 7}], again=[])
+    before = (results / "results.csv").read_text()
+
+    def train(_: Run) -> None:
+        raise UserError("failed")
+
+    monkeypatch.setattr(recipe, "train", train)
+    monkeypatch.setattr(recipe, "small_files", lambda *_: {})
+    monkeypatch.setattr(recipe, "origin", lambda _: {})
+    monkeypatch.setattr(recipe, "print_origin", lambda _: None)
+    given = ["--names", "plain", "--results", str(results), "--output-dir", str(tmp_path / "out")]
+    assert recipe.main(given) == 1
+    assert (results / "results.csv").read_text() == before
+
+
+@pytest.mark.parametrize("lacks", ["record", "checkpoint"])
+def test_a_run_without_its_last_checkpoint_goes_on(
+    lacks: str, results: Path, tmp_path: Path
+) -> None:
+    """The disk was full when it was saved: the evaluation is on record by then."""
+    run = Run(plans_of(results, "plain")[0], 0, tmp_path / "plain")
+    write_run(run, mlm_accuracy=0.5)
+    assert has_finished(run)
+    if lacks == "record":
+        (run.folder / "metrics.jsonl").write_text("")
+    else:
+        checkpoint_of(run, run.plan.steps).rmdir()
+    assert not has_finished(run)
+
+
+def test_fine_tuned_models_of_a_run_that_was_moved_are_refused(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise the new run would get the scores of the old one."""
+    write_seeds(tmp_path / "fine-tuned" / "plain" / "cola", "CoLA", 0.5)
+    given = ["--names", "plain", "--results", str(results), "--output-dir", str(tmp_path)]
+    assert recipe.main(given) == 2
+    assert f"{tmp_path}/fine-tuned/plain holds fine-tuned models, and" in capsys.readouterr().err
 
 
 def test_all_encoders_are_fine_tuned_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +230,7 @@ def test_few_labels_come_from_files_of_their_own(tmp_path: Path) -> None:
         header = "intent\ttokens\tslots\n" if task.header else ""
         separator = "\n\n" if task.blocks else "\n"
         path.write_bytes(gzip.compress((header + separator.join([data] * 2000)).encode()))
+        (tmp_path / "data" / (task.dev or "")).touch()
     found = small_files(tmp_path / "data", tmp_path / "out", FEW_LABELS)
     assert list(found) == list(FEW_LABELS)
     assert len({train for train, _ in found.values()}) == 6
@@ -196,6 +245,9 @@ def test_without_data_there_is_the_task_of_the_installed_packages(tmp_path: Path
     train, dev = (path.read_text().splitlines() for path in files[EMBEDDED])
     assert len(train) > len(dev) > 100
     assert set(json.loads(train[0])) == {"text", "label"}
+    files[EMBEDDED][0].write_text("of another version of the packages\n")
+    again, _ = small_files(None, tmp_path / "new")[EMBEDDED]
+    assert again.read_text() == "of another version of the packages\n"
 
 
 def test_a_part_of_a_file_is_taken_at_equal_distances(tmp_path: Path) -> None:

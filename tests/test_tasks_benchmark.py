@@ -6,6 +6,7 @@ The command that fine-tunes is not run here; its files are written in its place.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import subprocess
 from pathlib import Path
@@ -14,7 +15,17 @@ from typing import Any
 import pytest
 
 from benchmarks import tasks
-from benchmarks.tasks import STARTS, TASKS, Run, TaskFiles, files_of, names_of, result, table
+from benchmarks.tasks import (
+    STARTS,
+    TASKS,
+    Run,
+    TaskFiles,
+    files_of,
+    names_of,
+    records_of,
+    result,
+    table,
+)
 from electra_ref.errors import UserError
 from electra_ref.finetune import build_parser
 
@@ -25,6 +36,12 @@ def write_seeds(run: Run, *values: float, best: int | None = 0) -> None:
     scores = {str(seed): {"accuracy": value, "f1": 0.0} for seed, value in enumerate(values)}
     text = json.dumps({"scores": scores, "best": best})
     (run.folder / "seeds.json").write_text(text, encoding="utf-8")
+
+
+def write_empty(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -85,6 +102,7 @@ def test_finished_runs_are_not_repeated_and_others_go_on(
     monkeypatch.setattr(subprocess, "run", run)
     given = ["--model", "m", "--data", "d", "--tasks", "COPA", "--output-dir", str(tmp_path)]
     monkeypatch.setattr(tasks, "origin", lambda _: {})
+    monkeypatch.setattr(tasks, "files_of", lambda *_: ())
     monkeypatch.setattr(tasks, "print_origin", lambda _: None)
     assert tasks.main(given) == 1
     (command,) = commands
@@ -101,12 +119,42 @@ def test_a_new_run_names_files_and_start(tmp_path: Path, monkeypatch: pytest.Mon
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    options = argparse.Namespace(model=Path("/m"), data=Path("/d"), seeds=2)
+    write_empty(tmp_path / "d" / "cola", "train.tsv", "dev.tsv")
+    options = argparse.Namespace(model=Path("/m"), data=tmp_path / "d", seeds=2)
     assert tasks.train(Run("CoLA", "from-scratch", tmp_path / "x"), options, tmp_path) == 0
     parsed = build_parser().parse(commands[0][3:])
     assert (parsed.glue, parsed.seeds, parsed.from_scratch) == ("cola", 2, True)
-    assert (parsed.train, parsed.dev) == ("/d/cola/train.tsv", "/d/cola/dev.tsv")
+    files = [str(tmp_path / "d" / "cola" / name) for name in ("train.tsv", "dev.tsv")]
+    assert [parsed.train, parsed.dev] == files
     assert str(parsed.model) == "/m"
+
+
+def test_missing_files_are_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CoLA is there, and COPA lacks one of two files."""
+    write_empty(tmp_path / "cola", "train.tsv", "dev.tsv")
+    write_empty(tmp_path / "copa", "train.jsonl")
+    monkeypatch.setattr(tasks, "origin", lambda _: {})
+    monkeypatch.setattr(tasks, "print_origin", lambda _: None)
+    monkeypatch.setattr(tasks, "train", lambda *_: pytest.fail("trained"))
+    given = ["--model", "m", "--data", str(tmp_path), "--tasks", "CoLA,COPA"]
+    assert tasks.main([*given, "--output-dir", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path}/copa/val.jsonl: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("cut.gz", gzip.compress(b"one\ntwo\n" * 99)[:-9]),
+        ("bad.gz", gzip.compress(b"one\n")[:10] + b"\xff" * 20),
+        ("latin.tsv", "caf\xe9".encode("latin-1")),
+    ],
+)
+def test_a_damaged_file_is_one_line(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=name):
+        records_of(TASKS["CoLA"], tmp_path / name)
 
 
 def test_unknown_names_are_refused() -> None:
