@@ -70,7 +70,7 @@ class Model(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return 0, 1 if a run failed, 2 after a line of error, 130 after SIGINT."""
+    """Run the benchmark; return the exit code of ``exit_code_of``."""
     options = build_parser().parse_args(arguments)
     return exit_code_of("recipe", partial(search, options))
 

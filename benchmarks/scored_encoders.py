@@ -7,9 +7,9 @@ recipe".)
 
 ``FEW_LABELS`` are tasks with fewer sentences to learn from, all for the same number of steps.
 
-Two encoders are not pre-trained. ``START`` begins with the random numbers that the pre-training of
-the model begins with, so the difference to it is what pre-training taught. ``USUAL`` begins with
-those of the original.
+Two encoders are not pre-trained. ``START`` begins with random numbers of the kind that the
+pre-training of the model begins with, so the difference to it is what pre-training taught.
+``USUAL`` begins with those of the original.
 """
 
 from __future__ import annotations

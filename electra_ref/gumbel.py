@@ -18,8 +18,8 @@ s = (m - 1) / (m + 1). The series of artanh ends with s**21; the remainder is be
 Each operation is rounded alone, so the bits are the same wherever arithmetic is IEEE 754.
 
 Source: google-research/electra, pretrain/pretrain_helpers.py, ``sample_from_softmax``. Difference:
-the original adds 1e-9 to u and to -log u, in float32; see ``sampling`` for what that does. In
-``sampling``, a slot needs one.
+the original adds 1e-9 to u and to -log u, in float32; see ``sampling`` for what that does. Here
+each entry of the vocabulary needs a random number; in ``sampling``, a slot needs a single one.
 """
 
 from __future__ import annotations
