@@ -269,17 +269,30 @@ def test_a_table_without_a_header_says_how_to_give_it_one(
         f"/{name}, line 1: no column 'y' (label_column); those there are 'good 0', 'x'; this line "
         f"is the header: {advice}"
     )
+    found, tally = records(tmp_path, name, f"{rows}fine{delimiter}x\n", label_column="x")
+    assert "is also the label of 2 examples; " in list(tally.lines())[1]
     found, tally = records(tmp_path, name, rows, label_column="x")
     assert len(found) == 3
     assert list(tally.lines())[1:] == [
         f"warning: {tmp_path}/{name}, line 1, was read as the header and not as an example, yet "
-        f"'x', the name of a column there, is also the label of 1 examples; {advice}"
+        f"'x', the name of a column there, is also the label of 1 example; {advice}"
     ]
     for label in ("", "label"):
         rows_below = f"sentence{delimiter}label\n{rows}"
         found, tally = records(tmp_path, name, rows_below, label_column=label)
         assert len(found) == 4
         assert len(list(tally.lines())) == 1
+
+
+@pytest.mark.parametrize("header", ["text\tx", "text\tother"])
+def test_a_table_that_is_predicted_has_no_labels_to_compare_with_its_header(
+    header: str, tmp_path: Path
+) -> None:
+    """The settings of the trained model still name the column of the labels."""
+    text = f"{header}\ngood\tx\nbad\ty\n"
+    found, tally = records(tmp_path, "a.tsv", text, "predict", label_column="x")
+    assert [record.label for record in found] == [None, None]
+    assert len(list(tally.lines())) == 1
 
 
 def test_a_label_that_a_guessed_column_is_called_is_an_ordinary_one(tmp_path: Path) -> None:

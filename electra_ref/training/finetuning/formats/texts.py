@@ -145,13 +145,13 @@ def _of_table(
         text, pair, label, identifier = (
             None if name is None else fields[place[name]] for name in columns
         )
-        same += bool(names.label) and label == columns.label
+        same += bool(names.label) and label is not None and label == columns.label
         yield TextRecord(text or "", pair, label, identifier, file.place(line))
     if same:
         tally.note(
             f"warning: {file.place(1)}, was read as the header and not as an example, yet "
-            f"{names.label!r}, the name of a column there, is also the label of {same:,} examples; "
-            f"{without_header}"
+            f"{names.label!r}, the name of a column there, is also the label of {same:,} "
+            f"example{'s' * (same > 1)}; {without_header}"
         )
 
 
