@@ -10,7 +10,7 @@ import pytest
 from electra_ref import finetune, predict
 from electra_ref.training import loop
 from electra_ref.training.checkpoint import list_checkpoints
-from electra_ref.training.finetuning.learning import Learning, main_scores
+from electra_ref.training.finetuning.learning import Learning, main_scores, summary
 from electra_ref.training.saving import Saver
 from tests.small_finetuning import (
     SMALLEST,
@@ -52,7 +52,8 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def evaluate(self: Learning, parameters: Any, step: int) -> Any:
         real = original(self, parameters, step)
-        return real._replace(metrics={"accuracy": scores[step - 1], "loss": -scores[step - 1]})
+        metrics: dict[str, Any] = {"accuracy": scores[step - 1], "loss": -scores[step - 1]}
+        return real._replace(metrics=metrics, summary=summary(metrics))
 
     monkeypatch.setattr(Learning, "evaluate", evaluate)
     return scores
@@ -85,7 +86,8 @@ def test_training_ends_after_patience_and_the_best_model_is_kept(
     assert f"no better score in 3 evaluations: training ends; the model of step {best} is kept" in (
         captured.err
     )
-    assert f"accuracy {scores[best - 1]:.4g}" in captured.out
+    assert captured.out.startswith(f"step {best} (the best): dev accuracy {scores[best - 1]:.4g}")
+    assert f"step {last}: dev accuracy {scores[last - 1]:.4g}, " in captured.err
     assert {name.partition("/")[0] for name in tensors_of(output / "best")} == {"model"}
 
 
@@ -200,8 +202,12 @@ def test_an_evaluation_that_a_limit_adds_does_not_count(
     output = tmp_path / "run"
     capsys.readouterr()
     assert train(folder, output, "--max-steps", str(limit), **changes) == 0
-    said = {1: 0.2, 3: 0.5, 5: 0.5}[limit]  # of the model that is kept, if one is
-    assert f"dev accuracy {said}" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    if limit == 1:  # none is kept yet
+        assert captured.out.startswith("step 1: dev accuracy 0.2, ")
+    else:
+        assert captured.out.startswith("step 2 (the best so far): dev accuracy 0.5, ")
+        assert f"step {limit}: dev accuracy {scored[limit - 1]}, " in captured.err
     assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
     assert held_out(output) == held_out(tmp_path / "whole")
     for name in ("checkpoints", "best"):

@@ -255,15 +255,23 @@ def _require_same(
         )
 
 
+class Kept(NamedTuple):
+    """The model that a run keeps: the newest one, or the best one with ``patience``."""
+
+    step: int
+    scores: dict[str, Any]
+
+
 def complete(
     trainer: Trainer, stop: StopSignals, limits: Limits, folder: Path | None = None
-) -> dict[str, float] | None:
-    """Train to the end, or until a limit or a signal; return the scores of the model that is kept.
+) -> Kept | None:
+    """Train to the end, or until a limit or a signal; return the model that is kept.
 
     What a limit ends is evaluated and not recorded: the evaluations on record decide when training
-    ends and which model is kept, and a run that is resumed shall keep the same one.
+    ends and which model is kept, and a run that is resumed shall keep the same one. The scores of
+    the present model are said here if another one is kept.
 
-    With ``folder``, that of several seeds, scores are returned only when the run has ended. None
+    With ``folder``, that of several seeds, a model is returned only when the run has ended. None
     before that, and after a signal: then the command that goes on was said.
     """
     train_to_end(trainer, stop, limits)
@@ -272,12 +280,15 @@ def complete(
         trainer.progress.say(resume_command(folder or trainer.run.path), whole=True)
         return None
     present = trainer.closing_evaluation() if has_ended(trainer) else trainer.evaluate()
-    scores: dict[str, Any] = present.metrics
+    kept = Kept(trainer.state.step, present.metrics)
     best = trainer.processes.of_first(lambda: list_checkpoints(trainer.run.best))
     for record in trainer.held_out_records() if best else ():
         if checkpoint_path(best[0].parent, record["step"]) in best:
-            scores = record
-    return {key: value for key, value in scores.items() if key not in ("step", "split")}
+            scores = {key: record[key] for key in record if key not in ("step", "split")}
+            kept = Kept(record["step"], scores)
+    if kept.step != trainer.state.step:
+        trainer.progress.say(f"step {trainer.state.step}: {present.summary}")
+    return kept
 
 
 def has_ended(trainer: Trainer) -> bool:

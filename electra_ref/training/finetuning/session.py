@@ -180,18 +180,19 @@ def _prepared(
 
 def _ended(trainer: Trainer, limits: Limits, stop: StopSignals) -> Ended | None:
     """Train; return the scores and what is said of them, None after a signal."""
-    scores = run.complete(trainer, stop, limits)
-    if scores is None:
+    kept = run.complete(trainer, stop, limits)
+    if kept is None:
         return None
-    path, seed = trainer.run.path, str(trainer.config.seed)
-    lines = [f"step {trainer.state.step}: {summary(scores)}", *_how_to_use(path, limits)]
-    if not run.has_ended(trainer):
+    path, seed, has_ended = trainer.run.path, str(trainer.config.seed), run.has_ended(trainer)
+    best = "" if kept.step == trainer.state.step else f" (the best{'' if has_ended else ' so far'})"
+    lines = [f"step {kept.step}{best}: {summary(kept.scores)}", *_how_to_use(path, limits)]
+    if not has_ended:
         lines.append(
             f"a limit ended training at step {trainer.state.step:,} of "
             f"{trainer.config.steps:,}; to go on:"
         )
         lines.append(run.resume_command(path))
-    return Ended(path, {seed: scores}, lines, trainer.state.step)
+    return Ended(path, {seed: kept.scores}, lines, trainer.state.step)
 
 
 def _train_seeds(
@@ -215,12 +216,16 @@ def _train_seeds(
         own = dataclasses.replace(known[1].settings, seed=seed)
         return run.begin(folder, own, files, *known, progress, processes)
 
+    def train(trainer: Trainer) -> Mapping[str, float] | None:
+        kept = run.complete(trainer, stop, limits, path)
+        return None if kept is None else kept.scores
+
     try:
         scores = train_seeds(
             path,
             begin,
             lambda folder: run.resume(folder, (), progress, stop, processes),
-            lambda trainer: run.complete(trainer, stop, limits, path),
+            train,
             progress.say,
             processes,
         )
