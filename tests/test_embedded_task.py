@@ -95,13 +95,14 @@ class Trained:
 
 
 def compare(
-    tmp_path: Path, *given: str, output: Path | None = None, limits: Limits = NO_LIMITS
-) -> list[str]:
+    tmp_path: Path, *given: str, output: Path | None = None, limits: Limits = NO_LIMITS,
+    seeds: int | None = None,
+) -> list[str]:  # fmt: skip
     progress = Progress()
     path = tmp_path / "encoder"
     encoder = encoder_at(path if path.exists() else write_encoder(path), progress)
     output = output or tmp_path / "out"
-    return embedded.compare(encoder, None, given, output, None, limits, progress, StopSignals())
+    return embedded.compare(encoder, None, given, output, seeds, limits, progress, StopSignals())
 
 
 def test_the_table_has_four_ways_to_answer(
@@ -148,6 +149,10 @@ def test_what_cannot_be_is_refused(
     monkeypatch.setattr(embedded, "train_new", Trained(pretrained=[0.4], scratch=[0.5]))
     with pytest.raises(UserError, match="--from-scratch"):
         compare(tmp_path, "from_scratch=true")
+    for flag, limits in (("steps", Limits(5, None, 0.0)), ("minutes", Limits(None, 5.0, 0.0))):
+        with pytest.raises(UserError, match=f"--seeds and --max-{flag}: without --task, several"):
+            compare(tmp_path, seeds=2, limits=limits)
+    assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes").touch()
     with pytest.raises(UserError, match=r"holds something else \(notes\)"):

@@ -16,6 +16,13 @@ class Limits(NamedTuple):
     max_minutes: float | None
     started: float  # of ``time.monotonic``: the minutes count from there
 
+    @property
+    def given(self) -> str:
+        """Return the flag of a limit that there is, "" if there is none."""
+        if self.max_steps is not None:
+            return "--max-steps"
+        return "" if self.max_minutes is None else "--max-minutes"
+
 
 def train_to_end(trainer: Trainer, stop: StopSignals, limits: Limits) -> int:
     """Train to the end, or until a limit or a signal; return the step it began at."""

@@ -98,6 +98,11 @@ def compare(
     """
     if "from_scratch=true" in given:
         raise UserError("--from-scratch: without --task both are shown; leave it out")
+    if seeds is not None and limits.given:
+        raise UserError(
+            f"--seeds and {limits.given}: without --task, several seeds are compared when all are "
+            "trained to the end; leave one of them out, or choose fewer steps with --set steps=N"
+        )
     settings = new_settings("classification", encoder, config, given, processes.size)
     is_ours = output_dir is None or not os.path.lexists(output_dir)
     path = processes.of_first(lambda: _new_folder(output_dir))
