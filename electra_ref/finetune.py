@@ -95,7 +95,12 @@ def build_parser(program: str = PROGRAM) -> Parser:
     )
     add_settings_arguments(parser)
     add("--max-steps", type=int, metavar="N", help="stop after step N, with a checkpoint")
-    add("--max-minutes", type=float, metavar="N", help="stop N minutes after the start of training")
+    add(
+        "--max-minutes",
+        type=float,
+        metavar="N",
+        help="stop N minutes after the start of the command",
+    )
     add(
         "--resume",
         action="store_true",

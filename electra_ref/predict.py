@@ -25,7 +25,9 @@ from electra_ref.training.progress import wants_colour
 from electra_ref.training.stop_signals import StoppedError, exit_code
 
 if TYPE_CHECKING:
+    from electra_ref.training.prediction.source import Source
     from electra_ref.training.prediction.view import Style
+    from electra_ref.training.progress import Progress
 
 PROGRAM = "python -m electra_ref.predict"
 BATCH_TOKENS = 4096
@@ -183,6 +185,7 @@ def _answer_records(options: argparse.Namespace) -> int:
             prediction.check_form(opened, form)
             with open_destination(options.output, source) as destination:
                 progress.say(opened.description)
+                _say_how_to_type(source, progress)
                 started = time.monotonic()
                 counted = prediction.predict(
                     opened, source, destination, form, options.batch_tokens, stop, progress
@@ -219,8 +222,7 @@ def _answer_tokens(options: argparse.Namespace, top_k: int) -> int:
                 predictor = open_predictor(options.model, options.device, options.precision, asked)
                 check_input(predictor, source)
                 progress.say(predictor.description)
-                if source.is_terminal:
-                    progress.say("type a line and press Enter; Ctrl-D ends")
+                _say_how_to_type(source, progress)
                 started = time.monotonic()
                 bar = None if answers_to_terminal(options) else progress
                 counts = run.predict(predictor, source, destination, style_of(options), stop, bar)
@@ -235,6 +237,11 @@ def _answer_tokens(options: argparse.Namespace, top_k: int) -> int:
         is_mlm = options.task == "mlm"
         progress.say(counts.summary(time.monotonic() - started, counts_masks=is_mlm))
     return 0
+
+
+def _say_how_to_type(source: Source, progress: Progress) -> None:
+    if source.is_terminal:
+        progress.say("type a line and press Enter; Ctrl-D ends")
 
 
 def style_of(options: argparse.Namespace) -> Style | None:

@@ -137,7 +137,9 @@ def test_utf_16_without_a_mark_is_known_by_its_nuls(
     data = TEXTS[language].encode(encoding)
     message = refusal(tmp_path, data)
     assert f"is {encoding} without a byte order mark" in message
-    assert message.endswith(f"iconv -f {encoding} -t UTF-8 {tmp_path}/a.txt > NEW.txt")
+    assert message.endswith(
+        f"iconv -f {encoding} -t UTF-8 {tmp_path}/a.txt > {tmp_path}/a.utf8.txt"
+    )
     assert f"is {encoding} without" in refusal(tmp_path, data, "wiki_00")
 
 
@@ -161,10 +163,11 @@ def test_a_legacy_encoding_is_refused_with_what_to_do(encoding: str, tmp_path: P
 def test_the_advice_works(name: str, encoding: str, tmp_path: Path) -> None:
     data = GERMAN.encode(encoding)
     message = refusal(tmp_path, gzip.compress(data) if name.endswith(".gz") else data, name)
-    command = re.search(r"(?:gzip -dc .*|)iconv -f .* > NEW.txt", message)
+    command = re.search(r"(?:gzip -dc .*|)iconv -f .* > \S.*utf8\.txt'?", message)
     assert command is not None
     subprocess.run(["sh", "-c", command[0]], cwd=tmp_path, check=True, timeout=60)
-    assert read(tmp_path / "NEW.txt")[0] == [GERMAN.splitlines()]
+    stem = name.removesuffix(".gz").removesuffix(".txt")
+    assert read(tmp_path / f"{stem}.utf8.txt")[0] == [GERMAN.splitlines()]
 
 
 @pytest.mark.parametrize(("invalid", "refused"), [(10, False), (11, True)])

@@ -82,8 +82,8 @@ def test_every_package_has_as_many_texts(
 class Trained:
     """Stands for training: gives scores, and remembers what it was asked for."""
 
-    def __init__(self, **accuracies: list[float]) -> None:
-        self.accuracies = accuracies
+    def __init__(self, cut_at: int | None = None, **accuracies: list[float]) -> None:
+        self.cut_at, self.accuracies = cut_at, accuracies
         self.settings: list[Any] = []
         self.files: list[Any] = []
 
@@ -91,7 +91,8 @@ class Trained:
         self.settings.append(settings)
         self.files.append(files)
         values = self.accuracies["scratch" if settings.from_scratch else "pretrained"]
-        return Ended(path, {str(seed): {"accuracy": v} for seed, v in enumerate(values)}, [], 3)
+        scores = {str(seed): {"accuracy": value} for seed, value in enumerate(values)}
+        return Ended(path, scores, [], self.cut_at)
 
 
 def compare(
@@ -137,6 +138,8 @@ def test_it_says_so_where_pretraining_is_of_no_use(
     monkeypatch.setattr(embedded, "train_new", Trained(pretrained=[0.4], scratch=[0.5]))
     assert TOO_SHORT in compare(tmp_path)
     limited = NO_LIMITS._replace(max_steps=3)
+    assert TOO_SHORT in compare(tmp_path, output=tmp_path / "not reached", limits=limited)
+    monkeypatch.setattr(embedded, "train_new", Trained(3, pretrained=[0.4], scratch=[0.5]))
     assert TOO_SHORT not in compare(tmp_path, output=tmp_path / "cut", limits=limited)
     monkeypatch.setattr(embedded, "train_new", Trained(pretrained=[0.47], scratch=[0.5]))
     assert TOO_SHORT not in compare(tmp_path, output=tmp_path / "by chance")
@@ -163,21 +166,23 @@ def test_what_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("given", "limits", "said"),
+    ("given", "limits", "cut_at", "said"),
     [
-        ((), NO_LIMITS, "3 epochs"),
-        (("steps=1",), NO_LIMITS, "1 step"),
-        (("steps=2000",), NO_LIMITS, "2,000 steps"),
-        ((), Limits(3, None, 0.0), "3 steps"),
-        (("steps=2000",), Limits(None, 1.0, 0.0), "3 steps"),
+        ((), NO_LIMITS, None, "3 epochs"),
+        (("steps=1",), NO_LIMITS, None, "1 step"),
+        (("steps=2000",), NO_LIMITS, None, "2,000 steps"),
+        ((), Limits(3, None, 0.0), 3, "3 steps"),
+        (("steps=2000",), Limits(None, 1.0, 0.0), 3, "3 steps"),
+        (("steps=2000",), Limits(None, 60.0, 0.0), None, "2,000 steps"),
+        ((), Limits(None, 60.0, 0.0), None, "3 epochs"),
     ],
 )
 def test_the_table_says_how_long_models_were_trained(
-    given: tuple[str, ...], limits: Limits, said: str, packages: dict[str, list[Path]],
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...], limits: Limits, cut_at: int | None, said: str,
+    packages: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     del packages
-    monkeypatch.setattr(embedded, "train_new", Trained(pretrained=[0.5], scratch=[0.25]))
+    monkeypatch.setattr(embedded, "train_new", Trained(cut_at, pretrained=[0.5], scratch=[0.25]))
     lines = compare(tmp_path, *given, limits=limits)
     assert [line.split("  ")[1] for line in lines[3:5]] == [
         f"from scratch, {said}", f"pre-trained, {said}",

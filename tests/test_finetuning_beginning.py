@@ -168,15 +168,30 @@ def other_labels(folder: Path) -> None:
         (folder / name).write_text(text.replace('"A"', '"E"'))
 
 
+def more_examples(folder: Path) -> None:
+    text = (folder / "train.jsonl").read_text()
+    (folder / "train.jsonl").write_text(text + text)
+
+
+def longer_words(folder: Path) -> None:
+    """As many sentences with as many words, and one of these has more pieces."""
+    first, *others = (folder / "dev.jsonl").read_text().splitlines()
+    record = json.loads(first)
+    record["words"][0] += "?!"
+    (folder / "dev.jsonl").write_text("\n".join([json.dumps(record), *others]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (other_sizes, "hidden_size of the model in .*/model is 12, and .* has 8"),
         (other_vocabulary, "the model in .*/model has another vocabulary"),
         (other_labels, r"train\.jsonl has other labels than"),
+        (more_examples, r"train\.jsonl has changed since the run in .* was begun"),
+        (longer_words, r"dev\.jsonl has changed since the run in .* was begun"),
     ],
 )
-def test_a_model_or_labels_that_became_others_are_refused(
+def test_a_model_or_data_that_became_others_are_refused(
     change: Callable[[Path], None], message: str, folder: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -50,9 +50,9 @@ def test_a_file_in_another_encoding_is_refused_with_what_converts_it(
         read("classification", str(path))
     convert, to = "iconv -f WINDOWS-1252 -t UTF-8", " (or from WINDOWS-1251, GB18030, SHIFT_JIS, "
     command = {
-        "train.tsv": f"{convert} {path} > NEW.tsv",
-        "train.tsv.gz": f"gzip -dc {path} | {convert} > NEW.tsv",
-        "my train": f"{convert} '{path}' > NEW",
+        "train.tsv": f"{convert} {path} > {tmp_path}/train.utf8.tsv",
+        "train.tsv.gz": f"gzip -dc {path} | {convert} > {tmp_path}/train.utf8.tsv",
+        "my train": f"{convert} '{path}' > '{path}.utf8'",
     }[name]
     share = 100 * 2 / len(data)
     assert str(error.value) == (
@@ -104,7 +104,7 @@ def test_the_share_of_unknown_pieces_is_said_for_each_kind(
     path = write(tmp_path, name, text)
     found = read(kind, path)
     counts, place = line.format(path)[:-1].split(" (")
-    said = f"warning: {counts} pieces of text"
+    said = f"warning: {counts} pieces in all rows"
     (own,) = (line for line in found.lines if line.startswith(said))
     assert f"are [UNK] (the first: 'cat', {place}): " in own
     assert found.facts["unknown_tokens"] == int(counts[0])

@@ -74,14 +74,14 @@ def test_pieces_that_are_unknown_are_counted() -> None:
     assert list(tally.lines()) == []
     ids_of("a", "Über a", 200, tally)
     line = "(the first: 'uber', f.tsv, line 2)"
-    assert list(tally.lines()) == [f"1 of 202 pieces of text (0.5 %) are [UNK] {line}"]
+    assert list(tally.lines()) == [f"1 of 202 pieces in all rows (0.5 %) are [UNK] {line}"]
     ids_of("a b c", "c " + "d" * 99, 5, tally)
     assert tally.unknown == 2
-    assert list(tally.lines())[-1] == f"2 of 207 pieces of text (1.0 %) are [UNK] {line}"
+    assert list(tally.lines())[-1] == f"2 of 207 pieces in all rows (1.0 %) are [UNK] {line}"
     ids_of("d", None, 5, tally)
     assert list(tally.lines())[-1] == (
-        f"warning: 3 of 208 pieces of text (1.4 %) are [UNK] {line}: the model cannot tell these "
-        "words apart; choose a model whose vocabulary was made from such text"
+        f"warning: 3 of 208 pieces in all rows (1.4 %) are [UNK] {line}: the model cannot tell "
+        "these words apart; choose a model whose vocabulary was made from such text"
     )
 
 

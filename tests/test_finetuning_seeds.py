@@ -17,6 +17,7 @@ from electra_ref import finetune, predict
 from electra_ref.training import loop
 from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.finetuning.seeds import spread_lines
+from electra_ref.training.finetuning.seeds_file import Seeds, write_seeds
 from electra_ref.training.records import read_records
 from tests.small_finetuning import (
     KilledError,
@@ -260,14 +261,28 @@ def test_seeds_are_compared_so_no_setting_changes(
     assert "no setting can change" in refused(capsys, lambda: finetune.main(resumed))
 
 
+def test_a_folder_of_several_seeds_is_refused_with_what_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is read: the folder has no more than what marks it."""
+    path = tmp_path / "used"
+    path.mkdir()
+    write_seeds(path, Seeds([0, 1], {}, None, KIND, {}))
+    for flags in (("--seeds", "2"), ()):
+        assert train(folder, path, *flags) == 2
+        said = capsys.readouterr().err
+        assert f"{path} holds runs of several seeds, which are never overwritten; go on" in said
+
+
 def test_a_folder_that_holds_something_else_is_refused(
     folder: Path, three: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").touch()
-    for output in (tmp_path, three):
+    said = {tmp_path: "holds something else", three: "holds runs of several seeds"}
+    for output, what in said.items():
         before = sorted(output.rglob("*"))
         message = refused(capsys, lambda to=output: train(folder, to, "--seeds", "2"))  # type: ignore[misc]
-        assert "holds something else" in message
+        assert what in message
         assert sorted(output.rglob("*")) == before
 
 

@@ -263,6 +263,10 @@ def test_a_run_from_scratch_begins_as_the_model_did(tmp_path: Path) -> None:
         settings = new_settings("tagging", encoder, None, given)
         return {key: getattr(settings, key) for key in own}
 
+    settings = new_settings("span-extraction", encoder, None, ["head=huggingface"])
+    assert settings.head == "huggingface"
+    with pytest.raises(UserError, match="beam_size = 20 does nothing with head = 'huggingface'"):
+        new_settings("span-extraction", encoder, None, ["head=huggingface", "beam_size=20"])
     assert begins("from_scratch=true") == own
     assert begins() == begins("from_scratch=false") == usual != own
     assert begins("from_scratch=true", "initializer_range=0.3") == {

@@ -275,6 +275,18 @@ def test_a_step_that_is_not_finite_ends_the_run(
         train(tmp_path / "run", 10, BrokenTask())
 
 
+def test_one_of_several_runs_does_not_go_on_at_another_rate(tmp_path: Path) -> None:
+    """They are compared: a mean over other settings would say nothing."""
+    run = RunDirectory.create(tmp_path / "run", to_toml(CONFIG), {})
+    with run:
+        trainer = trainer_of(run, LineTask())
+        assert "--resume" in str(trainer._diverged(3, "loss nan"))
+        trainer.is_one_of_several = True
+        assert str(trainer._diverged(3, "loss nan")).endswith(
+            f"start a new run at a lower rate: --set learning_rate={CONFIG.learning_rate / 2:g}"
+        )
+
+
 def test_the_time_left_is_told_once_after_the_first_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,10 @@ def test_every_line_has_an_answer(
     said = capfd.readouterr().err
     assert "5 lines, 3 empty, 2 invalid bytes left out, 7 tokens in" in said
     assert "note: 16.7 % of the bytes are not valid UTF-8" in said
-    assert f"iconv -f WINDOWS-1252 -t UTF-8 {tmp_path}/lines.txt > NEW.txt (or from" in said
+    assert (
+        f"iconv -f WINDOWS-1252 -t UTF-8 {tmp_path}/lines.txt > {tmp_path}/lines.utf8.txt (or from"
+        in said
+    )
     assert predicted(tmp_path, model, "rtd", b"") == []
     predicted(tmp_path, model, "rtd", "a \u2603 \u2603")
     assert "1 line, 5 tokens (2 [UNK]) in" in capfd.readouterr().err

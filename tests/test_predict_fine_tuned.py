@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from electra_ref import predict
+from electra_ref.errors import UserError
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.training.finetuning import answering, data, prediction
 from electra_ref.training.finetuning.data import LabelledData
+from electra_ref.training.finetuning.encoder_source import find_encoder
 from electra_ref.training.finetuning.saved import find_fine_tuned
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.prediction.source import open_source
@@ -104,6 +106,22 @@ def test_answers_have_the_order_of_the_records(
             assert [one["words"] for one in found] == [json.loads(x)["words"] for x in lines]
 
 
+def test_what_cannot_be_written_so_leaves_no_header(
+    models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text(f"{lines_of('many labels')[0]}\n")
+    given = ["--model", str(models["many labels"]), "--input", str(tmp_path / "in.jsonl"), *WHERE]
+    assert predict.main([*given, "--format", "glue"]) == 2
+    said = capfd.readouterr()
+    assert "a submission to GLUE has one label a text" in said.err
+    assert said.out == ""
+
+
+def test_a_fine_tuned_model_did_not_begin_with_random_numbers(models: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="is fine-tuned, so it did not begin with random numbers"):
+        find_encoder(models["tags"]).start()
+
+
 def bits_of(prediction: Any) -> str:
     """Return what no two different predictions have in common; ``repr`` rounds arrays."""
     return b"".join(data._pieces(prediction)).hex()
@@ -114,7 +132,7 @@ def test_words_that_the_vocabulary_lacks_are_counted(
 ) -> None:
     answers(models["tags"], tmp_path, ['{"words": ["a", "\u2603", "b"]}'], *WHERE)
     said = capsys.readouterr().err
-    assert "warning: 1 of 3 pieces of text (33.3 %) are [UNK] (the first: '\u2603', " in said
+    assert "warning: 1 of 3 pieces in all rows (33.3 %) are [UNK] (the first: '\u2603', " in said
 
 
 def test_text_in_another_encoding_is_answered_with_what_converts_it(
@@ -126,7 +144,9 @@ def test_text_in_another_encoding_is_answered_with_what_converts_it(
     assert predict.main(["--model", str(models["tags"]), *paths, *WHERE]) == 0
     said = capsys.readouterr().err
     assert "1 invalid byte left out\n14.3 % of the bytes are not valid UTF-8" in said
-    assert f"iconv -f WINDOWS-1252 -t UTF-8 {path} > NEW.txt (or from" in said
+    assert (
+        f"iconv -f WINDOWS-1252 -t UTF-8 {path} > {path.with_suffix('.utf8.txt')} (or from" in said
+    )
 
 
 @pytest.mark.parametrize("name", KINDS)

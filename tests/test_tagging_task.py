@@ -295,6 +295,10 @@ def test_roles_want_a_predicate(kept: dict[str, Any]) -> None:
     labels = ("B-V", "O", "S-A")
     with pytest.raises(UserError, match="standard input, line 2: the model tags the roles of a "):
         records("\na d\n", "predict", labels, "standard input", **kept)
+    for use in ("train", "dev"):
+        with pytest.raises(UserError, match=r"f\.txt, line 1: the model tags the roles of a "):
+            records("a O\nd O\n", use, None, "f.txt", predicates="yes")
+    assert len(records("a O\nd O\n", "train", None, "f.txt")) == 1
     text = '{"words": ["a", "d"], "predicate": 1}'
     assert records(text, "predict", labels, "f.jsonl", **kept)[0].predicate == 1
 

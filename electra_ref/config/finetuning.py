@@ -93,21 +93,29 @@ class FinetuningConfig(TrainingConfig, RecipeConfig, NormalizationConfig, Encode
                 f"{self.max_position_embeddings} tokens at most"
             )
 
+    def idle(self, chosen: Collection[str]) -> Iterator[str]:
+        """Yield what is wrong with the keys that somebody has ``chosen`` and nothing reads.
 
-def misfits_of_token_head(
-    settings: FinetuningConfig, with_dropout: Collection[str] = ()
-) -> Iterator[str]:
-    """Yield what is wrong with ``settings`` of a head for tokens: it reads the last layer.
+        Files have values of all keys, so what stands in them is not wrong.
+        """
+        del chosen
+        yield from ()
 
-    It has dropout in the forms ``with_dropout`` only.
-    """
+
+def misfits_of_token_head(settings: FinetuningConfig) -> Iterator[str]:
+    """Yield what is wrong with ``settings`` of a head for tokens: it reads the last layer."""
     if settings.head == "layers":
         yield (
             f"head = 'layers' answers for whole rows, and {settings.task} asks about tokens: "
             "choose original or huggingface"
         )
-    default = FinetuningConfig.head_dropout
-    if settings.head not in with_dropout and settings.head_dropout != default:
+
+
+def idle_dropout(
+    settings: FinetuningConfig, chosen: Collection[str], with_dropout: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield that ``head_dropout`` was chosen in vain, but in the forms ``with_dropout``."""
+    if settings.head not in with_dropout and "head_dropout" in chosen:
         others = "".join(f", or choose head = {form!r}" for form in with_dropout)
         yield (
             f"head_dropout = {settings.head_dropout:g} does nothing with head = {settings.head!r} "

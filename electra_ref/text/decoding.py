@@ -18,6 +18,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -225,7 +226,7 @@ class _Found:
         name, wide = self.file.place, self._wide_encoding()
         if wide:
             reason = f"{name} is {wide} without a byte order mark; convert it to UTF-8"
-            raise UserError(f"{reason}: {_conversion(self.file, wide, self._new_name())}")
+            raise UserError(f"{reason}: {_conversion(self.file, wide, self._ending())}")
         size = min(size, self.size)
         place = "its bytes" if size == self.size else f"{size:,} bytes before byte {self.size:,}"
         share = f"{100 * max(invalid, nuls) / size:.1f} % of {place}"
@@ -237,7 +238,7 @@ class _Found:
             )
         raise UserError(
             f"{name} is in another encoding: {share} are not valid UTF-8; "
-            f"{conversion_advice(self.file, self._new_name())}"
+            f"{conversion_advice(self.file, self._ending())}"
         )
 
     def _wide_encoding(self) -> str | None:
@@ -256,23 +257,26 @@ class _Found:
                 return encoding
         return None
 
-    def _new_name(self) -> str:
-        return "NEW.jsonl" if self.file.format == "objects" else "NEW.txt"
+    def _ending(self) -> str:
+        return ".jsonl" if self.file.format == "objects" else ".txt"
 
 
-def conversion_advice(file: CorpusFile, new: str) -> str:
-    """Return how to convert ``file`` from a legacy encoding; ``new`` is the name of the result."""
+def conversion_advice(file: CorpusFile, ending: str) -> str:
+    """Return how to convert ``file`` from a legacy encoding; ``ending`` is that of the result."""
+    command = _conversion(file, "WINDOWS-1252", ending)
     return (
-        f"convert it, for example: {_conversion(file, 'WINDOWS-1252', new)} (or from WINDOWS-1251, "
-        "GB18030, SHIFT_JIS, ...; iconv -l lists them all)"
+        f"convert it, for example: {command} (or from WINDOWS-1251, GB18030, SHIFT_JIS, ...; "
+        "iconv -l lists them all)"
     )
 
 
-def _conversion(file: CorpusFile, encoding: str, new: str) -> str:
+def _conversion(file: CorpusFile, encoding: str, ending: str) -> str:
+    """Return the command. Files that are converted one after the other get names of their own."""
     convert = f"iconv -f {encoding} -t UTF-8"
     if isinstance(file.path, int):
         return f"... | {convert} | ..."
-    path, new = shlex.quote(file.path), shlex.quote(new)
+    plain = Path(file.path if file.compression is None else Path(file.path).with_suffix(""))
+    path, new = shlex.quote(file.path), shlex.quote(str(plain.with_suffix(f".utf8{ending}")))
     if file.compression is not None:
         return f"{file.compression.command} {path} | {convert} > {new}"
     return f"{convert} {path} > {new}"

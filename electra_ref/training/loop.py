@@ -51,6 +51,7 @@ class Trainer:
         self.run, self.progress, self.processes = run, progress, processes
         self._saver = Saver(config, backend, state, task, run, processes)
         self._evaluations: dict[int, Evaluation] = {}  # by step; only the last one is kept
+        self.is_one_of_several = False  # that are compared, so that all keep the same settings
 
     def restore(self, before: TrainingConfig) -> None:
         """Go back to the newest sound checkpoint, or to step 0 if none was due yet.
@@ -175,7 +176,7 @@ class Trainer:
                 "learning_rate, a weight, a temperature or initializer_range; start a new run with "
                 "another value"
             )
-        if step == self._saver.saved_step:
+        if step == self._saver.saved_step or self.is_one_of_several:
             return UserError(
                 f"step {step} has diverged ({what}); start a new run at a lower rate: {lower}"
             )

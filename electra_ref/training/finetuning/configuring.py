@@ -27,7 +27,8 @@ def new_settings(
 ) -> FinetuningConfig:
     """Return the settings of a new run of a ``kind`` of task, by so many ``processes``.
 
-    Raises UserError for an unknown key, a wrong value, and one that does not fit the model.
+    Raises UserError for an unknown key, a wrong value, one that does not fit the model, and one of
+    ``given`` that nothing reads.
     """
     task = task_of(kind)
     chosen = chosen_values(task.TABLE, path, given)
@@ -42,6 +43,8 @@ def new_settings(
     if chosen.get("from_scratch"):
         base |= encoder.start()
     settings = resolve(task.TABLE, {}, path=path, settings=given, base=base)
+    for misfit in settings.idle(chosen_values(task.TABLE, None, given)):
+        raise UserError(misfit)
     return shared_out(settings, chosen, processes)
 
 

@@ -132,11 +132,12 @@ def compare(
         "words, logistic regression": [_logistic_regression(train, dev)],
     }
     for label, name in (("from scratch", "from-scratch"), ("pre-trained", "pre-trained")):
-        length = _length(settings, limits, ended[name])
+        length = _length(settings, ended[name])
         accuracies[f"{label}, {length}"] = _accuracies(ended[name])
     lines = [f"{QUESTION} Accuracy on {len(dev):,} texts:", *_table(accuracies)]
     pretrained, scratch = (statistics.mean(_accuracies(ended[name])) for name in STARTS)
-    if scratch - pretrained > CHANCE and not _is_limited(limits):
+    is_cut = any(one.cut_at is not None for one in ended.values())
+    if scratch - pretrained > CHANCE and not is_cut:
         lines.append(TOO_SHORT)
     return [*lines, *_last(path)]
 
@@ -202,16 +203,12 @@ def _logistic_regression(train: Sequence[Text], dev: Sequence[Text]) -> float:
     return float(accuracy)
 
 
-def _length(settings: FinetuningConfig, limits: Limits, ended: Ended) -> str:
+def _length(settings: FinetuningConfig, ended: Ended) -> str:
     """Return how long a model was trained."""
-    steps = ended.steps if _is_limited(limits) else settings.steps
+    steps = ended.cut_at or settings.steps
     if not steps:
         return f"{settings.epochs:g} epochs"
     return f"{steps:,} step{'s' * (steps > 1)}"
-
-
-def _is_limited(limits: Limits) -> bool:
-    return limits.max_steps is not None or limits.max_minutes is not None
 
 
 def _accuracies(ended: Ended) -> list[float]:

@@ -59,7 +59,15 @@ class EncoderSource(NamedTuple):
         return settings
 
     def start(self) -> dict[str, Value]:
-        """Return the settings of the random numbers that the model itself began with."""
+        """Return the settings of the random numbers that the model itself began with.
+
+        Raises UserError for a fine-tuned model, which began with the parameters of another one.
+        """
+        if isinstance(self.stored, StoredTask):
+            raise UserError(
+                f"the model in {self.path} is fine-tuned, so it did not begin with random numbers; "
+                "name the pre-trained model that it was made from: --model"
+            )
         return {key: getattr(self.config, key) for key in START}
 
 

@@ -2,8 +2,9 @@
 
 Records are gathered into groups. The rows of a group are sorted by length and computed in batches;
 then the predictions are written in the order of the records. The first group is one batch, so that
-the first answers come soon. A group also ends where a pipe or a terminal pauses. No prediction
-depends on the group it was in: see ``data``.
+the first answers come soon. A group also ends where a pipe or a terminal pauses; but of tables the
+first thousand lines are read together, to find out how they are written. No prediction depends on
+the group it was in: see ``data``.
 """
 
 from __future__ import annotations
@@ -138,7 +139,6 @@ def predict(
     output = Output(_json_lines(reader.task)) if form == JSON else reader.task.OUTPUTS[form]
     group = _Group(opened, output, destination, batch_tokens, check, tally)
     file = input_of(source, SourceReader(group.answer, tell, check), counts)
-    group.write(output.before)
     for record in reader.task.records(file, reader.settings, "predict", reader.labels, tally):
         group.add(record)
     group.answer()
@@ -189,6 +189,7 @@ class _Group:
         self.features: list[Feature] = []
         self.size, self.largest = 0, batch_tokens  # in tokens
         self.answered, self.tokens = 0, 0  # in all groups
+        self.before = [*output.before]  # not yet written
 
     def add(self, record: Record) -> None:
         """Add a record; answer all if they are enough."""
@@ -213,11 +214,13 @@ class _Group:
         reader = self.opened.reader
         data = LabelledData(self.records, self.features)
         found = predictions(reader, self.opened.parameters, data, self.check, self.batch_tokens)
-        self.write(
+        lines = [
             line
             for number, one in enumerate(found, start=self.answered)
             for line in self.output.lines(number, one, reader.settings, reader.labels)
-        )
+        ]
+        self.write([*self.before, *lines])  # nothing at all if a line cannot be written so
+        self.before = []
         self.answered, self.tokens = self.answered + len(found), self.tokens + self.size
         self.records, self.features, self.size = [], [], 0
 

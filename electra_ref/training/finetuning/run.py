@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ from electra_ref.training.run_directory import (
 from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 COMMAND = "python -m electra_ref.finetune"
+COUNTED = ("records", "features", "tokens")  # of a file, in ReadFile's facts
 
 
 class Files(NamedTuple):
@@ -178,7 +180,7 @@ def resume(
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
         files = Files(**then["files"])
-        encoder = None if recorded.has_begun else find_encoder(Path(files.model))
+        encoder = None if recorded.has_checkpoint else find_encoder(Path(files.model))
         vocabulary = encoder.tokenizer.vocab if encoder else recorded.vocabulary
         tokenizer = tokenizer_of(vocabulary, settings)
         prepared = prepare(settings, files, tokenizer, progress, stop, processes)
@@ -205,9 +207,10 @@ class Recorded(NamedTuple):
     environment: dict[str, Any]
     before: FinetuningConfig
     settings: FinetuningConfig
-    has_begun: bool  # it has a checkpoint
+    has_checkpoint: bool
     vocabulary: list[str]  # [] if a run that has not begun did not record it
     labels: Labels  # (), in the same way
+    data: dict[str, Any]  # the facts of both files; {}, in the same way
 
 
 def _recorded(run: RunDirectory, given: Sequence[str]) -> Recorded:
@@ -220,22 +223,27 @@ def _recorded(run: RunDirectory, given: Sequence[str]) -> Recorded:
         )
     before = settings_of(run)
     settings = changed_configuration(run, before, lambda new: settings_of(run, new), given)
-    has_begun = bool(list_checkpoints(run.checkpoints))
-    if not has_begun and (records := read_records(run.metrics)):
+    has_checkpoint = bool(list_checkpoints(run.checkpoints))
+    if not has_checkpoint and (records := read_records(run.metrics)):
         raise UserError(
             f"{run.metrics} goes to step {records[-1]['step']}, but there is no checkpoint in "
             f"{run.checkpoints} (of several seeds the best alone keeps its own): put it back, or "
             "start a new run in another --output-dir"
         )
-    if not has_begun and not run.data.exists():
-        return Recorded(then, before, settings, has_begun, [], ())
-    return Recorded(then, before, settings, has_begun, read_vocabulary(run), labels_of(run))
+    if not has_checkpoint and not run.data.exists():
+        return Recorded(then, before, settings, has_checkpoint, [], (), {})
+    vocabulary, labels = read_vocabulary(run), labels_of(run)
+    data = json.loads(run.data.read_bytes())
+    return Recorded(then, before, settings, has_checkpoint, vocabulary, labels, data)
 
 
 def _require_same(
     run: RunDirectory, recorded: Recorded, encoder: EncoderSource, prepared: Prepared
 ) -> None:
-    """Raise UserError unless model and labels are those that ``run`` was to begin with."""
+    """Raise UserError unless model, labels and data are those ``run`` was to begin with.
+
+    Data are compared by how many examples, rows and tokens there are: steps follow from these.
+    """
     elsewhere = "start a new run in another --output-dir"
     for key, value in encoder.settings().items():
         if (then := getattr(recorded.before, key)) != value:
@@ -253,6 +261,13 @@ def _require_same(
             f"{prepared.train.facts['path']} has other labels than when the run in {run.path} was "
             f"begun: {elsewhere}"
         )
+    for name, read in (("train", prepared.train), ("dev", prepared.dev)):
+        then = recorded.data.get(name, read.facts)
+        if any(then[key] != read.facts[key] for key in COUNTED):
+            raise UserError(
+                f"{read.facts['path']} has changed since the run in {run.path} was begun: "
+                f"{elsewhere}"
+            )
 
 
 class Kept(NamedTuple):

@@ -46,7 +46,7 @@ def begin_seeds(folder: Path, settings: FinetuningConfig, files: Files, count: i
     dataclasses.replace(settings, seed=seeds[-1])  # raises UserError if it is too large
     with disk_errors(f"create {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        require_empty(folder, "choose another --output-dir, or go on with --resume")
+        require_empty(folder, "choose another --output-dir")
     write_text_atomically(folder / _CONFIG, to_toml(settings))
     write_seeds(folder, Seeds(seeds, {}, None, settings.task, files._asdict()))
 

@@ -47,7 +47,7 @@ class Ended(NamedTuple):
     path: Path
     scores: Mapping[str, Mapping[str, float]]  # by the seed
     lines: list[str]  # for people
-    steps: int = 0  # of one model
+    cut_at: int | None = None  # the step at which a limit ended the training of one model
 
 
 def encoder_at(
@@ -84,7 +84,7 @@ def train_new(
     require_micro_batches(settings, processes.size)
     if path is not None:
         named = path
-        processes.of_first(lambda: require_unused(named))  # before all data are read
+        processes.of_first(lambda: _require_unused(named))  # before all data are read
     prepared = _prepared(settings, files, encoder, progress, stop, processes)
     if prepared is None:
         return None
@@ -106,6 +106,15 @@ def train_new(
         raise
     with trainer.run:
         return _ended(trainer, limits, stop)
+
+
+def _require_unused(path: Path) -> None:
+    if is_of_seeds(path):
+        raise UserError(
+            f"{path} holds runs of several seeds, which are never overwritten; go on with "
+            "--resume, or choose another --output-dir"
+        )
+    require_unused(path)
 
 
 def _train_new_seeds(
@@ -192,7 +201,7 @@ def _ended(trainer: Trainer, limits: Limits, stop: StopSignals) -> Ended | None:
             f"{trainer.config.steps:,}; to go on:"
         )
         lines.append(run.resume_command(path))
-    return Ended(path, {seed: kept.scores}, lines, trainer.state.step)
+    return Ended(path, {seed: kept.scores}, lines, None if has_ended else trainer.state.step)
 
 
 def _train_seeds(
@@ -217,6 +226,7 @@ def _train_seeds(
         return run.begin(folder, own, files, *known, progress, processes)
 
     def train(trainer: Trainer) -> Mapping[str, float] | None:
+        trainer.is_one_of_several = True
         kept = run.complete(trainer, stop, limits, path)
         return None if kept is None else kept.scores
 

@@ -53,8 +53,8 @@ class Tally:
     def _unknown_line(self) -> str:
         share = self.unknown / self._pieces
         line = (
-            f"{self.unknown:,} of {self._pieces:,} pieces of text ({100 * share:.1f} %) are [UNK] "
-            f"(the first: {self._first_unknown})"
+            f"{self.unknown:,} of {self._pieces:,} pieces in all rows ({100 * share:.1f} %) are "
+            f"[UNK] (the first: {self._first_unknown})"
         )
         if share <= LARGEST_UNKNOWN_SHARE:
             return line

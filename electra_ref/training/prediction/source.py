@@ -79,7 +79,7 @@ class Source(NamedTuple):
 
     def conversion(self) -> str:
         """Return how to convert the text to UTF-8 from a legacy encoding, for people."""
-        return conversion_advice(self.file, f"NEW{self.ending}")
+        return conversion_advice(self.file, self.ending)
 
 
 @contextmanager

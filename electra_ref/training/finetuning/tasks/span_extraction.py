@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from electra_ref.config.finetuning import FinetuningConfig, misfits_of_token_head
+from electra_ref.config.finetuning import FinetuningConfig, idle_dropout, misfits_of_token_head
 from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import count, setting
 from electra_ref.model.heads.span import SpanOptions, SpanTargets
@@ -67,11 +67,14 @@ class SpanConfig(FinetuningConfig):
 
     def _misfits(self) -> Iterator[str]:
         yield from misfits_of_token_head(self)
+
+    def idle(self, chosen: Collection[str]) -> Iterator[str]:
+        yield from idle_dropout(self, chosen)
         for key in ("beam_size", "answerable_weight") if self.head == "huggingface" else ():
-            if (value := getattr(self, key)) != getattr(SpanConfig, key):
+            if key in chosen:
                 yield (
-                    f"{key} = {value:g} does nothing with head = 'huggingface': leave it out, or "
-                    "choose head = 'original'"
+                    f"{key} = {getattr(self, key):g} does nothing with head = 'huggingface': leave "
+                    "it out, or choose head = 'original'"
                 )
 
 

@@ -22,13 +22,18 @@ what does not fit into a row is cut off, and all tokens have segment 1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from electra_ref.config.finetuning import NARROW, FinetuningConfig, misfits_of_token_head
+from electra_ref.config.finetuning import (
+    NARROW,
+    FinetuningConfig,
+    idle_dropout,
+    misfits_of_token_head,
+)
 from electra_ref.config.model import EncoderConfig
 from electra_ref.config.settings import setting, share
 from electra_ref.errors import UserError
@@ -84,8 +89,8 @@ class TaggingConfig(FinetuningConfig):
     )
     predicates: str = setting(
         AUTO,
-        "whether tags are the semantic roles of a predicate, which each sentence has; auto: found "
-        "out from the training data",
+        "whether each sentence must have a predicate, whose semantic roles the tags are; auto: "
+        "found out from the training data",
         choices=(AUTO, YES, NO),
     )
     unseen_share: float = share(
@@ -96,7 +101,10 @@ class TaggingConfig(FinetuningConfig):
         for name in ("word_column", "tag_column"):
             if getattr(self, name) == 0:
                 yield f"{name} = 0: columns are counted from 1, or from the end by -1"
-        yield from misfits_of_token_head(self, with_dropout=("huggingface",))
+        yield from misfits_of_token_head(self)
+
+    def idle(self, chosen: Collection[str]) -> Iterator[str]:
+        yield from idle_dropout(self, chosen, with_dropout=("huggingface",))
 
 
 TABLE = TaggingConfig
@@ -290,7 +298,7 @@ OUTPUTS: Mapping[str, Output] = {"conll": Output(in_columns)}
 
 
 def wants_predicate(settings: TaggingConfig, labels: Labels) -> bool:
-    """Return whether a model with ``labels`` tells the roles of a predicate."""
+    """Return whether a model tells the roles of a predicate; ``labels`` are () before training."""
     if settings.predicates != AUTO:
         return settings.predicates == YES
     return any(label.endswith(f"-{PREDICATE}") for label in labels)
@@ -309,9 +317,9 @@ def _parts_of(record: Sentence, tags: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _check_predicate(sentence: Sentence, settings: TaggingConfig, labels: Labels | None) -> None:
-    if labels is None or not sentence.words or sentence.predicate is not None:
+    if not sentence.words or sentence.predicate is not None:
         return
-    if wants_predicate(settings, labels):
+    if wants_predicate(settings, labels or ()):
         raise UserError(
             f"{sentence.place}: the model tags the roles of a predicate, and this sentence has "
             'none: name it as {"words": [...], "predicate": 2}, or use the format props'
