@@ -24,6 +24,8 @@ from electra_ref.training.finetuning.data import LabelledData
 from electra_ref.training.finetuning.encoder_source import find_encoder
 from electra_ref.training.finetuning.saved import find_fine_tuned
 from electra_ref.training.finetuning.table import task_of
+from electra_ref.training.finetuning.task import Output
+from electra_ref.training.finetuning.tasks import classification
 from electra_ref.training.prediction.source import open_source
 from electra_ref.training.stop_signals import StopSignals
 from tests.huggingface_tasks import draw_stored, write_run
@@ -107,13 +109,20 @@ def test_answers_have_the_order_of_the_records(
 
 
 def test_what_cannot_be_written_so_leaves_no_header(
-    models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    def refuse(*_: Any) -> list[str]:
+        raise UserError("one label a text")
+
+    monkeypatch.setitem(vars(classification)["OUTPUTS"], "glue", Output(refuse, ["index"]))
     (tmp_path / "in.jsonl").write_text(f"{lines_of('many labels')[0]}\n")
     given = ["--model", str(models["many labels"]), "--input", str(tmp_path / "in.jsonl"), *WHERE]
     assert predict.main([*given, "--format", "glue"]) == 2
     said = capfd.readouterr()
-    assert "a submission to GLUE has one label a text" in said.err
+    assert "one label a text" in said.err
     assert said.out == ""
 
 
