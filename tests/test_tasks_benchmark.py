@@ -146,10 +146,11 @@ def test_missing_files_are_said_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("cut.gz", gzip.compress(b"one\ntwo\n" * 99)[:-9]),
-        ("bad.gz", gzip.compress(b"one\n")[:10] + b"\xff" * 20),
+        ("cut.gz", gzip.compress(b"one\ntwo\n" * 99, mtime=0)[:-9]),
+        ("bad.gz", gzip.compress(b"one\n", mtime=0)[:10] + b"\xff" * 20),
         ("latin.tsv", "caf\xe9".encode("latin-1")),
     ],
+    ids=["cut", "bad", "latin"],
 )
 def test_a_damaged_file_is_one_line(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
