@@ -313,7 +313,10 @@ def read_scores(path: Path) -> list[Score]:
     """Return what ``write_scores`` wrote. Raises UserError if it is something else."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        if tuple(reader.fieldnames or ()) != Score._fields:
+            raise ValueError
         return [
             Score(
                 *(row["variant"], int(row["seed"]), int(row["step"]), float(row["flop"])),
