@@ -8,8 +8,7 @@
     L = w_G (sum of MLM losses) / (masked positions) - w (sum of log p) / (tokens)
 
 The gate has the shape of ELECTRA's discriminator: a positive z says "replaced". So the figures of
-detection are those of the gate. Evaluation also lets the encoder read [MASK] and guess by q alone,
-so that its guesses can be compared with those of ``mlm``.
+detection are those of the gate. Where evaluation lets the encoder read [MASK], q alone guesses.
 Source: Clark et al. 2020, arXiv:2003.10555, section 3.5.
 """
 
@@ -21,16 +20,10 @@ from electra_ref.backends import Cache
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.config.model import ModelConfig
 from electra_ref.config.objective import ObjectiveConfig
-from electra_ref.masking import count_masked, mask_tokens
+from electra_ref.masking import count_masked
 from electra_ref.model.discriminator_input import replaced_rows
 from electra_ref.model.encoder import EncoderCache, encode, encode_backward, encoder_specs
-from electra_ref.model.generation import (
-    GuessesCache,
-    guess_backward,
-    guess_masked,
-    on_device,
-    sample,
-)
+from electra_ref.model.generation import GuessesCache, guess_backward, on_device
 from electra_ref.model.heads.detection import (
     DetectionHeadCache,
     detection_head,
@@ -47,6 +40,7 @@ from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.networks import Network, Networks, encoder_of, generator_of
 from electra_ref.model.objectives.one_stage import begin_step, settings_at, unchanged
 from electra_ref.model.objectives.output import Detections, Output
+from electra_ref.model.objectives.recovery import replace_masked, with_guesses_behind_mask
 from electra_ref.model.parameters import ParameterSpec, parameter_table
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import RandomStream
@@ -113,18 +107,9 @@ def forward(
     run: ForwardPass, model: AllTokensMlm, batch: Batch, stream: RandomStream
 ) -> tuple[Output, AllTokensMlmCache]:
     """Mask, generate, sample, corrupt, predict; ``stream`` names the masks and the samples."""
-    settings, special_tokens = model.settings, model.special_tokens
     to_device = run.backend.to_device
-    masked = mask_tokens(batch, special_tokens, settings.mask_probability, stream)
     counts = count_losses(model, batch)
-    terms: tuple[LossTerm, ...] = ()
-    guesses = generator = logits = None
-    if model.generator is not None:
-        guesses, generator = guess_masked(run, model.generator, batch, masked)
-        logits = guesses.logits
-        terms += (LossTerm("mlm", guesses.loss, counts["mlm"], settings.generator_weight),)
-    vocab_size = model.encoder.config.vocab_size
-    corrupted = sample(run, settings, special_tokens, masked, logits, stream, vocab_size).corrupted
+    output, corrupted, generator = replace_masked(run, model, batch, counts, stream)
     encoder_input = on_device(run, batch, corrupted.corrupted_ids)
     hidden, encoder = encode(run, model.encoder, encoder_input)
     gate_logits, gate = detection_head(run, model.gate, hidden)
@@ -134,9 +119,10 @@ def forward(
     loss_sum, loss = run.backend.copy_gate_cross_entropy(
         gate_logits, log_likelihoods, to_device(is_copy), to_device(weights)
     )
-    terms += (LossTerm("all_tokens", loss_sum, counts["all_tokens"], settings.encoder_weight),)
-    detections = Detections(replaced_rows(corrupted, special_tokens), hidden, gate_logits)
-    output = Output(terms, masked, corrupted, guesses, None, detections)
+    count, weight = counts["all_tokens"], model.settings.encoder_weight
+    terms = (*output.terms, LossTerm("all_tokens", loss_sum, count, weight))
+    read = replaced_rows(corrupted, model.special_tokens)
+    output = output._replace(terms=terms, detections=Detections(read, hidden, gate_logits))
     return output, AllTokensMlmCache(generator, encoder, gate, head, loss, terms)
 
 
@@ -163,5 +149,4 @@ def backward(
 def evaluate(run: ForwardPass, model: AllTokensMlm, batch: Batch, stream: RandomStream) -> Output:
     """Return the output of the forward pass, with the encoder's guesses behind [MASK] besides."""
     output, _ = forward(run, model, batch, stream)
-    guesses, _ = guess_masked(run, model.encoder, batch, output.masked)
-    return output._replace(encoder_guesses=guesses)
+    return with_guesses_behind_mask(run, model.encoder, batch, output)

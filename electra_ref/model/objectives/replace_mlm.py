@@ -5,8 +5,7 @@
 
     L = (w_G (sum of MLM losses) + w (sum of the encoder's losses)) / (masked positions)
 
-The encoder never reads [MASK], and must find out which tokens it cannot trust. Evaluation also lets
-it read [MASK], so that its guesses can be compared with those of ``mlm``.
+The encoder never reads [MASK], and must find out which tokens it cannot trust.
 Source: Clark et al. 2020, arXiv:2003.10555, section 3.5.
 """
 
@@ -17,21 +16,15 @@ from typing import NamedTuple
 from electra_ref.batch import Batch, SpecialTokens
 from electra_ref.config.model import ModelConfig
 from electra_ref.config.objective import ObjectiveConfig
-from electra_ref.masking import count_masked, mask_tokens
+from electra_ref.masking import count_masked
 from electra_ref.model.encoder import encoder_specs
-from electra_ref.model.generation import (
-    GuessesCache,
-    guess,
-    guess_backward,
-    guess_masked,
-    on_device,
-    sample,
-)
+from electra_ref.model.generation import GuessesCache, guess, guess_backward, on_device
 from electra_ref.model.heads.vocabulary import vocabulary_head_specs
 from electra_ref.model.losses import Counts, LossTerm, gradient_scale
 from electra_ref.model.networks import Network, Networks, encoder_of, generator_of
 from electra_ref.model.objectives.one_stage import begin_step, settings_at, unchanged
 from electra_ref.model.objectives.output import Output
+from electra_ref.model.objectives.recovery import replace_masked, with_guesses_behind_mask
 from electra_ref.model.parameters import ParameterSpec, parameter_table
 from electra_ref.model.passes import BackwardPass, ForwardPass
 from electra_ref.rng import RandomStream
@@ -91,23 +84,13 @@ def forward(
     run: ForwardPass, model: ReplaceMlm, batch: Batch, stream: RandomStream
 ) -> tuple[Output, ReplaceMlmCache]:
     """Mask, generate, sample, corrupt, guess; ``stream`` names the masks and the samples."""
-    settings, special_tokens = model.settings, model.special_tokens
-    masked = mask_tokens(batch, special_tokens, settings.mask_probability, stream)
     counts = count_losses(model, batch)
-    terms: tuple[LossTerm, ...] = ()
-    guesses = generator = logits = None
-    if model.generator is not None:
-        guesses, generator = guess_masked(run, model.generator, batch, masked)
-        logits = guesses.logits
-        terms += (LossTerm("mlm", guesses.loss, counts["mlm"], settings.generator_weight),)
-    vocab_size = model.encoder.config.vocab_size
-    corrupted = sample(run, settings, special_tokens, masked, logits, stream, vocab_size).corrupted
+    output, corrupted, generator = replace_masked(run, model, batch, counts, stream)
     encoder_input = on_device(run, batch, corrupted.corrupted_ids)
-    recovered, encoder = guess(run, model.encoder, encoder_input, masked)
-    count = counts["replace_mlm"]
-    terms += (LossTerm("replace_mlm", recovered.loss, count, settings.encoder_weight),)
-    output = Output(terms, masked, corrupted, guesses)
-    return output, ReplaceMlmCache(generator, encoder, terms)
+    recovered, encoder = guess(run, model.encoder, encoder_input, output.masked)
+    count, weight = counts["replace_mlm"], model.settings.encoder_weight
+    terms = (*output.terms, LossTerm("replace_mlm", recovered.loss, count, weight))
+    return output._replace(terms=terms), ReplaceMlmCache(generator, encoder, terms)
 
 
 def backward(run: BackwardPass, model: ReplaceMlm, counts: Counts, cache: ReplaceMlmCache) -> None:
@@ -124,5 +107,4 @@ def backward(run: BackwardPass, model: ReplaceMlm, counts: Counts, cache: Replac
 def evaluate(run: ForwardPass, model: ReplaceMlm, batch: Batch, stream: RandomStream) -> Output:
     """Return the output of the forward pass, with the encoder's guesses behind [MASK] besides."""
     output, _ = forward(run, model, batch, stream)
-    guesses, _ = guess_masked(run, model.encoder, batch, output.masked)
-    return output._replace(encoder_guesses=guesses)
+    return with_guesses_behind_mask(run, model.encoder, batch, output)
