@@ -25,9 +25,9 @@ from electra_ref.backends.cpu import bfloat16
 from electra_ref.backends.cpu.bfloat16.attention import AttentionCache
 from electra_ref.rng import Purpose, RandomStream
 from tests import bfloat16_twins, rounding_bounds
+from tests.fast_operations import SIZES, assert_within, draw, draw_stream, scales_of
 from tests.operation_cases import SEEDS, Sizes
 from tests.rounding_bounds import BFLOAT16, Float64, U
-from tests.test_cpu_backend_operations import SIZES, assert_within, draw, draw_stream, scales_of
 
 BACKEND: Backend = bfloat16
 LONG = [(1, 63, 1, 64), (2, 64, 2, 32), (1, 65, 1, 33), (2, 128, 2, 64), (1, 193, 1, 64)]

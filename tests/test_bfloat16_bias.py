@@ -18,7 +18,7 @@ from electra_ref.backends import Backend, reference
 from electra_ref.backends.cpu import bfloat16
 from electra_ref.gradient import GradientSum
 from electra_ref.rng import Purpose, RandomStream
-from tests.test_cpu_backend_operations import draw
+from tests.fast_operations import draw
 
 ROWS = 512
 WRONG = 1e-3  # the size of a coefficient that is to be noticed

@@ -1,9 +1,8 @@
 """A test that the tests of the fast operations can fail: they must notice wrong kernels.
 
-The tests are those of ``test_cpu_backend_operations``, which compare an operation and its gradient
-with the formula within the derived bound, and those of ``test_exponential``. They run on the
-kernels as plain Python, at sizes that give every kernel several blocks. Each mutant is given to the
-tests that evaluated its term, until one fails.
+The tests are those of ``JUDGING``: they compare an operation and its gradient with the formula
+within the derived bound. They run on the kernels as plain Python, at sizes that give every kernel
+several blocks. Each mutant is given to the tests that evaluated its term, until one fails.
 """
 
 from __future__ import annotations
@@ -24,12 +23,28 @@ import numpy as np
 import pytest
 
 from electra_ref.backends import cpu
-from tests import test_cpu_backend_operations, test_exponential
+from tests import (
+    fast_operations,
+    test_cpu_layers,
+    test_cpu_losses,
+    test_cpu_optimizer,
+    test_cpu_products,
+    test_cpu_refusals,
+    test_exponential,
+)
 from tests.interpreted_kernels import PACKAGE, functions_of, import_interpreted
 from tests.kernel_mutants import KERNEL_OPERATORS, KernelWrapper, kernel_operators_for
 from tests.mutants import WRAP, Instrument, instrumented
 from tests.operation_cases import Sizes
 
+JUDGING = (
+    test_cpu_products,
+    test_cpu_layers,
+    test_cpu_losses,
+    test_cpu_optimizer,
+    test_cpu_refusals,
+    test_exponential,
+)
 SHARE = 8  # of the mutants, one in so many is run every day
 THREADS = 2  # that products are split for, whatever the machine has
 
@@ -266,7 +281,7 @@ def judges_of(module: ModuleType) -> Iterator[tuple[str, Judge]]:
 def on_interpreted_kernels() -> Iterator[list[FunctionType]]:
     """Let the judges test the kernels as plain Python; yield their functions."""
     modules = import_interpreted()
-    operations, exponentials = test_cpu_backend_operations, test_exponential
+    operations, exponentials = fast_operations, test_exponential
     few = test_exponential.hard_arguments(count=1)
     with (
         mock.patch.object(operations, "CPU", modules[PACKAGE]),
@@ -294,7 +309,7 @@ class Campaign(NamedTuple):
 def run(share: int) -> Campaign:
     """Run one in ``share`` of all mutants."""
     with on_interpreted_kernels() as functions:
-        judges = dict([*judges_of(test_cpu_backend_operations), *judges_of(test_exponential)])
+        judges = dict(itertools.chain.from_iterable(map(judges_of, JUDGING)))
         instrument = Instrument(KERNEL_OPERATORS, kernel_operators_for)
         with instrumented(functions, instrument, KernelWrapper):
             of_term = judges_of_terms(instrument, judges)
@@ -392,4 +407,4 @@ def test_nothing_of_the_mutants_is_left_behind(sample: Campaign) -> None:
         assert WRAP not in function.__code__.co_names
         assert WRAP not in function.__globals__
     assert sys.modules[PACKAGE] is cpu
-    assert test_cpu_backend_operations.CPU is cpu
+    assert fast_operations.CPU is cpu
