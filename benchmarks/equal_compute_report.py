@@ -42,14 +42,19 @@ class Score(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean with its 95 % interval and its standard error, in points of 100."""
+    """A mean with its 95 % interval and its standard error, in points of 100.
+
+    Of a single seed there is the mean alone, and the rest is nan.
+    """
 
     mean: float
-    low: float
-    high: float
-    error: float
+    low: float = math.nan
+    high: float = math.nan
+    error: float = math.nan
 
     def __str__(self) -> str:
+        if math.isnan(self.error):
+            return f"{self.mean:+.1f}"
         interval = f"{self.low:+.1f} to {self.high:+.1f}"
         return f"{self.mean:+.1f} ({interval}; {self.error:.1f})"
 
@@ -93,19 +98,23 @@ def by_seed(scores: Iterable[Score], variant: str, task: str) -> dict[int, Float
 def difference(
     ours: dict[int, Floats], theirs: dict[int, Floats], *, paired: bool
 ) -> Interval | None:
-    """Return the mean difference with its interval; None without two seeds (in common).
+    """Return the mean difference with its interval; None without a seed (in common).
 
     ``paired`` differences are formed for each seed. The standard error is that of their mean, or
     that of the difference of two means.
     """
     seeds = (ours.keys() & theirs.keys(),) * 2 if paired else (ours.keys(), theirs.keys())
-    if min(map(len, seeds)) < 2:
+    fewest = min(map(len, seeds))
+    if fewest == 0:
         return None
     sides = [
         [side[seed] for seed in sorted(own)]
         for side, own in zip((ours, theirs), seeds, strict=True)
     ]
     means = [np.array([values.mean() for values in side]) for side in sides]
+    mean = float(means[0].mean() - means[1].mean())
+    if fewest == 1:
+        return Interval(mean)
     random = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = [np.stack([_resampled(values, random) for values in side]) for side in sides]
     if paired:
@@ -115,7 +124,7 @@ def difference(
         found = _mean_of_drawn(drawn[0], random) - _mean_of_drawn(drawn[1], random)
         error = math.hypot(*map(_standard_error, means))
     low, high = map(float, np.percentile(found, PERCENTILES))
-    return Interval(float(means[0].mean() - means[1].mean()), low, high, error)
+    return Interval(mean, low, high, error)
 
 
 def _resampled(values: Floats, random: np.random.Generator) -> Floats:
@@ -156,7 +165,7 @@ def score_table(scores: Sequence[Score]) -> Iterator[str]:
 
 
 def difference_to(scores: Sequence[Score], variant: str, to: str, task: str) -> Interval | None:
-    """Return the difference between two variants on ``task``; None without two seeds."""
+    """Return the difference between two variants on ``task``; None without a seed (in common)."""
     paired = is_trained(scores, variant) and is_trained(scores, to)
     return difference(by_seed(scores, variant, task), by_seed(scores, to, task), paired=paired)
 

@@ -301,9 +301,19 @@ def test_the_figure_has_differences_and_curves(tmp_path: Path) -> None:
 
 
 def test_one_seed_has_no_interval() -> None:
-    one = {0: np.array([1.0, 2.0])}
-    assert difference(one, one, paired=True) is None
-    assert difference({**one, 1: one[0]}, {0: one[0], 2: one[0]}, paired=True) is None
+    """It has a mean: 1.5 less 0.5. Of two seeds that only one side has, nothing is known."""
+    one, other = {0: np.array([1.0, 2.0])}, {0: np.array([0.5])}
+    more = {**one, 1: one[0]}, {**other, 2: one[0]}
+    for ours, theirs, paired in ((one, other, True), (*more, True), (one, other, False)):
+        found = difference(ours, theirs, paired=paired)
+        assert str(found) == "+1.0"
+    assert difference({1: one[0]}, other, paired=True) is None
+    assert difference(one, {}, paired=False) is None
+
+
+def test_a_table_of_one_seed_has_its_differences() -> None:
+    scores = [score(ELECTRA, 0, 0.6), score(BERT, 0, 0.4), score("start", 0, 0.3, step=0)]
+    assert list(difference_table(scores, BERT))[2:] == ["| electra | +20.0 |", "| start | -10.0 |"]
 
 
 @pytest.mark.parametrize(
