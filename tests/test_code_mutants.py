@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.code_mutants import find_mutants, mark_statements
+from tests.code_mutants import Mutant, find_mutants, mark_statements
 from tests.mutant_campaign import ROOT, Outcome, choose, find_all, report
 
 EQUIVALENT = Path(__file__).parent / "data" / "equivalent_mutants.txt"
@@ -132,9 +133,15 @@ def test_long_code_is_shown_around_the_change() -> None:
     assert len(set(names)) == len(names) == 100
 
 
+@functools.cache
+def all_mutants() -> list[Mutant]:
+    """Return the mutants of all areas; to find them takes seconds."""
+    return find_all()
+
+
 def test_the_choice_is_fair_and_the_same_every_time() -> None:
     """Every module has its share; a module that is edited keeps most of what was chosen."""
-    mutants = find_all()
+    mutants = all_mutants()
     chosen = choose(mutants, 300)
     assert [m.name for m in choose(mutants[::-1], 300)] == [m.name for m in chosen]
     modules = {mutant.module for mutant in mutants}
@@ -180,7 +187,7 @@ def equivalent_mutants() -> dict[str, str]:
 
 def test_mutants_that_are_called_equivalent_exist() -> None:
     """Where code has changed, the proof must be read again."""
-    assert set(equivalent_mutants()) - {mutant.name for mutant in find_all()} == set()
+    assert set(equivalent_mutants()) - {mutant.name for mutant in all_mutants()} == set()
 
 
 @pytest.mark.campaign

@@ -31,6 +31,7 @@ from electra_ref.config.pretraining import PRESETS
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.finetune import build_parser
+from electra_ref.training.finetuning.embedded import Text
 from electra_ref.training.run_directory import RunDirectory
 
 
@@ -175,9 +176,14 @@ def test_a_run_without_its_last_checkpoint_goes_on(
 
 
 def test_fine_tuned_models_of_a_run_that_was_moved_are_refused(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    results: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Otherwise the new run would get the scores of the old one."""
+    files = {"CoLA": (tmp_path / "train", tmp_path / "dev")}
+    monkeypatch.setattr(recipe, "small_files", lambda *_: files)
     write_seeds(tmp_path / "fine-tuned" / "plain" / "cola", "CoLA", 0.5)
     given = ["--names", "plain", "--results", str(results), "--output-dir", str(tmp_path)]
     assert recipe.main(given) == 2
@@ -239,12 +245,16 @@ def test_few_labels_come_from_files_of_their_own(tmp_path: Path) -> None:
     assert dev == tmp_path / "data/snips/valid.tsv"
 
 
-def test_without_data_there_is_the_task_of_the_installed_packages(tmp_path: Path) -> None:
+def test_without_data_there_is_the_task_of_the_installed_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [Text(f"text {number}", "numpy") for number in range(5)]
+    monkeypatch.setattr(scored_encoders, "embedded_task", lambda: (texts[:3], texts[3:]))
     files = small_files(None, tmp_path / "new")
     assert list(files) == [EMBEDDED]
     train, dev = (path.read_text().splitlines() for path in files[EMBEDDED])
-    assert len(train) > len(dev) > 100
-    assert set(json.loads(train[0])) == {"text", "label"}
+    assert (len(train), len(dev)) == (3, 2)
+    assert json.loads(train[0]) == {"text": "text 0", "label": "numpy"}
     files[EMBEDDED][0].write_text("of another version of the packages\n")
     again, _ = small_files(None, tmp_path / "new")[EMBEDDED]
     assert again.read_text() == "of another version of the packages\n"
