@@ -98,10 +98,10 @@ def tokenizers_contenders(vocabulary: list[str], documents: list[str]) -> list[C
     Raises ImportError if the package is not installed, and SystemExit if its ids differ.
     """
     # the rival is optional, so it is imported only where it is timed
-    from tokenizers import Tokenizer  # noqa: PLC0415
-    from tokenizers.models import WordPiece as Model  # noqa: PLC0415
-    from tokenizers.normalizers import BertNormalizer  # noqa: PLC0415
-    from tokenizers.pre_tokenizers import BertPreTokenizer  # noqa: PLC0415
+    from tokenizers import Tokenizer  # noqa: PLC0415  (an extra)
+    from tokenizers.models import WordPiece as Model  # noqa: PLC0415  (the same)
+    from tokenizers.normalizers import BertNormalizer  # noqa: PLC0415  (the same)
+    from tokenizers.pre_tokenizers import BertPreTokenizer  # noqa: PLC0415  (the same)
 
     def build() -> Any:
         tokenizer = Tokenizer(

@@ -255,6 +255,23 @@ def test_terms_and_total_are_the_definitions(variant: str) -> None:
     assert SPECIAL_TOKENS.pad == 0  # which ``pair_by_hand`` fills rows with
 
 
+@pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if "replace-mlm" in v or "all-tokens-mlm" in v]
+)
+def test_in_evaluation_the_encoder_guesses_behind_mask(variant: str) -> None:
+    problem = problem_of(variant)
+    parameters = FlatParameters(problem.specs, problem.vector)
+    run = ForwardPass(reference, parameters, problem.stream)
+    output = problem.objective.evaluate(run, problem.model, problem.batch, problem.stream)
+    masked, found = output.masked, output.encoder_guesses
+    _, everywhere = guesses_of(problem, "encoder", masked.masked_ids, output)
+    expected = at_slots(everywhere, masked.positions)
+    used = masked.weights.reshape(-1)
+    np.testing.assert_allclose(
+        found.logits[used], expected[masked.weights], rtol=1e-9, atol=1e-11 * np.abs(expected).max()
+    )
+
+
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "straight-through" in v])
 def test_straight_through_has_the_losses_of_the_sampled_tokens(variant: str) -> None:
     """Bit for bit those of ``adversarial`` = none, given the same samples."""
