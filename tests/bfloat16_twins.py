@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from electra_ref.arrays import Array, Float32
-from electra_ref.backends.cpu.arguments import expect_rows, starting_sums
+from electra_ref.backends.cpu.arguments import expect_matrix, starting_sums
 from electra_ref.backends.cpu.bfloat16.attention import AttentionCache
 from electra_ref.backends.cpu.bfloat16.packing import Bits, Panels, Words, empty_panels, in_panels
 from electra_ref.backends.cpu.bfloat16.tile import PANEL_COLUMNS
@@ -77,7 +77,7 @@ def multiply(
     a: Float32 | Panels, b: Float32 | Panels, out: Float32, *, start: Float32 | None = None
 ) -> None:
     """Do what ``matrix_product.multiply`` does."""
-    expect_rows(out)
+    expect_matrix(out)
     (first_sums, _) = starting_sums(start, out.shape)
     left = unpack(a).T if isinstance(a, Panels) else rounded(a)
     right = unpack(b) if isinstance(b, Panels) else rounded(b)

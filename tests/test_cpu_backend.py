@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from electra_ref.backends import cpu
-from electra_ref.backends.cpu import bfloat16
+from electra_ref.backends import Backend, cpu
+from electra_ref.backends.cpu import bfloat16, matrix_product
+from electra_ref.backends.cpu.bfloat16 import matrix_product as bfloat16_product
+from electra_ref.gradient import GradientSum
 from tests import fixed_steps
 from tests.test_backends import WITHOUT_AVX512
 from tests.tiny_electra import gradients_of, loss_of, make_problem
@@ -46,6 +48,19 @@ def test_gradients_in_bfloat16_are_within_its_rounding(scale: float) -> None:
     expected = gradients_of(exact).vector
     got = gradients_of(fast, bfloat16).vector
     assert np.linalg.norm(got - expected) <= 16 * 2.0**-9 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("backend", [cpu, bfloat16])
+def test_products_of_nothing_compile_no_kernel(backend: Backend) -> None:
+    """A batch without masked tokens would wait for the compiler, which takes many steps' time."""
+    kernels: list[Any] = [matrix_product._multiply, bfloat16_product._multiply]
+    before = [kernel.signatures.copy() for kernel in kernels]
+    for rows, width in ((0, 3), (5, 0)):
+        x, weight, bias = np.ones((rows, width), "f4"), np.ones((width, 4), "f4"), np.ones(4, "f4")
+        y, cache = backend.linear(x, weight, bias)
+        sums = GradientSum(weight, is_empty=True), GradientSum(bias, is_empty=True)
+        backend.linear_backward(y, cache, *sums)
+    assert before == [kernel.signatures for kernel in kernels]
 
 
 def steps_elsewhere(

@@ -139,7 +139,7 @@ def test_what_products_cannot_write_into_is_refused() -> None:
     sealed = np.ones((4, 5), "f4")
     sealed.flags.writeable = False
     wrong: dict[str, tuple[Any, Any]] = {
-        "contiguous rows": (np.ones((4, 10), "f4")[:, ::2], None),
+        "stored by rows": (np.ones((4, 9), "f4")[:, 2:7], None),
         "read-only": (sealed, None),
         r"float32 \(6, 4\)": (np.ones((4, 5), "f4"), dy),
         r"float32 \(4,\)": (np.ones((4, 5), "f4"), dy[0]),
@@ -151,20 +151,6 @@ def test_what_products_cannot_write_into_is_refused() -> None:
             sums = GradientSum(array, is_empty=True), GradientSum(np.ones(5, "f4"), is_empty=True)
             with pytest.raises(ValueError, match=message):
                 backend.linear_backward(dy, cache, *sums, dx_elsewhere)
-
-
-def test_products_write_into_rows_that_lie_apart() -> None:
-    """The gradient of a weight may be a part of a wider matrix."""
-    arrays = draw(np.random.default_rng(0), (6, 4), (4, 5), (6, 5))
-    x, weight, dy = (array.astype(np.float32) for array in arrays)
-    for backend in (tested.CPU, tested.BFLOAT16_CPU):
-        _, cache = backend.linear(x, weight, weight[0])
-        wide, alone, dbias = (np.ones(shape, "f4") for shape in ((4, 9), (4, 5), 5))
-        for array in (wide[:, 2:7], alone):
-            sums = GradientSum(array, is_empty=False), GradientSum(dbias, is_empty=True)
-            backend.linear_backward(dy, cache, *sums)
-        np.testing.assert_array_equal(wide[:, 2:7], alone)
-        np.testing.assert_array_equal(wide[:, [0, 1, 7, 8]], 1.0)
 
 
 def test_sums_of_nothing_are_zero() -> None:

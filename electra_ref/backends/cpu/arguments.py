@@ -18,11 +18,11 @@ def expect(shape: tuple[int, ...], *arrays: Array) -> None:
             raise ValueError(f"expected float32 {shape}, got {array.dtype} {array.shape}")
 
 
-def expect_rows(out: Float32) -> None:
-    """Raise ValueError unless ``out`` is a float32 matrix that may be written row by row."""
+def expect_matrix(out: Float32) -> None:
+    """Raise ValueError unless ``out`` is a float32 matrix, stored by rows, to write into."""
     expect(out.shape, out)
-    if out.ndim != 2 or not out[:1].flags.c_contiguous:
-        raise ValueError(f"expected a matrix with contiguous rows, got strides {out.strides}")
+    if out.ndim != 2 or not out.flags.c_contiguous:
+        raise ValueError(f"expected a matrix stored by rows, got strides {out.strides}")
     if not out.flags.writeable:
         raise ValueError("expected an array to write into, got one that is read-only")
 

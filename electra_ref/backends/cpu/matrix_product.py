@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.arguments import expect, expect_rows, is_transpose, starting_sums
+from electra_ref.backends.cpu.arguments import expect, expect_matrix, is_transpose, starting_sums
 from electra_ref.backends.cpu.panels import copy_columns, copy_panel, transpose_panel
 from electra_ref.backends.cpu.register_tile import (
     COLUMNS,
@@ -55,7 +55,7 @@ def multiply(
 
     Raises ValueError if shapes or types do not fit.
     """
-    expect_rows(out)
+    expect_matrix(out)
     (count, width), depth = out.shape, a.shape[1]
     expect((count, depth), a)
     expect((depth, width), b)
@@ -66,8 +66,8 @@ def multiply(
     a_stored, a_is_transpose = _as_stored(a)
     b_stored, b_is_transpose = _as_stored(b)
     sums = starting_sums(start, out.shape)
-    if depth == 0:  # no turn of the loop over K
-        out[...], column_sums[...] = sums[0], 0.0
+    if depth == 0 or out.size == 0:  # nothing to multiply, and numba would compile a kernel for it
+        out[...], column_sums[...] = sums[0], b.sum(axis=0)
         return
     factors = a_stored, a_is_transpose, b_stored, b_is_transpose
     threads = numba.get_num_threads()

@@ -38,7 +38,7 @@ import numba
 import numpy as np
 
 from electra_ref.arrays import Float32
-from electra_ref.backends.cpu.arguments import expect_rows, is_transpose, starting_sums
+from electra_ref.backends.cpu.arguments import expect_matrix, is_transpose, starting_sums
 from electra_ref.backends.cpu.bfloat16.packing import (
     STRIP_ROWS,
     Index,
@@ -87,7 +87,7 @@ NO_ROWS, NO_WORDS = np.empty((0, 0), np.float32), np.empty((0, 1, PANEL_COLUMNS)
 def multiply(
     a: Float32 | Panels, b: Float32 | Panels, out: Float32, *, start: Float32 | None = None
 ) -> None:
-    """Write ``start`` + A B to ``out`` (N, M), whose rows are contiguous.
+    """Write ``start`` + A B to ``out`` (N, M), stored by rows.
 
     ``a`` (N, K) and ``b`` (K, M) may be packed: b as it is, of a the transpose. ``start`` is a row
     (M,) or a matrix (N, M), such as ``out`` itself, which is then added to; None is zero.
@@ -128,10 +128,14 @@ def _multiply_any(
     if len(a.shape) != 2 or (not isinstance(a, Panels) and a.dtype != np.float32):
         raise ValueError(f"expected float32 matrices, got A {a.shape}")
     rows, length = a.shape[::-1] if isinstance(a, Panels) else a.shape
-    expect_rows(out)
+    expect_matrix(out)
     if length != right.shape[0] or out.shape != (rows, right.shape[1]):
         raise ValueError(f"A {(rows, length)}, B {right.shape} and out {out.shape} do not fit")
     first_sums = starting_sums(start, out.shape)
+    if length == 0 or out.size == 0:  # nothing to multiply, and numba would compile a kernel for it
+        out[...] = first_sums[0]
+        _pack_only(a, packed, column_sums)
+        return
     blocks = _choose_blocks(rows, right.words)
     width = 0 if column_sums is None else in_panels(length)
     sums = np.zeros((-(-rows // blocks.rows), width), np.float32)
@@ -148,10 +152,18 @@ def _choose_blocks(rows: int, words: Words) -> Blocks:
     """Cut ``out`` so that a block of B stays in L2 and there is work for all threads."""
     panels, pairs, _ = words.shape
     most_panels = WORDS_PER_COLUMN_BLOCK // (min(pairs, PAIRS_PER_BLOCK) * PANEL_COLUMNS)
-    column_blocks = max(1, -(-panels // most_panels))
-    row_blocks = max(-(-rows // MOST_ROWS_PER_BLOCK), -(-LEAST_TASKS // column_blocks), 1)
-    strips = max(1, -(-rows // TILE_ROWS))
-    return Blocks(-(-strips // row_blocks) * TILE_ROWS, max(1, -(-panels // column_blocks)))
+    column_blocks = -(-panels // most_panels)
+    row_blocks = max(-(-rows // MOST_ROWS_PER_BLOCK), -(-LEAST_TASKS // column_blocks))
+    strips = -(-rows // TILE_ROWS)
+    return Blocks(-(-strips // row_blocks) * TILE_ROWS, -(-panels // column_blocks))
+
+
+def _pack_only(a: Float32 | Panels, packed: Panels | None, column_sums: Float32 | None) -> None:
+    """Do what a product does to ``a`` on its way."""
+    if packed is not None and not isinstance(a, Panels):
+        packed.words[...] = pack(a).words
+    if column_sums is not None and not isinstance(a, Panels):
+        np.sum(a, axis=0, out=column_sums)
 
 
 @jit(parallel=True)
@@ -159,7 +171,7 @@ def _multiply(left: Left, right: Words, start: Float32, out: Float32, blocks: Bl
     """Write all of ``out`` (N, M), block by block."""
     first_sums = start[0]
     row_blocks = -(-out.shape[0] // blocks.rows)
-    column_blocks = max(1, -(-right.shape[0] // blocks.panels))  # the rows are packed in any case
+    column_blocks = -(-right.shape[0] // blocks.panels)
     for task in numba.prange(row_blocks * column_blocks):
         # numba counts in uint64, whose minimum with an int64 would be a float64.
         column_block, row_block = divmod(np.intp(task), row_blocks)

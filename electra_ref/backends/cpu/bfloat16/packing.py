@@ -78,12 +78,8 @@ def pack(matrix: Float32) -> Panels:
 
 def empty_panels(length: int, columns: int) -> Panels:
     """Return room for a matrix (K, M)."""
-    # At least one pair: the tile has no products of length 0.
-    pairs = max(1, -(-length // 2))
-    words = aligned_empty((-(-columns // PANEL_COLUMNS), pairs, PANEL_COLUMNS), np.uint32)
-    if length == 0:  # no row of a matrix will be rounded into it
-        words.fill(0)
-    return Panels(words, (length, columns))
+    shape = -(-columns // PANEL_COLUMNS), -(-length // 2), PANEL_COLUMNS
+    return Panels(aligned_empty(shape, np.uint32), (length, columns))
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
