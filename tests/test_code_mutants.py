@@ -139,6 +139,7 @@ def all_mutants() -> list[Mutant]:
     return find_all()
 
 
+@pytest.mark.slow
 def test_the_choice_is_fair_and_the_same_every_time() -> None:
     """Every module has its share; a module that is edited keeps most of what was chosen."""
     mutants = all_mutants()
@@ -185,6 +186,7 @@ def equivalent_mutants() -> dict[str, str]:
     return proofs
 
 
+@pytest.mark.slow
 def test_mutants_that_are_called_equivalent_exist() -> None:
     """Where code has changed, the proof must be read again."""
     assert set(equivalent_mutants()) - {mutant.name for mutant in all_mutants()} == set()

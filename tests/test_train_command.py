@@ -131,7 +131,9 @@ def test_a_run_leaves_all_that_the_readme_names(
     assert "\33" not in printed  # no colour where nobody looks
 
 
-@pytest.mark.parametrize("step", [0, 3, 5, 11])
+@pytest.mark.parametrize(
+    "step", [0, 5, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 11))]
+)
 def test_a_killed_run_resumes_to_the_same_bits(
     step: int, corpus: Path, tmp_path: Path, uninterrupted: Any
 ) -> None:

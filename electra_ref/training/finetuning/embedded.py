@@ -108,6 +108,7 @@ def compare(
     path = processes.of_first(lambda: _new_folder(output_dir))
     ended: dict[str, Ended] = {}
     try:
+        progress.say("reading the documentation of the installed packages")
         train, dev = processes.of_first(embedded_task)
         written = processes.of_first(lambda: write_texts(path, train, dev))
         files = Files(str(encoder.path), *map(os.path.abspath, written))
