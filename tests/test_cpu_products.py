@@ -153,6 +153,13 @@ def test_what_products_cannot_write_into_is_refused() -> None:
                 backend.linear_backward(dy, cache, *sums, dx_elsewhere)
 
 
+def test_a_product_of_one_number() -> None:
+    for backend in (tested.CPU, tested.BFLOAT16_CPU):
+        x, weight, bias = (np.full(shape, 2.0, "f4") for shape in ((1, 3), (3, 1), 1))
+        y, _ = backend.linear(x, weight, bias)
+        np.testing.assert_array_equal(y, [[14.0]])
+
+
 def test_sums_of_nothing_are_zero() -> None:
     """A product over no rows or no columns leaves nothing in new memory as it was."""
     shapes = (0, 3), (5, 0)

@@ -74,6 +74,12 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
             "np.zeros((a.shape[0], COLUMNS), np.float32) [1 for 0]",
         ],
     },
+    "the last panel may be treated as one that is not full": {
+        "cpu.matrix_product.multiply_rows": ["width [- 1]"],
+    },
+    "the kernel leaves nothing of nothing, too, once it is compiled": {
+        "cpu.matrix_product.multiply": ["out.size [+ 1]"],
+    },
     "a slice ends where its array does": {
         "cpu.attention._head": ["x.shape[1] [+ 1]"],
     },
