@@ -107,6 +107,15 @@ def test_a_product_that_packs_its_left_operand(
     assert_column_sums(sums, a)
 
 
+def test_the_left_operand_is_packed_where_nothing_is_multiplied() -> None:
+    a, sums = draw(0, 40, 70), np.full(70, np.nan, np.float32)
+    packed = multiply_and_pack(
+        a, np.ones((70, 0), np.float32), np.ones((40, 0), np.float32), column_sums=sums
+    )
+    assert packed.words.tobytes() == pack(a).words.tobytes()
+    assert_column_sums(sums, a)
+
+
 @pytest.mark.parametrize(
     ("rows", "length", "columns"), [(2048, 256, 192), (192, 2100, 256), (40, 96, 4100), (300, 1, 9)]
 )

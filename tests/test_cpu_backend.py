@@ -52,7 +52,7 @@ def test_gradients_in_bfloat16_are_within_its_rounding(scale: float) -> None:
 
 @pytest.mark.parametrize("backend", [cpu, bfloat16])
 def test_products_of_nothing_compile_no_kernel(backend: Backend) -> None:
-    """A batch without masked tokens would wait for the compiler, which takes many steps' time."""
+    """Waiting for the compiler would take the time of many steps."""
     kernels: list[Any] = [matrix_product._multiply, bfloat16_product._multiply]
     before = [kernel.signatures.copy() for kernel in kernels]
     for rows, width in ((0, 3), (5, 0)):

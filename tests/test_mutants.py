@@ -264,7 +264,7 @@ def sample() -> Campaign:
 def campaign(share: int) -> Campaign:
     """Run one in ``share`` of the mutants of the reference and of the model.
 
-    All of them are compared with the complex step, a part of them with what is not broken.
+    If all are run, they are compared with the complex step; otherwise with what is not broken.
     """
     # No padding and other loss weights in the second: the largest element of an array is then
     # never one that does not count, and no weight is 1. No attention dropout: another branch.
@@ -278,14 +278,14 @@ def campaign(share: int) -> Campaign:
         make_problem(0.5, seed=1, num_hidden_layers=1),
         make_problem(0.02, seed=2, **changes),
     ]
-    exact = share == 1  # against the complex step
+    by_complex_step = share == 1
     functions = backward_functions(electra_ref.backends.reference, electra_ref.model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib.import_module(LOG_LIKELIHOOD), "ROWS_AT_A_TIME", 3)
         judges: list[AnyJudge] = [
-            *(Judge(problem, by_complex_step=exact) for problem in problems),
+            *(Judge(problem, by_complex_step=by_complex_step) for problem in problems),
             *(
-                VariantJudge(problem, by_complex_step=exact)
+                VariantJudge(problem, by_complex_step=by_complex_step)
                 for problem in (*variant_problems(), *head_problems())
             ),
             *operation_judges(),
