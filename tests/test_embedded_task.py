@@ -131,6 +131,21 @@ def test_the_table_has_four_ways_to_answer(
         assert [json.loads(line) for line in written] == [text._asdict() for text in texts]
 
 
+def test_it_says_what_it_reads_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda _, line, **__: said.append(line))
+
+    def read() -> Any:
+        assert said[-1] == "reading the documentation of the installed packages"
+        raise UserError("read")
+
+    monkeypatch.setattr(embedded, "embedded_task", read)
+    with pytest.raises(UserError, match="^read$"):
+        compare(tmp_path)
+
+
 def test_it_says_so_where_pretraining_is_of_no_use(
     packages: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
