@@ -142,7 +142,7 @@ def test_it_says_what_it_reads_before_it_does(
         raise UserError("read")
 
     monkeypatch.setattr(embedded, "embedded_task", read)
-    with pytest.raises(UserError, match="^read$"):
+    with pytest.raises(UserError, match=r"^read$"):
         compare(tmp_path)
 
 
