@@ -14,11 +14,19 @@ from typing import Any
 import pytest
 
 from electra_ref import finetune, predict
+from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.training import loop
 from electra_ref.training.checkpoint import list_checkpoints
-from electra_ref.training.finetuning.seeds import spread_lines
-from electra_ref.training.finetuning.seeds_file import Seeds, write_seeds
+from electra_ref.training.finetuning.run import Files
+from electra_ref.training.finetuning.seeds import (
+    begin_seeds,
+    discard_seeds,
+    spread_lines,
+    what_is_trained,
+)
+from electra_ref.training.finetuning.seeds_file import Seeds, have_begun, write_seeds
 from electra_ref.training.records import read_records
+from tests.file_system_calls import Killed, counting, kill_at, watching
 from tests.small_finetuning import (
     KilledError,
     ends_at,
@@ -237,15 +245,65 @@ def test_seeds_of_which_none_has_begun_are_resumed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process may have been killed before the first run."""
+    """A process may have been killed before the first run, or before it wrote all of its files."""
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "c"):
         assert train(folder, Path("runs") / name, "--seeds", "1", "--max-steps", "1") == 0
         shutil.rmtree(Path("runs") / name / "seed-0")
         os.utime(Path("runs") / name / "seeds.json", (1, 1 + (name == "b")))
+    shutil.copytree("runs/a", "runs/d")
+    Path("runs/d/config.toml").unlink()
+    os.utime("runs/d/seeds.json")
     capsys.readouterr()
     assert finetune.main(["--resume"]) == 0
     assert "the model is in runs/b;" in capsys.readouterr().out
+
+
+def begin_two(folder: Path) -> None:
+    begin_seeds(folder, FinetuningConfig(task=KIND), Files("model", "train", "dev"), 2)
+
+
+def calls_to_begin(folder: Path) -> list[str]:
+    """Return the names of the calls that change the disk."""
+    calls: list[str] = []
+    with watching(counting(calls)):
+        begin_two(folder)
+    return calls
+
+
+def test_seeds_that_are_killed_before_they_begin_can_begin_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process killed at any change of the disk leaves what the same command takes for its own."""
+    left = set()
+    for number in range(len(calls_to_begin(tmp_path / "whole"))):
+        path = tmp_path / str(number)
+        with pytest.raises(Killed), watching(kill_at(number)):
+            begin_two(path)
+        left.add(have_begun(path))
+        if not have_begun(path):
+            resumed = ["--resume", "--output-dir", str(path)]
+            message = refused(capsys, lambda flags=resumed: finetune.main(flags))  # type: ignore[misc]
+            is_marked = (path / "seeds.json").exists()
+            assert is_marked == ("were stopped before they began; start them again" in message)
+            discard_seeds(path, folder_too=False)
+            begin_two(path)
+        assert what_is_trained(path) == what_is_trained(tmp_path / "whole")
+    assert left == {False, True}
+
+
+@pytest.mark.parametrize("flags", [("--seeds", "1"), ()])
+def test_a_folder_of_seeds_that_never_began_is_used(
+    flags: tuple[str, ...], folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "runs"
+    calls = calls_to_begin(tmp_path / "whole")
+    last_write = max(number for number, name in enumerate(calls) if name == "write")
+    with pytest.raises(Killed), watching(kill_at(last_write)):
+        begin_two(path)
+    assert len(list(path.iterdir())) == 2  # the marker, and half of another file
+    assert train(folder, path, *flags, "--max-steps", "1") == 0
+    assert (path / "seeds.json").exists() == bool(flags)
 
 
 def refused(capsys: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
@@ -264,14 +322,17 @@ def test_seeds_are_compared_so_no_setting_changes(
 def test_a_folder_of_several_seeds_is_refused_with_what_goes_on(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything is read: the folder has no more than what marks it."""
-    path = tmp_path / "used"
-    path.mkdir()
-    write_seeds(path, Seeds([0, 1], {}, None, KIND, {}))
-    for flags in (("--seeds", "2"), ()):
-        assert train(folder, path, *flags) == 2
-        said = capsys.readouterr().err
-        assert f"{path} holds runs of several seeds, which are never overwritten; go on" in said
+    """Before anything is read: the folder has no more than its two files, or a run."""
+    for name in ("config.toml", "seed-1"):
+        path = tmp_path / name
+        path.mkdir()
+        write_seeds(path, Seeds([0, 1], {}, None, KIND, {}))
+        (path / name).mkdir()
+        for flags in (("--seeds", "2"), ()):
+            assert train(folder, path, *flags) == 2
+            said = capsys.readouterr().err
+            assert f"{path} holds runs of several seeds, which are never overwritten; go on" in said
+        assert {entry.name for entry in path.iterdir()} == {"seeds.json", name}
 
 
 def test_a_folder_that_holds_something_else_is_refused(

@@ -7,6 +7,7 @@ the others are deleted; their figures stay.
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,20 @@ from pathlib import Path
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.config.settings import resolve, to_toml
 from electra_ref.errors import UserError
-from electra_ref.files import disk_errors, write_text_atomically
+from electra_ref.files import (
+    TEMPORARY,
+    disk_errors,
+    remove_temporaries,
+    sync_folder,
+    write_text_atomically,
+)
 from electra_ref.processes import ALONE, Processes
 from electra_ref.training.finetuning.learning import SHOWN
 from electra_ref.training.finetuning.run import Files
 from electra_ref.training.finetuning.seeds_file import (
+    CONFIG,
     Seeds,
+    have_begun,
     read_seeds,
     remove_seeds,
     run_of,
@@ -34,21 +43,23 @@ from electra_ref.training.run_directory import has_begun, is_run
 
 Scores = Mapping[str, float]
 
-_CONFIG = "config.toml"
-
 
 def begin_seeds(folder: Path, settings: FinetuningConfig, files: Files, count: int) -> None:
     """Make ``folder`` that of ``count`` runs, the first with the seed of ``settings``.
 
-    Raises UserError if it holds something else.
+    The marker is written first: what a process killed here leaves is known to be ours. Raises
+    UserError if the folder holds something else.
     """
     seeds = [settings.seed + number for number in range(count)]
     dataclasses.replace(settings, seed=seeds[-1])  # raises UserError if it is too large
     with disk_errors(f"create {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+        if all(TEMPORARY.fullmatch(name) for name in os.listdir(folder)):
+            remove_temporaries(folder)  # of a process that was killed here
         require_empty(folder, "choose another --output-dir")
-    write_text_atomically(folder / _CONFIG, to_toml(settings))
     write_seeds(folder, Seeds(seeds, {}, None, settings.task, files._asdict()))
+    write_text_atomically(folder / CONFIG, to_toml(settings))
 
 
 def discard_seeds(folder: Path, *, folder_too: bool) -> None:
@@ -57,7 +68,7 @@ def discard_seeds(folder: Path, *, folder_too: bool) -> None:
     if seeds is None or any(is_run(run_of(folder, seed)) for seed in seeds.seeds):
         return
     with suppress(OSError):
-        (folder / _CONFIG).unlink()
+        (folder / CONFIG).unlink(missing_ok=True)
         remove_seeds(folder)
         if folder_too:
             folder.rmdir()
@@ -68,8 +79,13 @@ def what_is_trained(folder: Path) -> tuple[FinetuningConfig, Files]:
     seeds = read_seeds(folder)
     if seeds is None:
         raise UserError(f"{folder} has no runs of several seeds")
+    if not have_begun(folder):
+        raise UserError(
+            f"the runs of several seeds in {folder} were stopped before they began; "
+            "start them again without --resume"
+        )
     table = task_of(seeds.task).TABLE
-    return resolve(table, {}, path=folder / _CONFIG), Files(**seeds.files)
+    return resolve(table, {}, path=folder / CONFIG), Files(**seeds.files)
 
 
 def train_seeds(

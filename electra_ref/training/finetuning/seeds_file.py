@@ -1,7 +1,7 @@
 """``seeds.json``: the marker of a folder with a run for each seed, and which of them is the best.
 
     seeds.json     {"format": ..., "seeds": [0, 1, 2], "scores": {"0": {...}, ...}, "best": 1, ...}
-    config.toml    the settings that all have in common
+    config.toml    the settings that all have in common; where it is missing, no run has begun
     seed-0/ ...    the runs
 
 ``scores`` has the seeds that are done, ``best`` is there when all are. ``task`` and ``files`` say
@@ -20,6 +20,7 @@ from electra_ref.files import disk_errors, write_json_atomically
 from electra_ref.training.run_directory import FINETUNING, last_used, newest_run, runs_in
 
 FORMAT = "electra_ref seeds 1"
+CONFIG = "config.toml"
 _NAME = "seeds.json"
 
 
@@ -66,6 +67,17 @@ def is_of_seeds(folder: Path) -> bool:
     return read_seeds(folder) is not None
 
 
+def have_begun(folder: Path) -> bool:
+    """Return whether ``folder`` has runs of several seeds that are to be resumed, not begun again.
+
+    It has ``config.toml``, or runs and has lost it.
+    """
+    seeds = read_seeds(folder)
+    if seeds is None:
+        return False
+    return (folder / CONFIG).exists() or any(run_of(folder, seed).exists() for seed in seeds.seeds)
+
+
 def newest_to_resume(root: Path) -> Path:
     """Return the fine-tuning run in ``root``, or the folder of several, that was used last.
 
@@ -74,7 +86,7 @@ def newest_to_resume(root: Path) -> Path:
     used = {path: last_used(path) for path in runs_in(root, FINETUNING)}
     if root.is_dir():
         with disk_errors(f"read {root}"):
-            folders = [path for path in sorted(root.iterdir()) if is_of_seeds(path)]
+            folders = [path for path in sorted(root.iterdir()) if have_begun(path)]
             used |= {path: _last_used(path) for path in folders}
     return max(used, key=used.__getitem__) if used else newest_run(root, FINETUNING)
 

@@ -29,7 +29,7 @@ from electra_ref.training.finetuning.seeds import (
     train_seeds,
     what_is_trained,
 )
-from electra_ref.training.finetuning.seeds_file import is_of_seeds, newest_to_resume
+from electra_ref.training.finetuning.seeds_file import have_begun, is_of_seeds, newest_to_resume
 from electra_ref.training.loop import Trainer
 from electra_ref.training.progress import Progress, format_duration
 from electra_ref.training.run_directory import PRETRAINING, new_run_path, newest_run, require_unused
@@ -84,7 +84,7 @@ def train_new(
     require_micro_batches(settings, processes.size)
     if path is not None:
         named = path
-        processes.of_first(lambda: _require_unused(named))  # before all data are read
+        processes.of_first(lambda: _make_usable(named))  # before all data are read
     prepared = _prepared(settings, files, encoder, progress, stop, processes)
     if prepared is None:
         return None
@@ -108,12 +108,17 @@ def train_new(
         return _ended(trainer, limits, stop)
 
 
-def _require_unused(path: Path) -> None:
-    if is_of_seeds(path):
+def _make_usable(path: Path) -> None:
+    """Raise UserError unless a new run may begin in ``path``.
+
+    Delete what a process leaves that was killed before its runs of several seeds began.
+    """
+    if have_begun(path):
         raise UserError(
             f"{path} holds runs of several seeds, which are never overwritten; go on with "
             "--resume, or choose another --output-dir"
         )
+    discard_seeds(path, folder_too=False)
     require_unused(path)
 
 
