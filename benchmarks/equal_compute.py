@@ -47,7 +47,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import pretraining_runs
 from benchmarks.choosing import check_numbers, check_settings, corpus_of, seeds_of
-from benchmarks.equal_compute_figure import check_that_it_can_draw, draw
+from benchmarks.equal_compute_figure import check_that_it_can_draw, draw, draw_few_labels
 from benchmarks.equal_compute_report import Score, print_report
 from benchmarks.harness import exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import (
@@ -156,7 +156,10 @@ def compare_or_report(options: argparse.Namespace) -> list[str]:
         raise UserError("there is no score to report")
     print_report(scores, REFERENCES)
     if options.plot is not None and scores:
-        draw(scores, options.plot, BERT, without=RANDOM)
+        if {one.task for one in scores} <= FEW_LABELS.keys():
+            draw_few_labels(scores, options.plot)
+        else:
+            draw(scores, options.plot, BERT, without=RANDOM)
     return failures
 
 

@@ -25,6 +25,7 @@ from benchmarks.equal_compute import (
     build_parser,
     encoders_of,
     folder_of,
+    main,
     not_pretrained,
     plans_of,
     read_all,
@@ -298,6 +299,36 @@ def test_the_figure_has_differences_and_curves(tmp_path: Path) -> None:
     assert ">random<" not in text
     with pytest.raises(UserError, match="No such file"):
         draw(scores, tmp_path / "no" / "figure.svg", BERT, without="random")
+
+
+def test_scores_of_few_labels_are_drawn_against_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    scores = [
+        score(variant, seed, value + 0.1 * seed, again=seed, step=step)._replace(task=task)
+        for variant, step in ((ELECTRA, 8), ("start", 0))
+        for seed in (0, 1)
+        for task, value in zip(FEW_LABELS, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), strict=True)
+    ]
+    write_scores(tmp_path / "few_labels.csv", scores)
+    arguments = ["--from", str(tmp_path / "few_labels.csv"), "--plot", "figure.svg"]
+    assert main(arguments) == 0
+    (figure,) = drawn
+    assert [axes.get_title() for axes in figure.axes] == ["UD part of speech", "SNIPS slots"]
+    for axes, means in zip(figure.axes, ([15, 25, 35], [45, 55, 65]), strict=True):
+        assert [container.get_label() for container in axes.containers] == [ELECTRA, "start"]
+        for container in axes.containers:
+            x, y = container.lines[0].get_data()
+            np.testing.assert_allclose(x, [100, 400, 1600])
+            np.testing.assert_allclose(y, means)
+            (bars,) = container.lines[2]
+            ends = [[segment[:, 1].min(), segment[:, 1].max()] for segment in bars.get_segments()]
+            np.testing.assert_allclose(ends, [[mean - 5, mean + 5] for mean in means])
+    styles = [axes.containers[1].lines[0].get_linestyle() for axes in figure.axes]
+    assert styles == [":", ":"]
 
 
 def test_one_seed_has_no_interval() -> None:
