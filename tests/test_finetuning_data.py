@@ -138,16 +138,17 @@ TASK: Any = SimpleNamespace(targets=targets_of)
 def test_rows_are_padded_to_a_multiple_of_eight_within_the_positions(
     longest: int, limit: int, length: int
 ) -> None:
-    batch = labelled_batch(TASK, [feature_of(3), feature_of(longest)], PAD, limit)
-    if longest < 3:
-        length = 8
-    assert batch.input_ids.shape == (2, length)
     assert padded_length(longest, limit) == length
-    assert batch.targets == ([0, 0], length)
+
+
+def test_a_batch_has_the_length_that_is_asked_for() -> None:
+    batch = labelled_batch(TASK, [feature_of(3), feature_of(5)], PAD, 11)
+    assert batch.input_ids.shape == (2, 11)
+    assert batch.targets == ([0, 0], 11)
 
 
 def test_padding_is_marked_and_nothing_else() -> None:
-    batch = labelled_batch(TASK, [feature_of(2, 5, detail="a"), feature_of(3, detail="b")], PAD, 99)
+    batch = labelled_batch(TASK, [feature_of(2, 5, detail="a"), feature_of(3, detail="b")], PAD, 8)
     ids = [
         [100, 101, *[PAD] * 6],
         [100, 101, 102, 103, 104, *[PAD] * 3],

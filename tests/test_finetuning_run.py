@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from electra_ref import finetune
@@ -110,6 +111,24 @@ def test_a_run_that_is_killed_by_the_kernel_resumes_to_the_same_bits(
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
     assert result_of(output) == result_of(uninterrupted)
+
+
+def test_micro_batches_change_nothing(folder: Path, tmp_path: Path) -> None:
+    """Rows of many lengths with dropout: what is drawn for a row depends on its step alone."""
+    words = [["a"] * length for length in (1, 30, 2, 12, 3, 20, 25, 4)]
+    lines = [json.dumps({"words": one, "tags": list(("ABCD" * 9)[: len(one)])}) for one in words]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    for name in ("model", "dev.jsonl"):
+        (tmp_path / name).symlink_to(folder / name)
+    vectors = []
+    for accumulate in (1, 2, 4, 8):
+        output = tmp_path / str(accumulate)
+        changes = {"accumulate": accumulate, "batch_size": 8, "attention_dropout": 0.5}
+        assert train(tmp_path, output, head="huggingface", **changes) == 0
+        tensors = tensors_of(output / "checkpoints")
+        vectors.append(np.concatenate([np.frombuffer(tensors[name]) for name in sorted(tensors)]))
+    for vector in vectors[1:]:
+        np.testing.assert_allclose(vector, vectors[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("number", [0, 6, 11])

@@ -17,9 +17,11 @@ from electra_ref.training.finetuning.data import (
     BATCH_TOKENS,
     LabelledData,
     labelled_batch,
+    longest_row,
     reading_batches,
 )
 from electra_ref.training.finetuning.task import Answered, Feature, Labels, Settings, Task
+from electra_ref.training.prediction.batches import padded_length
 from electra_ref.training.prediction.task import check_finite
 
 
@@ -79,8 +81,9 @@ def predictions(
 def _answers(
     reader: Reader, parameters: FlatParameters, features: Sequence[Feature]
 ) -> Sequence[Any]:
-    longest = reader.settings.max_position_embeddings
-    batch = labelled_batch(reader.task, features, reader.pad, longest)
+    longest = max(map(longest_row, features))
+    length = padded_length(longest, reader.settings.max_position_embeddings)
+    batch = labelled_batch(reader.task, features, reader.pad, length)
     run = ForwardPass(reader.backend, parameters, None)
     with np.errstate(over="ignore", invalid="ignore"):  # looked for below
         said = _on_host(reader.backend, fine_tuning.answer(run, reader.model, batch))

@@ -39,8 +39,7 @@ class LabelledData(NamedTuple):
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Return the tokens of the longest row of each feature."""
-        sizes = (max(row.ids.size for row in feature.rows) for feature in self.features)
-        return np.fromiter(sizes, np.int64, len(self.features))
+        return np.fromiter(map(longest_row, self.features), np.int64, len(self.features))
 
     def digest(self) -> str:
         """Return a hash of all that is said: two equal ones are of the same data."""
@@ -63,6 +62,11 @@ def _pieces(part: Any) -> Iterator[bytes]:
         yield repr(part).encode("utf-8", "surrogatepass") + b"\n"
 
 
+def longest_row(feature: Feature) -> int:
+    """Return the tokens of the longest row of ``feature``."""
+    return max(row.ids.size for row in feature.rows)
+
+
 def batches_an_epoch(count: int, batch_size: int) -> int:
     """Return how many batches ``count`` features make."""
     return -(-count // batch_size)
@@ -83,12 +87,9 @@ def training_features(
     return bucket[ends[number] - ends[first] : ends[number + 1] - ends[first]]
 
 
-def labelled_batch(
-    task: Task, features: Sequence[Feature], pad: int, longest: int
-) -> LabelledBatch:
-    """Return ``features`` as rows, padded to a multiple of 8, at most to ``longest``."""
+def labelled_batch(task: Task, features: Sequence[Feature], pad: int, length: int) -> LabelledBatch:
+    """Return ``features`` as rows of ``length`` tokens, padding included."""
     rows = [row for feature in features for row in feature.rows]
-    length = padded_length(max(row.ids.size for row in rows), longest)
     ids = np.full((len(rows), length), pad, np.int32)
     segments = np.zeros((len(rows), length), np.int32)
     mask = np.zeros((len(rows), length), bool)
@@ -102,9 +103,7 @@ def reading_batches(
     features: Sequence[Feature], longest: int, batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[list[int]]:
     """Yield the numbers of ``features`` in batches of one padded length, the longest first."""
-    lengths = [
-        padded_length(max(row.ids.size for row in feature.rows), longest) for feature in features
-    ]
+    lengths = [padded_length(longest_row(feature), longest) for feature in features]
     order = sorted(range(len(features)), key=lambda number: -lengths[number])
     for length, equal in itertools.groupby(order, key=lengths.__getitem__):
         batch: list[int] = []

@@ -18,6 +18,7 @@ from electra_ref.processes import ALONE, Processes
 from electra_ref.training.finetuning.answering import Reader, predictions
 from electra_ref.training.finetuning.data import LabelledData, labelled_batch, training_features
 from electra_ref.training.finetuning.task import Labels, Task
+from electra_ref.training.prediction.batches import padded_length
 from electra_ref.training.task import Evaluation
 
 SHOWN = 4  # scores that the line for people has
@@ -71,10 +72,13 @@ class Learning:
     def batches(self, step: int) -> Sequence[LabelledBatch]:
         """Return the features of a step in ``accumulate`` micro-batches.
 
-        If there are fewer features than that, each is one.
+        If there are fewer features than that, each is one. All are padded to the same length:
+        attention numbers its random words by it, and these shall not depend on ``accumulate``.
         """
         reader, config = self.reader, self.reader.settings
         numbers = training_features(step, self._lengths, config)
+        longest = int(self._lengths[numbers].max())
+        length = padded_length(longest, config.max_position_embeddings)
         parts = np.array_split(numbers, min(config.accumulate, numbers.size))
         return MadeOnDemand(
             len(parts),
@@ -82,7 +86,7 @@ class Learning:
                 reader.task,
                 [self._train.features[number] for number in parts[part]],
                 reader.pad,
-                config.max_position_embeddings,
+                length,
             ),
         )
 
