@@ -24,7 +24,7 @@ from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
 from electra_ref.training.finetuning.embedded import FILES, embedded_task, write_texts
 from electra_ref.training.finetuning.encoder_source import START as START_KEYS
-from electra_ref.training.finetuning.seeds_file import read_seeds
+from electra_ref.training.finetuning.seeds_file import have_begun, read_seeds
 
 DATA_HELP = "folder of the tasks' files, see benchmarks.tasks; default: the task without files"
 START = ("--from-scratch",)
@@ -147,7 +147,7 @@ def fine_tune(encoder: Encoder, files: dict[str, tuple[Path, Path]], seeds: int)
 def _arguments(encoder: Encoder, task: str, files: Sequence[Path], seeds: int) -> Iterator[str]:
     folder = encoder.folder_of(task)
     yield from ("electra_ref.finetune", "--output-dir", str(folder))
-    if (folder / "seeds.json").exists():
+    if have_begun(folder):
         yield "--resume"
         return
     train, dev = files

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import CHECKOUT, exit_code_of, origin, print_origin, print_summary
 from electra_ref.errors import UserError
+from electra_ref.training.finetuning.seeds_file import have_begun
 
 LAST_TENTH = 10
 GZIP = ".gz"
@@ -164,7 +165,7 @@ def train(run: Run, options: argparse.Namespace, output: Path) -> int:
     """Train ``run``, or go on with it; return the exit code of the command."""
     output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "electra_ref.finetune", "--output-dir", str(run.folder)]
-    if (run.folder / "seeds.json").exists():
+    if have_begun(run.folder):
         command.append("--resume")
     else:
         train_file, dev_file = files_of(TASKS[run.task], options.data.resolve(), output)

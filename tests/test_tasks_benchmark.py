@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,20 @@ from benchmarks.tasks import (
     records_of,
     result,
     table,
+    train,
 )
 from electra_ref.errors import UserError
 from electra_ref.finetune import build_parser
+from electra_ref.training.finetuning.seeds_file import Seeds
+from electra_ref.training.finetuning.seeds_file import write_seeds as write_seeds_file
 
 
 def write_seeds(run: Run, *values: float, best: int | None = 0) -> None:
     """Write what the command leaves of ``run``."""
     run.folder.mkdir(parents=True)
     scores = {str(seed): {"accuracy": value, "f1": 0.0} for seed, value in enumerate(values)}
-    text = json.dumps({"scores": scores, "best": best})
-    (run.folder / "seeds.json").write_text(text, encoding="utf-8")
+    write_seeds_file(run.folder, Seeds([*range(len(values))], scores, best, "multiple-choice", {}))
+    (run.folder / "config.toml").touch()
 
 
 def write_empty(folder: Path, *names: str) -> None:
@@ -109,6 +111,25 @@ def test_finished_runs_are_not_repeated_and_others_go_on(
     assert command[-1] == "--resume"
     assert str(tmp_path / "copa-from-scratch") in command
     assert "from-scratch: exit code 1" in capsys.readouterr().err
+
+
+def test_runs_that_never_began_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed before it wrote the settings leaves nothing to resume."""
+    run = Run("COPA", "from-scratch", tmp_path / "copa-from-scratch")
+    write_seeds(run, best=None)
+    (run.folder / "config.toml").unlink()
+    commands: list[list[str]] = []
+
+    def call(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", call)
+    monkeypatch.setattr(tasks, "files_of", lambda *_: (Path("train"), Path("dev")))
+    options = argparse.Namespace(model=Path("/m"), data=Path("d"), seeds=2)
+    assert train(run, options, tmp_path) == 0
+    assert "--train" in commands[0]
+    assert "--resume" not in commands[0]
 
 
 def test_a_new_run_names_files_and_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
