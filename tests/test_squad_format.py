@@ -130,6 +130,7 @@ def test_an_answer_that_is_not_there_is_skipped_in_training_and_kept_to_score() 
         ("Paris", 26, None),
         ("London. It", 26, None),  # beyond the end
         ("London", -1, None),
+        (CONTEXT[-5:], -5, None),  # Python counts from the end
         ("", 3, None),
         (" ", 4, None),
         ("a+", 0, None),  # no pattern

@@ -87,9 +87,9 @@ def windows_of(
             owned=(owned[0] - start, owned[1] - start),
             answer=_columns(answer, start, end, first),
             impossible=record.impossible,
-            is_labelled=record.impossible or record.span is not None,
+            is_labelled=record.impossible or answer is not None,
         )
-        if record.span is not None and window.answer == (0, 0):
+        if answer is not None and window.answer == (0, 0):
             tally.add("windows that do not show the whole answer", f"id {record.id}")
         features.append(Feature(number, (row,), window))
     return features

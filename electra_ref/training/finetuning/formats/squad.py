@@ -82,10 +82,12 @@ def read_squad(file: InputFile, use: Use, tally: Tally) -> Iterator[Question]:
 def find_answer(context: str, answer: str, start: int) -> tuple[int, int] | None:
     """Return [start, end) of ``answer`` in ``context``, near the character ``start``, or None."""
     words = answer.split()
+    if start < 0:
+        return None
     if words and context.startswith(answer, start) and answer == answer.strip():
         return start, start + len(answer)
     first, last = start, start + len(answer)
-    if not words or not 0 <= first < last <= len(context):
+    if not words or not first < last <= len(context):
         return None
     while first > 0 and not context[first - 1].isspace():
         first -= 1
