@@ -50,6 +50,13 @@ def test_conll_comments_stand_before_a_sentence_and_have_other_columns() -> None
     assert tally.counts() == {"comments, passed over": 2}
 
 
+def test_conll_comments_of_one_word_are_known_by_it() -> None:
+    text = "# newdoc\n# newpar\na O\n# newpar\n\n# new\nb O\n"
+    sentences = read(text, "f.conll", tally=(tally := Tally()))
+    assert [one.words for one in sentences] == [("a", "#"), ("#", "b")]
+    assert tally.counts() == {"comments, passed over": 2}
+
+
 def test_conll_words_alone() -> None:
     assert words_and_tags(read("a\nb\n\nc", "f.conll", tagged=False)) == [("a b", ""), ("c", "")]
     (one,) = read("a X", "f.conll", tagged=False)

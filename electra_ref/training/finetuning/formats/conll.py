@@ -5,7 +5,8 @@
 
 Two settings say which column holds the word and which one the tag: the first and the last one, if
 they say nothing. All lines have as many columns. Lines that begin with -DOCSTART- and, before a
-sentence, lines that begin with # and have another number of columns are no words.
+sentence, lines that begin with # and have another number of columns are no words. Nor are, there,
+"# newdoc" and "# newpar" of CoNLL-U.
 
 Source: the shared tasks of CoNLL-2000, https://www.clips.uantwerpen.be/conll2000/chunking/, and of
 CoNLL-2003, Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050.
@@ -20,6 +21,7 @@ from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
 
 DOCUMENT = "-DOCSTART-"
+COMMENTS = (["#", "newdoc"], ["#", "newpar"])  # of CoNLL-U, which look like a word and its tag
 
 
 def read_conll(
@@ -41,7 +43,8 @@ def read_conll(
         if row[0] == DOCUMENT:
             tally.add(f"lines with {DOCUMENT}, passed over", file.place(number))
             continue
-        if not rows and row[0].startswith("#") and len(row) != (width or 2):
+        is_comment = row[0].startswith("#") and (len(row) != (width or 2) or row in COMMENTS)
+        if not rows and is_comment:
             tally.add("comments, passed over", file.place(number))
             continue
         if not width:
