@@ -193,7 +193,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     text = (
         '{"id": 3, "sentence": "a \\ud800 b", "label": 1}\n\n'
         '{"sentence": "c", "label": true, "more": null}\n{"sentence": "d", "label": ["x", 2]}\n'
-        '{"sentence": "e"}\n'
+        '{"sentence": "e", "label": null}\n'
     )
     found, tally = records(tmp_path, name, text)
     assert short(found) == [
@@ -207,6 +207,8 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         "text = 'sentence', label = 'label'",
         f"1 blank lines left out (the first: {tmp_path / name}, line 2)",
     ]
+    with pytest.raises(UserError, match="line 6: no 'label'; its keys are 'sentence', 'lable'"):
+        records(tmp_path, name, text + '{"sentence": "f", "lable": 1}')
 
 
 def test_a_second_text_of_json_may_be_missing(tmp_path: Path) -> None:

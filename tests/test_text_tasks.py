@@ -194,6 +194,12 @@ def test_sets_of_labels(tmp_path: Path) -> None:
     assert found[1].label == ("x", "y")
     message = error(tmp_path, "classification", "a.jsonl", objects)
     assert message.endswith("line 1: an array of labels; --set multi_label=true reads these")
+    objects = '{"text": "a", "labels": ["x"]}\n{"text": "b", "lables": ["x"]}\n'
+    message = error(tmp_path, "classification", "a.jsonl", objects, multi_label=True)
+    assert message.endswith("a.jsonl, line 2: no 'labels'; its keys are 'text', 'lables'")
+    objects = '{"text": "a", "labels": ["x"]}\n{"text": "b", "labels": null}\n'
+    found = records(tmp_path, "classification", "a.jsonl", objects, multi_label=True)
+    assert found[1].label == ()
     arguments = ("classification", "a.tsv", table, "dev", ("x",))
     assert "the label 'y' does not occur" in error(tmp_path, *arguments, multi_label=True)
 

@@ -37,6 +37,7 @@ from electra_ref.training.finetuning.formats.json_lines import (
     json_objects,
     text_of,
 )
+from electra_ref.training.finetuning.formats.json_values import keys_of
 from electra_ref.training.finetuning.formats.text_record import TextRecord
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
@@ -184,7 +185,9 @@ def _record_of(file: InputFile, found: JsonObject, columns: Columns) -> TextReco
 
 def _label_of(file: InputFile, found: JsonObject, key: str) -> str | tuple[str, ...] | None:
     """Return a label as a string, many as a tuple of these."""
-    value = found.values.get(key)
+    if key not in found.values:
+        raise file.error(found.line, f"no {key!r}; {keys_of(found.values)}")
+    value = found.values[key]
     if isinstance(value, list):
         return tuple(_one_label(file, found.line, key, label) for label in value)
     return None if value is None else _one_label(file, found.line, key, value)
