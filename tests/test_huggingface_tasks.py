@@ -471,6 +471,19 @@ def test_fine_tuning_for_the_same_task_begins_with_the_head_too(name: str, expor
     np.testing.assert_array_equal(parameters.vector, parameters_of(draw_stored(name)).vector)
 
 
+def test_a_head_is_taken_whatever_settings_do_not_change_its_parameters(tmp_path: Path) -> None:
+    """The original's head for spans with another beam, and the one of Hugging Face."""
+    write_run(tmp_path / "run", draw_stored("spans", head="original"))
+    source = find_encoder(tmp_path / "run")
+    for changes, is_taken in (
+        ({"head": "original", "beam_size": 3, "answerable_weight": 1.0}, True),
+        ({"head": "huggingface"}, False),
+    ):
+        other = draw_stored("spans", seed=1, **changes)
+        taken = copy_model(source, parameters_of(other), other.model, (), reference)
+        assert ("the encoder and the head" in taken) == is_taken
+
+
 def test_a_head_of_other_labels_is_not_taken(exported: Path) -> None:
     source, other = find_encoder(exported / "two labels"), draw_stored("two labels", seed=1)
     parameters = parameters_of(other)

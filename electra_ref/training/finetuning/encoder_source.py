@@ -130,10 +130,11 @@ def copy_model(
 
 def _is_same_head(stored: StoredTask, model: FineTuned, labels: Labels) -> bool:
     """Return whether the heads compute the same, and mean the same by each output."""
-    one, other = stored.model.head, model.head
-    return (one.kind, one.form, one.outputs, one.options, stored.labels) == (
-        other.kind, other.form, other.outputs, other.options, labels,
-    )  # fmt: skip
+    one, other = (
+        (each.head.kind, each.head.form, list(HEADS[each.head.kind].head_specs(each)), names)
+        for each, names in ((stored.model, stored.labels), (model, labels))
+    )
+    return one == other
 
 
 def _specs(network: Network) -> Iterator[Iterator[ParameterSpec]]:
