@@ -232,6 +232,15 @@ def test_entities_are_scored_by_their_spans_whatever_the_scheme() -> None:
     assert scores["f1_X"] == 1.0
 
 
+def test_words_without_a_tag_are_in_no_span_that_is_scored() -> None:
+    _, settings, labels = trained(IOB1)
+    sentence = sentence_of("1", ["a", "b", "c"], ["S-X", "", "O"])
+    scores = tagging.scores([answer(sentence, "S-X", "S-X", "O")], settings, labels)
+    assert (scores["precision"], scores["recall"]) == (1.0, 1.0)
+    scores = tagging.scores([answer(sentence, "S-X", "S-X", "S-X")], settings, labels)
+    assert (scores["precision"], scores["recall"]) == (0.5, 1.0)
+
+
 def test_results_have_the_scheme_of_the_training_data_and_places_in_the_text() -> None:
     _, settings, labels = trained(IOB1)
     (one,) = records('{"text": "A  d, e", "id": 3}', "predict", labels, "f.jsonl")

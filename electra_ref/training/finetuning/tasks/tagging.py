@@ -40,7 +40,13 @@ from electra_ref.errors import UserError
 from electra_ref.model.heads.tagging import TagTargets
 from electra_ref.model.labelled import Answers
 from electra_ref.text.wordpiece import WordPiece
-from electra_ref.training.finetuning.formats.schemes import NONE, SCHEMES, detect, spans_of
+from electra_ref.training.finetuning.formats.schemes import (
+    NONE,
+    OUTSIDE,
+    SCHEMES,
+    detect,
+    spans_of,
+)
 from electra_ref.training.finetuning.formats.sentences import UNTAGGED, Columns, Sentence
 from electra_ref.training.finetuning.formats.tagged_files import FORMATS, read_sentences
 from electra_ref.training.finetuning.input_file import InputFile
@@ -266,7 +272,10 @@ def scores(
         return {"accuracy": sum(right) / max(len(right), 1)}
     return span_scores(
         count_spans(
-            (_parts_of(record, record.tags), _parts_of(record, prediction.labels))
+            (
+                _parts_of(record, record.tags),
+                _parts_of(record, _where_tagged(record.tags, prediction.labels)),
+            )
             for record, prediction in answered
         )
     )
@@ -306,6 +315,12 @@ def wants_predicate(settings: TaggingConfig, labels: Labels) -> bool:
 
 def _most_words(features: Sequence[Feature]) -> int:
     return int(max([1, *(feature.detail.words.size for feature in features)]))
+
+
+def _where_tagged(tags: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return ``labels``, OUTSIDE for words of which no tag is known: these are in no span."""
+    pairs = zip(tags, labels, strict=True)
+    return [OUTSIDE if tag == UNTAGGED else label for tag, label in pairs]
 
 
 def _parts_of(record: Sentence, tags: Sequence[str]) -> list[tuple[str, Any]]:
