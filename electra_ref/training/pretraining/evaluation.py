@@ -1,4 +1,4 @@
-"""Evaluates a saved model: on the held-out rows of its run, or on all rows of another corpus.
+"""Evaluates a saved model: on the held-out rows of its run, or on rows of another corpus.
 
 On the rows of its run, in the run's precision, the figures are those that the run has logged: masks
 and samples belong to the rows and to the seed.
