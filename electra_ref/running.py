@@ -24,6 +24,7 @@ from typing import NamedTuple
 from electra_ref.errors import ReaderGoneError, UserError
 from electra_ref.process import prepare_process
 from electra_ref.processes import ALONE, Processes, is_first_on_node, launched, open_processes
+from electra_ref.standard_error import forgiving_standard_error
 from electra_ref.terminal_text import visible
 from electra_ref.training.stop_signals import exit_code
 
@@ -57,9 +58,10 @@ def run_command(program: str, command: Callable[[], int], if_too_large: str = LE
 def run_alone(program: str, command: Callable[[], int], if_too_large: str = LESS_MEMORY) -> int:
     """Run ``command`` as ``run_command`` does, whatever a launcher has started."""
     prepare_process()
-    ending = _ending_of(command, if_too_large)
-    if ending.error:
-        _say(program, ending.error)
+    with forgiving_standard_error():
+        ending = _ending_of(command, if_too_large)
+        if ending.error:
+            _say(program, ending.error)
     return ending.code
 
 
@@ -78,7 +80,7 @@ def run_together(
         return _refused(program, rank, str(error))
     if processes.size == 1:
         return run_alone(program, lambda: command(ALONE), if_too_large)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+    with forgiving_standard_error(), open(os.devnull, "w", encoding="utf-8") as nowhere:
         with redirect_stdout(nowhere if processes.rank else sys.stdout):
             ending = _ending_with_defects(lambda: command(processes), if_too_large)
         return _end(program, processes, ending)
@@ -105,10 +107,22 @@ def _ending_of(command: Callable[[], int], if_too_large: str) -> Ending:
         return Ending(2, str(error))
     except MemoryError as error:  # NumPy's and CuPy's are of this kind
         return Ending(2, f"out of memory ({error}): {if_too_large}")
+    except FileNotFoundError:
+        if _has_current_folder():
+            raise
+        return Ending(2, "the current folder is gone: change to one that is there")
     except KeyboardInterrupt:
         return Ending(exit_code(signal.SIGINT))
     except ReaderGoneError:
         return Ending(exit_code(signal.SIGPIPE))
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _ending_with_defects(command: Callable[[], int], if_too_large: str) -> Ending:

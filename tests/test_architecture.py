@@ -34,6 +34,7 @@ FLOORS = {
         "gradient",
         "kernel_cache",
         "private_folder",
+        "standard_error",
         "tensor_file",
         "terminal_text",
         "process",

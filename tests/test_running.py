@@ -5,18 +5,24 @@ The processes are threads here: see ``threaded_mpi``.
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import electra_ref
 from electra_ref import message_passing, running
 from electra_ref.errors import ReaderGoneError, UserError
 from electra_ref.message_passing import MpiProcesses
 from electra_ref.processes import ALONE, Processes
 from electra_ref.running import Ending, run_alone, run_command, run_together
+from electra_ref.training.progress import fitted, show, wants_colour
 from tests.threaded_mpi import in_processes
 
 
@@ -52,6 +58,74 @@ def test_a_command_of_one_process_ends_with_a_code_and_a_line(
     assert capsys.readouterr().err == ""
     with pytest.raises(RuntimeError):  # with its traceback
         run("name", failing(RuntimeError("a defect")))
+
+
+BROKEN = """
+import os, sys
+from electra_ref.running import run_command
+from electra_ref.training.progress import Progress
+def command():
+    progress = Progress()
+    for number in range(3000):
+        progress.say(f"line {number}")
+    with open(sys.argv[1], "w") as file:
+        assert file.fileno() > 2
+        file.write("done")
+    return 5
+sys.exit(run_command("name", command))
+"""
+
+
+@pytest.mark.parametrize("sink", ["2> /dev/full", "2>&-", "2> >(true)"])
+def test_standard_error_that_cannot_be_written_ends_no_command(sink: str, tmp_path: Path) -> None:
+    """The file that the command opens must not get the number of standard error, either."""
+    script = shlex.join([sys.executable, "-c", BROKEN, str(tmp_path / "file")])
+    root = str(Path(electra_ref.__file__).parents[1])
+    finished = subprocess.run(
+        ["bash", "-c", f"{script} {sink}"], capture_output=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONPATH": root},
+    )  # fmt: skip
+    assert (finished.returncode, finished.stdout) == (5, b"")
+    assert (tmp_path / "file").read_text() == "done"
+
+
+def test_an_error_is_not_said_on_standard_output_if_there_is_no_other() -> None:
+    script = "from electra_ref.train import main; import sys; sys.exit(main(['--wrong']))"
+    root = str(Path(electra_ref.__file__).parents[1])
+    finished = subprocess.run(
+        ["bash", "-c", f"{shlex.join([sys.executable, '-c', script])} 2>&-"], capture_output=True,
+        check=False, timeout=60, env={**os.environ, "PYTHONPATH": root},
+    )  # fmt: skip
+    assert (finished.returncode, finished.stdout) == (2, b"")
+
+
+def test_standard_output_that_is_closed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> int:
+        show("a result")
+        return 0
+
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run_command("name", command) == 2
+    message = "standard output is closed: send it to a terminal, a file or /dev/null"
+    assert capsys.readouterr().err == f"name: error: {message}\n"
+    assert not wants_colour(sys.stdout)
+    assert fitted("a line", sys.stdout) == "a line"
+
+
+def test_a_folder_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):  # a defect: the folder is there
+        run_command("name", lambda: int(Path("missing").read_text()))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run_command("name", lambda: len(os.path.abspath("x"))) == 2
+    message = "the current folder is gone: change to one that is there"
+    assert capsys.readouterr().err == f"name: error: {message}\n"
 
 
 def test_a_command_of_one_process_gets_it() -> None:

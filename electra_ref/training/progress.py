@@ -7,27 +7,33 @@ import shutil
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from electra_ref.errors import ReaderGoneError
+from electra_ref.errors import ReaderGoneError, UserError
 from electra_ref.files import disk_errors
 from electra_ref.terminal_text import encodable, visible
 
 SECONDS_BETWEEN_LINES = 10.0
+CLOSED_OUTPUT = "standard output is closed: send it to a terminal, a file or /dev/null"
 SECONDS_TO_ESTIMATE = 3.0  # of steps, before the remaining time is told
 
 
-def wants_colour(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether ``stream`` is a terminal; None stands for a stream that is closed."""
+    return stream is not None and stream.isatty()
+
+
+def wants_colour(stream: TextIO | None) -> bool:
     """Return whether ``stream`` is a terminal whose user has not set NO_COLOR (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_terminal(stream) and wanted
 
 
-def fitted(line: str, stream: TextIO) -> str:
+def fitted(line: str, stream: TextIO | None) -> str:
     """Return ``line`` as several lines on a terminal that is narrower, none cut inside a word."""
-    if not stream.isatty():
+    if not is_terminal(stream):
         return line
     columns = shutil.get_terminal_size().columns
     return textwrap.fill(
@@ -41,6 +47,8 @@ def show(text: str) -> None:
 
     Raises ReaderGoneError if nobody reads it, UserError if it cannot be written.
     """
+    if sys.stdout is None:
+        raise UserError(CLOSED_OUTPUT)
     with disk_errors("write to standard output"):
         try:
             print(encodable(text, sys.stdout), end="", flush=True)
@@ -74,8 +82,7 @@ class Progress:
         if self.bar is not None and self.bar.tqdm is not None:
             self.bar.tqdm.write(line, file=self.stream)
         else:
-            with suppress(BrokenPipeError):  # nobody reads it: that must not end the run
-                print(line, file=self.stream, flush=True)
+            print(line, file=self.stream, flush=True)
 
     def stage(self, description: str, done: int, total: int) -> None:
         """Show what is done of ``total`` bytes, ids or pieces of a stage; 0 of 0 if unknown."""
