@@ -62,6 +62,11 @@ def test_a_cache_from_before_unknown_words_were_counted_says_less() -> None:
             ".jsonl or .parquet: 'b'; "
             f"{NAMED_THEMSELVES}",
         ),
+        ({"skipped_runs": ["r"]}, "1 run in folders of the corpus skipped: r"),
+        (
+            {"skipped_runs": [*"abcd"]},
+            "4 runs in folders of the corpus skipped: a, b, c, ...",
+        ),
         (
             {"invalid_bytes": 1234},
             "1,234 bytes of the text (0.12 %) are not valid UTF-8 and are left out",

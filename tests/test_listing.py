@@ -31,6 +31,23 @@ def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
     assert listing.skipped_names == ["'a/d.bin'", "'a/e.json'", "'a/f.gz'"]
 
 
+def test_runs_in_a_folder_are_no_text(tmp_path: Path) -> None:
+    for name in ("a.txt", "runs/b/vocab.txt", "runs/b/environment.json", "runs/b/config.toml",
+                 "runs/b/metrics.jsonl", "c/environment.json", "c/d.txt"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("text")
+    listing = list_files([str(tmp_path)])
+    assert [os.path.basename(str(file.path)) for file in listing.files] == ["a.txt", "d.txt"]
+    assert listing.runs == [str(tmp_path / "runs/b")]
+    assert listing.skipped == 1
+    both = list_files([str(tmp_path / "c"), str(tmp_path)])
+    assert both.runs == listing.runs
+    with pytest.raises(
+        UserError, match=r"no file in .*runs ends in .*runs/b holds a run, which is"
+    ):
+        list_files([str(tmp_path / "runs")])
+
+
 def test_skipped_files_of_several_folders_add_up(tmp_path: Path) -> None:
     for name in ("a/1.txt", "a/2", "a/3", "b/4.txt", "b/5", "b/6"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -213,6 +213,7 @@ def test_what_a_folder_holds_besides_is_reported(text: str, cache_dir: Path) -> 
     for _ in range(2):  # the second time from the cache
         report = prepare(configure(), cache_dir, corpus=[str(folder)]).report
         assert (report["skipped"], report["skipped_names"]) == (2, ["'wiki_00'", "'wiki_01'"])
+        assert "skipped_runs" not in report
 
 
 @pytest.mark.parametrize("kind", ["file", "standard input"])

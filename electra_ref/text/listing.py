@@ -32,6 +32,7 @@ FORMAT_OF_ENDING: dict[str, Format] = {
     ".parquet": "rows",
 }
 ENDINGS_IN_FOLDERS = (".txt", ".text", ".jsonl", ".parquet")
+FILES_OF_A_RUN = {"environment.json", "config.toml"}
 NAMES_SHOWN = 3
 NAMED_THEMSELVES = "name .md, .json and files without an ending themselves; pipe in others with -"
 
@@ -43,20 +44,23 @@ class Listing:
     files: list[CorpusFile] = field(default_factory=list)
     skipped: int = 0  # files whose names have none of ENDINGS_IN_FOLDERS
     skipped_names: list[str] = field(default_factory=list)  # the first NAMES_SHOWN, quoted
+    runs: list[str] = field(default_factory=list)  # folders that hold runs, which are not read
 
     def add(self, other: Listing) -> None:
         """Append what ``other`` lists."""
         self.files += other.files
         self.skipped += other.skipped
         self.skipped_names = [*self.skipped_names, *other.skipped_names][:NAMES_SHOWN]
+        self.runs += other.runs
 
 
 def list_files(paths: Sequence[str], text_key: str = DEFAULT_TEXT_KEY) -> Listing:
     """Return the files among ``paths`` and in the folders among them, in the order of reading.
 
     A folder is searched with its subfolders, in sorted order, for names that end in one of
-    ENDINGS_IN_FOLDERS, compressed or not. Names that start with a dot are passed over. A folder
-    that is reached twice (a loop of symbolic links) is read once.
+    ENDINGS_IN_FOLDERS, compressed or not. Names that start with a dot are passed over, and so are
+    folders that hold runs: their files are no text. A folder that is reached twice (a loop of
+    symbolic links) is read once.
 
     Raises UserError for a path that is missing, unreadable or not a regular file, for a named file
     with an unknown ending, and for a folder without files to read.
@@ -78,7 +82,7 @@ def list_files(paths: Sequence[str], text_key: str = DEFAULT_TEXT_KEY) -> Listin
 
 def _list_folder(folder: str, entered: set[str], text_key: str) -> Listing:
     listing = Listing()
-    for path in _search(folder, entered):
+    for path in _search(folder, entered, listing.runs):
         if split_name(path.lower())[0] in ENDINGS_IN_FOLDERS:
             listing.files.append(describe_file(path, text_key=text_key))
         else:
@@ -90,14 +94,16 @@ def _list_folder(folder: str, entered: set[str], text_key: str) -> Listing:
 
 def _nothing_in(folder: str, listing: Listing) -> str:
     message = f"no file in {folder} ends in {_any_of(ENDINGS_IN_FOLDERS)}"
+    if listing.runs:
+        message += f"; {listing.runs[0]} holds a run, which is no text"
     if not listing.skipped:
         return message
     names = ", ".join(listing.skipped_names)
     return f"{message}; it holds {names}; {NAMED_THEMSELVES}"
 
 
-def _search(folder: str, entered: set[str]) -> Iterator[str]:
-    """Yield the paths of all files in a folder."""
+def _search(folder: str, entered: set[str], runs: list[str]) -> Iterator[str]:
+    """Yield the paths of all files in a folder; append the folders of runs to ``runs``."""
     real = os.path.realpath(folder)
     if real in entered:
         return
@@ -106,12 +112,15 @@ def _search(folder: str, entered: set[str]) -> Iterator[str]:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    if set(names) >= FILES_OF_A_RUN:
+        runs.append(folder)
+        return
     for name in names:
         path = os.path.join(folder, name)
         if name.startswith("."):
             continue
         if os.path.isdir(path):
-            yield from _search(path, entered)
+            yield from _search(path, entered, runs)
         else:
             yield path
 

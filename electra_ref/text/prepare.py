@@ -53,7 +53,8 @@ class PreparedData(NamedTuple):
     held_out: ExampleSource
     key: str  # of the token cache; a resumed run hands it back as ``known_key``
     report: dict[str, Any]  # what was read: CorpusReport's fields, UnknownWords' facts, ``tokens``;
-    # ``notes`` to show; if files were listed, ``skipped`` and ``skipped_names`` of the listing
+    # ``notes`` to show; if files were listed, ``skipped``, ``skipped_names`` and ``skipped_runs``
+    # of the listing
 
 
 def prepare(
@@ -166,6 +167,8 @@ def tokenize(
     report["notes"] = [*report["notes"], *notes]
     if listing.skipped:
         report |= {"skipped": listing.skipped, "skipped_names": listing.skipped_names}
+    if listing.runs:
+        report["skipped_runs"] = listing.runs
     return Tokenized(tokenizer, cache, report)
 
 

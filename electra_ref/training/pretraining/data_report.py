@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from electra_ref.text.corpus import LONGEST_SENTENCE
-from electra_ref.text.listing import NAMED_THEMSELVES
+from electra_ref.text.listing import NAMED_THEMSELVES, NAMES_SHOWN
 from electra_ref.text.wordpiece import MAX_CHARACTERS
 
 LARGEST_UNKNOWN_SHARE = 0.01  # of the tokens; more is a warning
@@ -27,6 +27,9 @@ def data_lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"{counted(skipped, 'file')} in folders {_was(skipped)} skipped, because {because} end "
             f"in .txt, .text, .jsonl or .parquet: {names}; {NAMED_THEMSELVES}"
         )
+    if runs := report.get("skipped_runs"):
+        names = ", ".join([*runs[:NAMES_SHOWN], "..."][: len(runs)])
+        yield f"{counted(len(runs), 'run')} in folders of the corpus skipped: {names}"
     if invalid := report.get("invalid_bytes"):
         share = _percent(invalid / max(1, report["bytes"]))
         yield (
