@@ -42,10 +42,20 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Return the parsed arguments. Raises UserError where argparse would print and exit."""
-        options, unknown = self.parse_known_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options, unknown = self.parse_known_args(given)
         if unknown:
             raise UserError(self._unknown(unknown[0]))
+        self._require_once(given)
         return options
+
+    def _require_once(self, arguments: Sequence[str]) -> None:
+        """Raise UserError for a flag with one value that is given twice: which one is meant?"""
+        for action in self._actions:
+            given = [each for each in arguments if each.partition("=")[0] in action.option_strings]
+            has_one_value = action.nargs is None and not isinstance(action.default, list)
+            if has_one_value and len(given) > 1:
+                raise UserError(f"{given[0].partition('=')[0]} is given twice: name one value")
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with what argparse says."""
@@ -107,6 +117,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--corpus",
+        action="extend",
         nargs="+",
         metavar="PATH",
         default=[],
@@ -122,6 +133,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--tokens",
+        action="extend",
         nargs="+",
         metavar="FILE.npy",
         default=[],

@@ -379,6 +379,7 @@ def test_where_sentences_are_cut_needs_sentences(
         (["--epochs=4"], "unknown argument --epochs; write --set steps=VALUE"),
         (["--batch-size=4"], "unknown argument --batch-size; write --set batch_size=4"),
         (["--corpus"], "argument --corpus: expected at least one argument"),
+        (["--device", "cpu", "--device=gpu"], "--device is given twice: name one value"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -389,6 +390,12 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(
     assert calls.begun is None
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"python -m electra_ref.train: error: {message}")
+
+
+def test_data_may_be_named_one_after_the_other(calls: Calls, tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.txt")]
+    assert train.main(["--corpus", *names[:2], "--set", "steps=3", "--corpus", names[2]]) == 0
+    assert calls.source.corpus == names
 
 
 def test_an_argument_is_not_abbreviated(calls: Calls) -> None:
