@@ -164,8 +164,10 @@ def _answer_records(options: argparse.Namespace) -> int:
     from electra_ref.training.finetuning.saved import holds_fine_tuned  # noqa: PLC0415
     from electra_ref.training.prediction.destination import open_destination  # noqa: PLC0415
     from electra_ref.training.prediction.source import open_source  # noqa: PLC0415
+    from electra_ref.training.saved_model import find_model  # noqa: PLC0415  (loads numba)
 
     if options.task is None and not holds_fine_tuned(options.model):
+        find_model(options.model)  # raises UserError if there is none
         raise UserError(f"--task: what shall be answered? There are: {', '.join(TASKS)}")
     if options.stride is not None or options.input_format is not None:
         flag = "--stride" if options.stride is not None else "--input-format"

@@ -257,7 +257,7 @@ def test_other_data_are_refused(
         capsys.readouterr()
         assert finetune.main(resumed) == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        assert (str(path) if what == "gone" else "belongs to a run on other data") in error
+        assert (str(path) if what == "gone" else f"a run on other data ({which})") in error
     assert tensors_of(output / "checkpoints") == tensors
     path.write_text(before)
     assert finetune.main(resumed) == 0

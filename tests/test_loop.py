@@ -216,7 +216,7 @@ def test_a_signal_stops_after_the_step(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", 4, LineTask())
-    with pytest.raises(CheckpointError, match="belongs to a run on other data"):
+    with pytest.raises(CheckpointError, match="belongs to a run on other data: put back those"):
         train(tmp_path / "run", 10, LineTask("other points"), resume=True)
 
 

@@ -257,6 +257,11 @@ def test_files_that_are_no_arrays_are_user_errors(
         open_id_array(str(path))
 
 
+def test_a_folder_is_no_array(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"it is no file; name \.npy files"):
+        open_id_array(str(tmp_path))
+
+
 def test_archives_and_truncated_arrays_are_user_errors(tmp_path: Path) -> None:
     path = Path(saved(tmp_path, np.arange(1000)))
     path.write_bytes(path.read_bytes()[:-100])

@@ -63,7 +63,9 @@ def open_id_array(path: str) -> Ids:
     Raises UserError for any other file, for an array without elements, and for rows of one token.
     """
     if not os.path.isfile(path):
-        raise UserError(f"cannot read the token ids {path!r}: no such file")
+        is_there = os.path.exists(path)
+        problem = "it is no file; name .npy files" if is_there else "no such file"
+        raise UserError(f"cannot read the token ids {path!r}: {problem}")
     try:
         with open(path, "rb") as file:
             is_npy = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX

@@ -70,9 +70,11 @@ def configuration_of(
     if not isinstance(then, dict):
         raise CheckpointError(f"{checkpoint.path} does not name its settings")
     if state != identity:
+        other = [key for key in identity if state.get(key) != identity[key]]
+        which = f" ({' and '.join(other)})" if other and len(identity) > 1 else ""
         raise CheckpointError(
-            f"{checkpoint.path} belongs to a run on other data: {json.dumps(state)} there, "
-            f"{json.dumps(identity)} here; start a new run in another --output-dir"
+            f"{checkpoint.path} belongs to a run on other data{which}: put back those that it "
+            "began with, or start a new run in another --output-dir"
         )
     for key, there, here in changes_between(then, config, "fixed"):
         raise CheckpointError(
