@@ -377,10 +377,10 @@ def test_files_are_read_as_utf_8_whatever_the_locale(
         encodings.append(encoding)
         return read(path, encoding)
 
-    (tmp_path / "run.toml").write_text("steps = 3\n", encoding="utf-8")
+    (tmp_path / "run.toml").write_text("steps = 3\n", encoding="utf-8-sig")
     monkeypatch.setattr(Path, "read_text", recorded)
     assert resolve_config(path=tmp_path / "run.toml").steps == 3
-    assert encodings == ["utf-8"]
+    assert encodings == ["utf-8-sig"]
 
 
 def test_brackets_in_brackets_are_one_line(tmp_path: Path) -> None:

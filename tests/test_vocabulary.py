@@ -215,6 +215,12 @@ def test_windows_line_ends_and_a_missing_last_one_are_read(tmp_path: Path) -> No
     assert load_vocabulary(str(path)) == [*SPECIAL_TOKENS, "a\u2028"]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_special_token(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*SPECIAL_TOKENS, "a"]), encoding="utf-8-sig")
+    assert load_vocabulary(path) == [*SPECIAL_TOKENS, "a"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

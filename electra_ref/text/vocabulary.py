@@ -94,6 +94,8 @@ def load_vocabulary(path: str | os.PathLike[str]) -> list[str]:
     vocabulary = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if vocabulary == [""]:
         raise UserError(f"the vocabulary {path} is empty")
+    if (first := vocabulary[0].removeprefix("\ufeff")) in SPECIAL_TOKENS:
+        vocabulary[0] = first  # some editors begin a file of UTF-8 with a mark
     if "" in vocabulary:
         raise UserError(
             f"the vocabulary {path} has an empty line {vocabulary.index('') + 1}: "
