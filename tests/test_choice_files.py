@@ -64,6 +64,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ({"label": 3}, "the label 3 is none of the 3 choices, which are counted from 0 to 2"),
         ({"label": -1}, "the label -1 is none of the 3 choices"),
         ({"label": "B"}, "the label 'B' is none of the 3 choices"),
+        ({"label": "1" * 5000}, f"the label '{'1' * 39} is none of the 3 choices"),
         ({"label": True}, "the label True is none of the 3 choices"),
         ({"label": 1.0}, "the label 1.0 is none of the 3 choices"),
         ({"choices": ["a"]}, "a question with 1 choices; it needs two or more"),

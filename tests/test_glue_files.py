@@ -198,8 +198,11 @@ def test_recipes_are_the_original_s() -> None:
 
 
 def test_a_submission_has_the_index_of_the_file_or_counts() -> None:
-    def record(identifier: str | None) -> TextRecord:
+    def record(identifier: object) -> TextRecord:
         return TextRecord("a", None, None, identifier, "f, line 1")
 
     assert submission_line(1, record("7"), "x") == "7\tx"
     assert submission_line(1, record(None), "x") == "1\tx"
+    for name in ("a\tb", "a\n", {"a": 1}, ["a"]):
+        with pytest.raises(UserError, match="cannot stand in a table"):
+            submission_line(1, record(name), "x")

@@ -134,6 +134,12 @@ def test_labels_that_are_numbers_are_in_their_order() -> None:
     assert classification.labels_of(found, settings_of("classification")) == ("1", "10", "9", "x")
 
 
+def test_labels_of_very_many_digits_are_names() -> None:
+    found = [text_record(label) for label in ("9" * 5000, "10", "2")]
+    labels = classification.labels_of(found, settings_of("classification"))
+    assert labels == ("10", "2", "9" * 5000)
+
+
 def test_labels_of_glue_are_its_own() -> None:
     found = [text_record("neutral")]
     order = ("contradiction", "entailment", "neutral")
@@ -346,6 +352,7 @@ def test_records_of_regression(tmp_path: Path) -> None:
         ("x", "the score 'x' is no number"),
         ("nan", "the score 'nan' is no number"),
         ("inf", "the score 'inf' is no number"),
+        ("1_0", "the score '1_0' is no number"),
         ("", "the score '' is no number"),
         ("5.5", "the score 5.5 is not between 0 and 1; --set lowest_score=..."),
         ("-0.1", "the score -0.1 is not between 0 and 1; --set lowest_score=..."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from electra_ref.errors import UserError
+from electra_ref.training.finetuning.formats.text_record import is_whole_number
 from electra_ref.training.finetuning.input_file import InputFile
 
 
@@ -29,7 +30,7 @@ def checked_choices(file: InputFile, line: int, choices: list[str]) -> tuple[str
 def checked_label(file: InputFile, line: int, label: object, choices: int) -> int:
     """Return the number of the right choice. Raises UserError if it is none."""
     number = label
-    if isinstance(label, str) and label.strip().isdecimal():
+    if isinstance(label, str) and is_whole_number(label.strip()):
         number = int(label)
     if isinstance(number, bool) or not isinstance(number, int):
         raise _no_label(file, line, label, choices)
@@ -41,6 +42,6 @@ def checked_label(file: InputFile, line: int, label: object, choices: int) -> in
 def _no_label(file: InputFile, line: int, label: object, choices: int) -> UserError:
     return file.error(
         line,
-        f"the label {label!r} is none of the {choices} choices, which are counted from 0 to "
-        f"{choices - 1}",
+        f"the label {repr(label)[:40]} is none of the {choices} choices, which are counted from 0 "
+        f"to {choices - 1}",
     )

@@ -81,9 +81,15 @@ def submission_line(number: int, record: TextRecord, prediction: str) -> str:
 
     The file begins with SUBMISSION_HEADER. Its name is CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv,
     QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv, QNLI.tsv, RTE.tsv or WNLI.tsv; AX.tsv for the diagnostic set,
-    which a model for MNLI answers.
+    which a model for MNLI answers. Raises UserError for an id that a table cannot hold.
     """
-    return f"{number if record.id is None else record.id}\t{prediction}"
+    name = number if record.id is None else record.id
+    if isinstance(name, (dict, list)) or set("\t\r\n") & set(str(name)):
+        raise UserError(
+            f"{record.place}: the id {name!r} cannot stand in a table: make it a number, or a "
+            "string without tabs and ends of lines"
+        )
+    return f"{name}\t{prediction}"
 
 
 def glue_records(file: InputFile, task: str, use: Use, tally: Tally) -> Iterator[TextRecord]:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from electra_ref.errors import UserError
 
+MOST_DIGITS = 18  # Python refuses to read very long numbers
+
 
 class TextRecord(NamedTuple):
     """A row of a file with its label, as the file has it."""
@@ -15,6 +17,11 @@ class TextRecord(NamedTuple):
     label: Any  # a string; a number or an array of JSON; None where there is none
     id: Any  # of JSON; None where there is none
     place: str  # file and line, for messages
+
+
+def is_whole_number(label: str) -> bool:
+    """Return whether ``label`` is a number of at most MOST_DIGITS digits."""
+    return label.isdecimal() and len(label) <= MOST_DIGITS
 
 
 def with_swapped_pairs(records: list[TextRecord]) -> list[TextRecord]:

@@ -37,6 +37,7 @@ from electra_ref.training.finetuning.formats.glue import (
 )
 from electra_ref.training.finetuning.formats.text_record import (
     TextRecord,
+    is_whole_number,
     with_id,
     with_swapped_pairs,
 )
@@ -131,7 +132,7 @@ def labels_of(records: Sequence[TextRecord], settings: ClassificationConfig) -> 
     if len(found) < (1 if settings.multi_label else 2):
         only = f"only the label {next(iter(found))!r}" if found else "no label"
         raise UserError(f"the training data have {only}: there is nothing to learn")
-    if all(label.isdecimal() for label in found):
+    if all(is_whole_number(label) for label in found):
         return tuple(sorted(found, key=lambda label: (int(label), label)))
     return tuple(sorted(found))
 

@@ -181,7 +181,7 @@ OUTPUTS: Mapping[str, Output] = {"glue": Output(glue_lines, [SUBMISSION_HEADER])
 def _score_of(record: TextRecord, settings: RegressionConfig) -> float:
     """Return the score of ``record``. Raises UserError if it is none, or out of the range."""
     try:
-        score = float(record.label)
+        score = math.nan if "_" in str(record.label) else float(record.label)  # not Python's 1_000
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
