@@ -40,6 +40,8 @@ def test_conll_columns_are_settings(word: int, tag: int, expected: Any) -> None:
 
 def test_conll_takes_any_white_space_and_lines_of_spaces() -> None:
     assert words_and_tags(read("a \t X\n  \nb\tY \n", "f.iob")) == [("a", "X"), ("b", "Y")]
+    (one,) = read("1\u00a0000 X\n", "f.iob")
+    assert one.words == ("1\u00a0000",)  # a space that breaks no line is part of a number
 
 
 def test_conll_comments_stand_before_a_sentence_and_have_other_columns() -> None:
@@ -211,6 +213,12 @@ def test_objects_have_a_sentence_a_line() -> None:
     assert (first.text, first.offsets) == ("New York is", ((0, 8), (9, 11)))
     assert (second.words, second.place) == ((), "f.jsonl, line 3")
     assert tally.counts() == {"blank lines left out": 1}
+
+
+def test_words_without_a_tag_are_counted() -> None:
+    lines = '{"tokens": ["a", "b"], "tags": ["", "X"]}\n{"tokens": ["c"], "tags": [""]}\n'
+    read(lines, "f.jsonl", tally=(tally := Tally()))
+    assert tally.counts() == {"words without a tag, not learned": 2}
 
 
 def test_every_line_of_objects_without_tags_has_an_answer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ from electra_ref.training.finetuning.formats.columns import (
     find_columns,
 )
 from electra_ref.training.finetuning.formats.text_record import TextRecord, with_swapped_pairs
-from electra_ref.training.finetuning.formats.texts import TextFilesConfig, text_records
+from electra_ref.training.finetuning.formats.texts import (
+    READ_AS_TEXT,
+    TextFilesConfig,
+    text_records,
+)
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Use
 from tests.finetuning_files import read, write
@@ -335,6 +340,17 @@ def test_lines_of_text_are_answered(tmp_path: Path, name: str) -> None:
     found, _ = records(tmp_path, name, 'First, a "line".\n\nA\ttab\n', "predict")
     assert short(found) == [(text, None, None, None) for text in ('First, a "line".', "", "A\ttab")]
     assert [record.place[-1] for record in found] == ["1", "2", "3"]
+    found, tally = records(tmp_path, name, '\n{"text": "a"}\n', "predict")
+    assert short(found)[1] == ('{"text": "a"}', None, None, None)
+    assert tally.counts() == {READ_AS_TEXT: 1}
+
+
+def test_no_column_has_two_uses() -> None:
+    for key, other in combinations(("text_column", "text_pair_column", "label_column"), 2):
+        same: dict[str, Any] = {key: "a", other: "a"}
+        with pytest.raises(UserError, match=f"{key} and {other} are both 'a': name two columns"):
+            TextFilesConfig(**same)
+        TextFilesConfig(**{**same, other: "b"})
 
 
 @pytest.mark.parametrize("header", ["text\tlabel", "label\tSentence1", '"sentence","x"', "my\tx"])

@@ -43,11 +43,15 @@ class Record(NamedTuple):
     id: str | None = None  # the JSON that its answer repeats; None if there is none
 
 
+def looks_like_json(line: str) -> bool:
+    """Return whether ``line`` is probably a JSON object."""
+    return line.endswith("}") and _LIKE_JSON.fullmatch(line) is not None
+
+
 def text_records(lines: Iterator[str], counts: Counts) -> Iterator[Record]:
     """Yield each line as a text."""
     for line in lines:
-        if line.endswith("}") and _LIKE_JSON.fullmatch(line):
-            counts.like_json += 1
+        counts.like_json += looks_like_json(line)
         yield Record((line,))
 
 

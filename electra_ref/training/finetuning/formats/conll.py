@@ -1,4 +1,4 @@
-"""Columns separated by white space, a word a line; a blank line ends a sentence.
+"""Columns separated by spaces or tabs, a word a line; a blank line ends a sentence.
 
     EU      NNP  I-NP  I-ORG
     rejects VBZ  I-VP  O
@@ -14,12 +14,14 @@ CoNLL-2003, Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from electra_ref.training.finetuning.formats.sentences import Columns, Sentence, sentence_of
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
 
+_CELL = re.compile(r"[^ \t\r\f\v]+")  # other white space, such as U+00A0, is part of a word
 DOCUMENT = "-DOCSTART-"
 COMMENTS = (["#", "newdoc"], ["#", "newpar"])  # of CoNLL-U, which look like a word and its tag
 
@@ -34,7 +36,7 @@ def read_conll(
     rows: list[list[str]] = []
     first_line, width = 0, 0
     for number, line in enumerate(file.lines, start=1):
-        row = line.split()
+        row = _CELL.findall(line)
         if not row:
             if rows:
                 yield _sentence(file, first_line, rows, columns, tagged=tagged)

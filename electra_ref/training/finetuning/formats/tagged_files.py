@@ -13,8 +13,10 @@ from electra_ref.training.finetuning.formats.sentences import Columns, Sentence,
 from electra_ref.training.finetuning.formats.token_lines import read_columns, read_objects
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
+from electra_ref.training.prediction.records import looks_like_json
 
 AUTO, TEXT = "auto", "text"
+READ_AS_TEXT = "lines that look like JSON objects and were read as text; --set data_format=jsonl"
 
 
 class Format(Protocol):
@@ -29,10 +31,12 @@ def read_text(
     file: InputFile, columns: Columns, *, tagged: bool, tally: Tally
 ) -> Iterator[Sentence]:
     """Yield a sentence for each line. Raises UserError if tags are wanted."""
-    del columns, tally
+    del columns
     if tagged:
         raise file.error(1, "lines of text have no tags: choose another data_format")
     for number, line in enumerate(file.lines, start=1):
+        if looks_like_json(line):
+            tally.add(READ_AS_TEXT, file.place(number))
         yield sentence_of_text(file.place(number), line)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, combinations
 
 from electra_ref.config.settings import Settings, setting
 from electra_ref.errors import UserError
@@ -42,8 +42,9 @@ from electra_ref.training.finetuning.formats.text_record import TextRecord
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Use
-from electra_ref.training.prediction.records import kind_of
+from electra_ref.training.prediction.records import kind_of, looks_like_json
 
+READ_AS_TEXT = "lines that look like JSON objects and were read as text; --set file_format=jsonl"
 FILE_FORMATS = ("auto", "delimited", "jsonl", "text")
 
 
@@ -61,6 +62,12 @@ class TextFilesConfig(Settings):
         "auto", "whether fields of TSV or CSV are quoted: quoted, none, or auto", choices=QUOTINGS
     )
     swap_pairs: bool = setting(False, "train on the two texts of a pair in both orders")
+
+    def _misfits(self) -> Iterator[str]:
+        keys = ("text_column", "text_pair_column", "label_column")
+        for key, other in combinations(keys, 2):
+            if (name := getattr(self, key)) and name == getattr(self, other):
+                yield f"{key} and {other} are both {name!r}: name two columns"
 
 
 def text_records(
@@ -91,7 +98,7 @@ def text_records(
     elif form == "jsonl":
         records = _of_json(file, names, label_names, use, tally)
     elif form == "text":
-        records = _of_lines(file)
+        records = _of_lines(file, tally)
     else:
         records = _of_table(file, settings.quoting, names, label_names, use, tally)
     count = 0
@@ -117,8 +124,10 @@ def format_of(first: str, ending: str, settings: TextFilesConfig, use: Use, glue
     return "delimited" if is_header else "text"
 
 
-def _of_lines(file: InputFile) -> Iterator[TextRecord]:
+def _of_lines(file: InputFile, tally: Tally) -> Iterator[TextRecord]:
     for number, line in enumerate(file.lines, start=1):
+        if looks_like_json(line):
+            tally.add(READ_AS_TEXT, file.place(number))
         yield TextRecord(line, None, None, None, file.place(number))
 
 

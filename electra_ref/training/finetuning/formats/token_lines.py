@@ -27,6 +27,7 @@ from electra_ref.training.finetuning.formats.json_lines import (
     texts_of,
 )
 from electra_ref.training.finetuning.formats.sentences import (
+    UNTAGGED,
     Columns,
     Sentence,
     sentence_of,
@@ -72,7 +73,10 @@ def read_objects(
     """
     blank: dict[str, Any] | None = None if tagged else {columns.word_key or WORD_KEYS[0]: []}
     for found in json_objects(file, tally, blank):
-        yield _sentence(file, found, columns, tagged=tagged)
+        sentence = _sentence(file, found, columns, tagged=tagged)
+        for _ in range((sentence.tags or ()).count(UNTAGGED)):
+            tally.add("words without a tag, not learned", sentence.place)
+        yield sentence
 
 
 def _sentence(file: InputFile, found: JsonObject, columns: Columns, *, tagged: bool) -> Sentence:
