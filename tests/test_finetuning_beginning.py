@@ -173,6 +173,20 @@ def more_examples(folder: Path) -> None:
     (folder / "train.jsonl").write_text(text + text)
 
 
+def other_numbers(folder: Path) -> None:
+    """The model is trained on: its sizes and words are the same."""
+    shutil.rmtree(folder / "model")
+    write_encoder(folder / "model", 1, **SMALLEST)
+
+
+def other_word(folder: Path) -> None:
+    """As many words and tokens as before."""
+    first, *others = (folder / "train.jsonl").read_text().splitlines()
+    record = json.loads(first)
+    record["words"][0] = "h" if record["words"][0] == "g" else "g"
+    (folder / "train.jsonl").write_text("\n".join([json.dumps(record), *others]))
+
+
 def longer_words(folder: Path) -> None:
     """As many sentences with as many words, and one of these has more pieces."""
     first, *others = (folder / "dev.jsonl").read_text().splitlines()
@@ -188,6 +202,8 @@ def longer_words(folder: Path) -> None:
         (other_vocabulary, "the model in .*/model has another vocabulary"),
         (other_labels, r"train\.jsonl has other labels than"),
         (more_examples, r"train\.jsonl has changed since the run in .* was begun"),
+        (other_numbers, r"model has changed since the run in .* was begun"),
+        (other_word, r"train\.jsonl has changed since the run in .* was begun"),
         (longer_words, r"dev\.jsonl has changed since the run in .* was begun"),
     ],
 )

@@ -28,12 +28,14 @@ from electra_ref.training.finetuning.seeds_file import Seeds, have_begun, write_
 from electra_ref.training.records import read_records
 from tests.file_system_calls import Killed, counting, kill_at, watching
 from tests.small_finetuning import (
+    SMALLEST,
     KilledError,
     ends_at,
     held_out,
     killed,
     run_finetune,
     tensors_of,
+    write_encoder,
     write_files,
 )
 
@@ -257,6 +259,46 @@ def test_seeds_of_which_none_has_begun_are_resumed(
     capsys.readouterr()
     assert finetune.main(["--resume"]) == 0
     assert "the model is in runs/b;" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["model", "train.jsonl", "dev.jsonl"])
+def test_all_seeds_begin_with_the_same_model_and_data(
+    what: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Else the mean over the seeds would be that of several models."""
+    shutil.copytree(folder, tmp_path / "files")
+    folder, output = tmp_path / "files", tmp_path / "seeds"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(1, killed, seed=1))
+        with pytest.raises(KilledError):
+            train(folder, output, "--seeds", "3")
+    if what == "model":
+        shutil.rmtree(folder / "model")
+        write_encoder(folder / "model", 1, **SMALLEST)
+    else:
+        lines = (folder / what).read_text().splitlines()
+        (folder / what).write_text("\n".join(lines[::-1]))
+        assert finetune.main(["--resume", "--output-dir", str(output)]) == 2  # seed 1 began
+        shutil.rmtree(output / "seed-1")
+    resumed = ["--resume", "--output-dir", str(output)]
+    message = refused(capsys, lambda: finetune.main(resumed))
+    assert f"{what} has changed since the run in {output}/seed-0 was begun: put it back" in message
+    assert not (output / ("seed-2" if what == "model" else "seed-1")).exists()
+    assert json.loads((output / "seeds.json").read_text())["best"] is None
+
+
+def test_the_last_seed_needs_no_model_any_more(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "files")
+    folder, output = tmp_path / "files", tmp_path / "seeds"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(1, killed, seed=1))
+        with pytest.raises(KilledError):
+            train(folder, output, "--seeds", "2")
+    shutil.rmtree(folder / "model")
+    assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
 
 
 def begin_two(folder: Path) -> None:

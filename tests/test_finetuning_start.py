@@ -115,7 +115,7 @@ def copied(path: Path, labels: Sequence[str] = "ABC") -> tuple[FlatParameters, N
     specs = rated(model, DECAY, gap=True)
     size = sum(int(np.prod(spec.shape)) for spec in specs)
     parameters = FlatParameters(specs, np.full(size, 99.0, "float32"))
-    return parameters, encoder, copy_model(source, parameters, model, tuple(labels), reference)
+    return parameters, encoder, copy_model(source, parameters, model, tuple(labels), reference).what
 
 
 def hidden_of(parameters: FlatParameters, encoder: Network) -> Array:

@@ -454,7 +454,7 @@ def test_fine_tuning_begins_with_the_encoder(exported: Path) -> None:
     other = draw_stored("two labels", seed=1)
     parameters = parameters_of(other)
     before = parameters_of(other)
-    taken = copy_model(source, parameters, other.model, other.labels, reference)
+    taken = copy_model(source, parameters, other.model, other.labels, reference).what
     assert taken.startswith("the encoder and not the head, which is for another task")
     theirs = parameters_of(draw_stored("tags"))
     for spec in parameters.specs:
@@ -466,7 +466,7 @@ def test_fine_tuning_begins_with_the_encoder(exported: Path) -> None:
 def test_fine_tuning_for_the_same_task_begins_with_the_head_too(name: str, exported: Path) -> None:
     source, same = find_encoder(exported / name), draw_stored(name, seed=1)
     parameters = parameters_of(same)
-    taken = copy_model(source, parameters, same.model, same.labels, reference)
+    taken = copy_model(source, parameters, same.model, same.labels, reference).what
     assert taken == f"the encoder and the head of {exported / name}, step 0"
     np.testing.assert_array_equal(parameters.vector, parameters_of(draw_stored(name)).vector)
 
@@ -480,14 +480,14 @@ def test_a_head_is_taken_whatever_settings_do_not_change_its_parameters(tmp_path
         ({"head": "huggingface"}, False),
     ):
         other = draw_stored("spans", seed=1, **changes)
-        taken = copy_model(source, parameters_of(other), other.model, (), reference)
+        taken = copy_model(source, parameters_of(other), other.model, (), reference).what
         assert ("the encoder and the head" in taken) == is_taken
 
 
 def test_a_head_of_other_labels_is_not_taken(exported: Path) -> None:
     source, other = find_encoder(exported / "two labels"), draw_stored("two labels", seed=1)
     parameters = parameters_of(other)
-    taken = copy_model(source, parameters, other.model, other.labels[::-1], reference)
+    taken = copy_model(source, parameters, other.model, other.labels[::-1], reference).what
     assert "not the head" in taken
     head = "task.output.weight"
     np.testing.assert_array_equal(parameters[head], parameters_of(other)[head])

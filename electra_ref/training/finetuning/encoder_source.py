@@ -8,6 +8,7 @@ fine-tuned before is taken too, where it is for the same task with the same labe
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,13 @@ class EncoderSource(NamedTuple):
         return {key: getattr(self.config, key) for key in START}
 
 
+class Taken(NamedTuple):
+    """What ``copy_model`` took."""
+
+    what: str  # for people
+    digest: str  # of the numbers
+
+
 def find_encoder(path: Path) -> EncoderSource:
     """Return the encoder of the model at ``path``.
 
@@ -103,7 +111,7 @@ def copy_model(
     model: FineTuned,
     labels: Labels,
     backend: Backend,
-) -> str:
+) -> Taken:
     """Put the parameters of ``source`` in the place of those of ``model``; return what was taken.
 
     ``labels`` are the names of its outputs. The head is taken if it is of the same kind and form
@@ -125,7 +133,8 @@ def copy_model(
     parts = "the encoder and the head" if takes_head else "the encoder"
     if isinstance(old, StoredTask) and not takes_head:
         parts += " and not the head, which is for another task, form or labels,"
-    return f"{parts} of {source.path}, step {step:,}"
+    digest = hashlib.sha256(values.vector.tobytes()).hexdigest()
+    return Taken(f"{parts} of {source.path}, step {step:,}", digest)
 
 
 def _is_same_head(stored: StoredTask, model: FineTuned, labels: Labels) -> bool:

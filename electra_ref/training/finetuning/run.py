@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ from electra_ref.training.run_directory import (
 from electra_ref.training.stop_signals import StoppedError, StopSignals
 
 COMMAND = "python -m electra_ref.finetune"
-COUNTED = ("records", "features", "tokens")  # of a file, in ReadFile's facts
+DIGESTS = "digests"  # a key of data.json: of the model that was taken, and of both files
 
 
 class Files(NamedTuple):
@@ -105,11 +105,13 @@ def begin(
     processes: Processes = ALONE,
     *,
     is_ours: bool = False,
+    like: Path | None = None,
 ) -> Trainer:
     """Create the run's folder ``path``, return the trainer at step 0, with a checkpoint of it.
 
-    Raises UserError if the folder or the model cannot be used; then nothing is left behind. An
-    empty folder that was there before is deleted only if it ``is_ours``.
+    Raises UserError if the folder or the model cannot be used, and if model or data are not those
+    that the run ``like`` began with; then nothing is left behind. An empty folder that was there
+    before is deleted only if it ``is_ours``.
     """
     settings = with_steps(settings, len(prepared.train.data.features))
     require_micro_batches(settings, processes.size)
@@ -122,7 +124,8 @@ def begin(
         lambda: RunDirectory.create(path, to_toml(settings), {**environment, **facts}),
     )
     try:
-        return _begun(run, settings, opened, encoder, prepared, progress, processes)
+        of = RunDirectory(like or path)
+        return _begun(run, settings, opened, encoder, prepared, progress, processes, of)
     except BaseException:
         run.discard(folder=is_ours)
         raise
@@ -136,25 +139,51 @@ def _begun(
     prepared: Prepared,
     progress: Progress,
     processes: Processes,
+    like: RunDirectory,
 ) -> Trainer:
-    """Record the data, take the model and save step 0; return the trainer.
+    """Take the model, record what was read, and save step 0; return the trainer.
 
-    Raises UserError if the model cannot be used, and if the disk refuses.
+    Raises UserError if the model cannot be used, if model or data are not those that the run
+    ``like`` has recorded, and if the disk refuses.
     """
-    data = {"train": prepared.train.facts, "dev": prepared.dev.facts}
-    read = {**data, LABELS: list(prepared.labels)}
-    processes.of_first(lambda: record_data(run, encoder.tokenizer.vocab, read))
     tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
     trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
+    digests = {**trainer.task.identity()}
     if not settings.from_scratch:
         parameters, model = trainer.state.parameters, trainer.task.model
         taken = processes.of_first(
             lambda: copy_model(encoder, parameters, model, prepared.labels, opened.backend)
         )
-        progress.say(f"begins with {taken}")
+        digests["model"] = taken.digest
+        progress.say(f"begins with {taken.what}")
+    facts = {"train": prepared.train.facts, "dev": prepared.dev.facts}
+    read = {**facts, LABELS: list(prepared.labels), DIGESTS: digests}
+    paths = {"model": encoder.path, **{name: facts[name]["path"] for name in facts}}
+
+    def record() -> None:
+        _require_same_digests(like, digests, paths)
+        record_data(run, encoder.tokenizer.vocab, read)
+
+    processes.of_first(record)
     trainer.share_state()
     trainer.save()  # the model it begins with may be gone or be another when it is resumed
     return trainer
+
+
+def _require_same_digests(
+    like: RunDirectory, digests: Mapping[str, str], paths: Mapping[str, Path | str]
+) -> None:
+    """Raise UserError unless what ``like`` has recorded, if anything, has the same ``digests``."""
+    try:
+        before = json.loads(like.data.read_bytes())[DIGESTS]
+    except (FileNotFoundError, KeyError):
+        return
+    for name, digest in digests.items():
+        if before.get(name, digest) != digest:
+            raise UserError(
+                f"{paths[name]} has changed since the run in {like.path} was begun: put it back, "
+                "or start a new run in another --output-dir"
+            )
 
 
 def resume(
@@ -187,7 +216,7 @@ def resume(
         settings = with_steps(settings, len(prepared.train.data.features))  # 0 counts them anew
         if encoder is not None:
             _require_same(run, recorded, encoder, prepared)
-            trainer = _begun(run, settings, opened, encoder, prepared, progress, processes)
+            trainer = _begun(run, settings, opened, encoder, prepared, progress, processes, run)
         else:
             prepared = prepared._replace(labels=recorded.labels)
             trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
@@ -210,7 +239,6 @@ class Recorded(NamedTuple):
     has_checkpoint: bool
     vocabulary: list[str]  # [] if a run that has not begun did not record it
     labels: Labels  # (), in the same way
-    data: dict[str, Any]  # the facts of both files; {}, in the same way
 
 
 def _recorded(run: RunDirectory, given: Sequence[str]) -> Recorded:
@@ -231,19 +259,15 @@ def _recorded(run: RunDirectory, given: Sequence[str]) -> Recorded:
             "start a new run in another --output-dir"
         )
     if not has_checkpoint and not run.data.exists():
-        return Recorded(then, before, settings, has_checkpoint, [], (), {})
+        return Recorded(then, before, settings, has_checkpoint, [], ())
     vocabulary, labels = read_vocabulary(run), labels_of(run)
-    data = json.loads(run.data.read_bytes())
-    return Recorded(then, before, settings, has_checkpoint, vocabulary, labels, data)
+    return Recorded(then, before, settings, has_checkpoint, vocabulary, labels)
 
 
 def _require_same(
     run: RunDirectory, recorded: Recorded, encoder: EncoderSource, prepared: Prepared
 ) -> None:
-    """Raise UserError unless model, labels and data are those ``run`` was to begin with.
-
-    Data are compared by how many examples, rows and tokens there are: steps follow from these.
-    """
+    """Raise UserError unless the model's sizes and words, and the labels, are those of ``run``."""
     elsewhere = "start a new run in another --output-dir"
     for key, value in encoder.settings().items():
         if (then := getattr(recorded.before, key)) != value:
@@ -261,13 +285,6 @@ def _require_same(
             f"{prepared.train.facts['path']} has other labels than when the run in {run.path} was "
             f"begun: {elsewhere}"
         )
-    for name, read in (("train", prepared.train), ("dev", prepared.dev)):
-        then = recorded.data.get(name, read.facts)
-        if any(then[key] != read.facts[key] for key in COUNTED):
-            raise UserError(
-                f"{read.facts['path']} has changed since the run in {run.path} was begun: "
-                f"{elsewhere}"
-            )
 
 
 class Kept(NamedTuple):

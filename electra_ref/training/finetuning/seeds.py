@@ -74,6 +74,13 @@ def discard_seeds(folder: Path, *, folder_too: bool) -> None:
             folder.rmdir()
 
 
+def first_begun(folder: Path) -> Path | None:
+    """Return the first run of ``folder`` that has begun, whose model and data all others have."""
+    seeds = read_seeds(folder)
+    runs = [run_of(folder, seed) for seed in seeds.seeds] if seeds else []
+    return next((path for path in runs if has_begun(path)), None)
+
+
 def what_is_trained(folder: Path) -> tuple[FinetuningConfig, Files]:
     """Return the settings of all seeds of ``folder``, and their files. Raises UserError."""
     seeds = read_seeds(folder)

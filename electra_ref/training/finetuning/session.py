@@ -25,6 +25,7 @@ from electra_ref.training.finetuning.run import Files, Prepared
 from electra_ref.training.finetuning.seeds import (
     begin_seeds,
     discard_seeds,
+    first_begun,
     spread_lines,
     train_seeds,
     what_is_trained,
@@ -219,16 +220,16 @@ def _train_seeds(
 ) -> Ended | None:
     """Train the seeds that are not done. ``known`` spares reading model and data once more."""
     settings, files = processes.of_first(lambda: what_is_trained(path))
-    if known is None:
-        encoder = find_encoder(Path(files.model))
-        prepared = _prepared(settings, files, encoder, progress, stop, processes)
-        if prepared is None:
-            return None
-        known = encoder, prepared
 
     def begin(folder: Path, seed: int) -> Trainer:
+        nonlocal known
+        if known is None:
+            encoder = find_encoder(Path(files.model))
+            tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
+            known = encoder, run.prepare(settings, files, tokenizer, progress, stop, processes)
         own = dataclasses.replace(known[1].settings, seed=seed)
-        return run.begin(folder, own, files, *known, progress, processes)
+        like = processes.of_first(lambda: first_begun(path))
+        return run.begin(folder, own, files, *known, progress, processes, like=like)
 
     def train(trainer: Trainer) -> Mapping[str, float] | None:
         trainer.is_one_of_several = True
