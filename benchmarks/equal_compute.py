@@ -25,9 +25,10 @@ With ``--few-labels`` there are 100 to 1,600 sentences to learn from: that is wh
 what a model knew before. Models are fine-tuned after all their steps only, and all scores go to
 ``few_labels.csv``.
 
-What has finished is not repeated, so the command can be stopped and started again. All scores go
-to ``equal_compute.csv`` in the output folder. ``--from`` reads such files and does nothing else, so
-seeds and variants can be divided among machines.
+What has finished is not repeated, so the command can be stopped and started again. The scores of
+the seeds and variants that it names go to ``equal_compute.csv`` in the output folder, in the place
+of others. ``--from`` reads such files and does nothing else, so seeds and variants can be divided
+among machines.
 
 The score of a pre-trained model is the mean over its fine-tuning seeds, and +- is the standard
 deviation of these means (of the runs of what is not pre-trained). ``equal_compute_report`` says how

@@ -27,7 +27,7 @@ class Output(NamedTuple):
     masked: MaskedBatch
     corrupted: CorruptedBatch | None = None
     guesses: Guesses | None = None  # of the network whose loss is "mlm"
-    encoder_guesses: Guesses | None = None  # of a full-size encoder beside it that reads [MASK]
+    encoder_guesses: Guesses | None = None  # of a full-size encoder that reads the same
     detections: Detections | None = None
 
     @property

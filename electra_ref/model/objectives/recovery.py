@@ -3,7 +3,8 @@
     corrupted ids = original ids, the masked ones replaced by a generator's samples
 
 Both train the generator beside the encoder and differ in the encoder's loss. Evaluation also lets
-the encoder read [MASK], so that its guesses can be compared with those of ``mlm``.
+the encoder read what the generator reads, [MASK] included, so that its guesses can be compared with
+those of ``mlm``.
 """
 
 from __future__ import annotations
@@ -59,6 +60,6 @@ def replace_masked(
 def with_guesses_behind_mask(
     run: ForwardPass, encoder: Network, batch: Batch, output: Output
 ) -> Output:
-    """Return ``output`` with what ``encoder`` guesses where it reads [MASK]."""
+    """Return ``output`` with what ``encoder`` guesses when it reads what the generator does."""
     guesses, _ = guess_masked(run, encoder, batch, output.masked)
     return output._replace(encoder_guesses=guesses)

@@ -3,7 +3,9 @@
 MLM: ``mlm_accuracy`` is the share of masked positions where the best word of the network with the
 MLM loss is the original one; ``sampled_accuracy`` is the share where its sample is. Where a
 full-size encoder guesses words beside a generator, ``encoder_mlm_loss`` and
-``encoder_mlm_accuracy`` are those of the encoder, reading [MASK] at the same positions.
+``encoder_mlm_accuracy`` are those of the encoder at the same positions, when it reads what the
+generator reads: [MASK] at 85 of 100 of them, the word itself at the others. An encoder that copies
+its input is right at these.
 ``mlm_baseline_accuracy`` is the accuracy of always answering the most frequent original word.
 ``generator_figures`` defines ``generator_entropy`` (of the network with the MLM loss),
 ``distinct_samples`` and ``distinct_originals``.
