@@ -105,28 +105,35 @@ def difference(
     ``paired`` differences are formed for each seed. The standard error is that of their mean, or
     that of the difference of two means.
     """
-    seeds = (ours.keys() & theirs.keys(),) * 2 if paired else (ours.keys(), theirs.keys())
-    fewest = min(map(len, seeds))
-    if fewest == 0:
+    if paired:
+        common = ours.keys() & theirs.keys()
+        ours, theirs = ({seed: side[seed] for seed in common} for side in (ours, theirs))
+    if not ours or not theirs:
         return None
-    sides = [
-        [side[seed] for seed in sorted(own)]
-        for side, own in zip((ours, theirs), seeds, strict=True)
-    ]
-    means = [np.array([values.mean() for values in side]) for side in sides]
-    mean = float(means[0].mean() - means[1].mean())
-    if fewest == 1:
+    our_means, their_means = _means(ours), _means(theirs)
+    mean = float(our_means.mean() - their_means.mean())
+    if min(our_means.size, their_means.size) == 1:
         return Interval(mean)
     random = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = [np.stack([_resampled(values, random) for values in side]) for side in sides]
+    ours_drawn, theirs_drawn = _resampled_each(ours, random), _resampled_each(theirs, random)
     if paired:
-        found = _mean_of_drawn(drawn[0] - drawn[1], random)
-        error = _standard_error(means[0] - means[1])
+        found = _mean_of_drawn(ours_drawn - theirs_drawn, random)
+        error = _standard_error(our_means - their_means)
     else:
-        found = _mean_of_drawn(drawn[0], random) - _mean_of_drawn(drawn[1], random)
-        error = math.hypot(*map(_standard_error, means))
+        found = _mean_of_drawn(ours_drawn, random) - _mean_of_drawn(theirs_drawn, random)
+        error = math.hypot(_standard_error(our_means), _standard_error(their_means))
     low, high = map(float, np.percentile(found, PERCENTILES))
     return Interval(mean, low, high, error)
+
+
+def _means(side: dict[int, Floats]) -> Floats:
+    """Return the mean of each seed (n,), in the order of the seeds."""
+    return np.array([side[seed].mean() for seed in sorted(side)])
+
+
+def _resampled_each(side: dict[int, Floats], random: np.random.Generator) -> Floats:
+    """Return for each seed the means of its resampled values, (n, RESAMPLES)."""
+    return np.stack([_resampled(side[seed], random) for seed in sorted(side)])
 
 
 def _resampled(values: Floats, random: np.random.Generator) -> Floats:
