@@ -23,7 +23,9 @@ from electra_ref.training.finetuning.formats.columns import (
 from electra_ref.training.finetuning.formats.text_record import TextRecord, with_swapped_pairs
 from electra_ref.training.finetuning.formats.texts import (
     READ_AS_TEXT,
+    SURPRISES,
     TextFilesConfig,
+    counted,
     text_records,
 )
 from electra_ref.training.finetuning.tally import Tally
@@ -343,6 +345,28 @@ def test_lines_of_text_are_answered(tmp_path: Path, name: str) -> None:
     found, tally = records(tmp_path, name, '\n{"text": "a"}\n', "predict")
     assert short(found)[1] == ('{"text": "a"}', None, None, None)
     assert tally.counts() == {READ_AS_TEXT: 1}
+
+
+@pytest.mark.parametrize("use", ["dev", "predict"])
+def test_texts_are_counted_where_the_model_learned_from_another_number(
+    tmp_path: Path, use: Use
+) -> None:
+    text = "sentence1\tsentence2\tlabel\na\tb\tx\nc\td\ty\n"
+    pairs, _ = records(tmp_path, "a.tsv", text, use)
+    single, _ = records(tmp_path, "a.tsv", "text\tlabel\na\tx\n", use)
+    settings = TextFilesConfig()
+    assert counted(pairs, settings).texts_per_example == "two"
+    assert counted(single, settings).texts_per_example == "one"
+    assert counted([*pairs, *single], settings) == settings
+    chosen = TextFilesConfig(texts_per_example="one")
+    assert counted(pairs, chosen) == chosen
+    _, tally = records(tmp_path, "a.tsv", text, use, texts_per_example="one")
+    assert tally.counts() == {SURPRISES["one"]: 2}
+    _, tally = records(tmp_path, "a.tsv", "text\tlabel\na\tx\n", use, texts_per_example="two")
+    assert tally.counts() == {SURPRISES["two"]: 1}
+    for number in ("auto", "two"):
+        _, tally = records(tmp_path, "a.tsv", text, use, texts_per_example=number)
+        assert tally.counts() == {}
 
 
 def test_no_column_has_two_uses() -> None:

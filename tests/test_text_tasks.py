@@ -244,6 +244,12 @@ def test_long_texts_are_cut_and_counted() -> None:
     assert list(tally.lines()) == [f"1 rows cut to 16 tokens (the first: {PLACE})"]
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_training_data_tell_how_many_texts_an_example_has(task: str) -> None:
+    settings = TASKS[task].settled([text_record("1")], settings_of(task))
+    assert settings.texts_per_example == "one"
+
+
 def test_pairs_are_swapped_where_that_is_asked_for() -> None:
     record = text_record("1", "a", pair="b")
     for task in ("classification", "regression"):

@@ -12,8 +12,9 @@ line. A header of one column looks like a text, so only the ending .tsv or .csv 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
+from typing import TypeVar
 
 from electra_ref.config.settings import Settings, setting
 from electra_ref.errors import UserError
@@ -45,6 +46,11 @@ from electra_ref.training.finetuning.task import Use
 from electra_ref.training.prediction.records import kind_of, looks_like_json
 
 READ_AS_TEXT = "lines that look like JSON objects and were read as text; --set file_format=jsonl"
+COUNTS = ("auto", "one", "two")
+SURPRISES = {  # by what the model learned from
+    "one": "pairs of texts, although the model learned from single ones",
+    "two": "single texts, although the model learned from pairs",
+}
 FILE_FORMATS = ("auto", "delimited", "jsonl", "text")
 
 
@@ -62,12 +68,18 @@ class TextFilesConfig(Settings):
         "auto", "whether fields of TSV or CSV are quoted: quoted, none, or auto", choices=QUOTINGS
     )
     swap_pairs: bool = setting(False, "train on the two texts of a pair in both orders")
+    texts_per_example: str = setting(
+        "auto", "one, two, or auto: a new run finds it out from the training data", choices=COUNTS
+    )
 
     def _misfits(self) -> Iterator[str]:
         keys = ("text_column", "text_pair_column", "label_column")
         for key, other in combinations(keys, 2):
             if (name := getattr(self, key)) and name == getattr(self, other):
                 yield f"{key} and {other} are both {name!r}: name two columns"
+
+
+TextFiles = TypeVar("TextFiles", bound=TextFilesConfig)
 
 
 def text_records(
@@ -103,9 +115,23 @@ def text_records(
         records = _of_table(file, settings.quoting, names, label_names, use, tally)
     count = 0
     for count, record in enumerate(records, start=1):  # noqa: B007
+        if settings.texts_per_example not in ("auto", _texts_of(record)):
+            tally.add(SURPRISES[settings.texts_per_example], record.place)
         yield record
     if not count and use != "predict":
         raise UserError(f"{file.name} has no rows to {'train on' if use == 'train' else 'score'}")
+
+
+def counted(records: Sequence[TextRecord], settings: TextFiles) -> TextFiles:
+    """Return ``settings`` with how many texts each of ``records`` has, if all have as many."""
+    found = {_texts_of(record) for record in records}
+    if settings.texts_per_example != "auto" or len(found) != 1:
+        return settings
+    return dataclasses.replace(settings, texts_per_example=found.pop())
+
+
+def _texts_of(record: TextRecord) -> str:
+    return "one" if record.pair is None else "two"
 
 
 def format_of(first: str, ending: str, settings: TextFilesConfig, use: Use, glue: str) -> str:

@@ -41,9 +41,9 @@ from electra_ref.training.finetuning.formats.text_record import (
     with_id,
     with_swapped_pairs,
 )
-from electra_ref.training.finetuning.formats.texts import TextFilesConfig, text_records
+from electra_ref.training.finetuning.formats.texts import TextFilesConfig, counted, text_records
 from electra_ref.training.finetuning.input_file import InputFile
-from electra_ref.training.finetuning.plain import options, settled
+from electra_ref.training.finetuning.plain import options
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.labels import (
     accuracy,
@@ -135,6 +135,11 @@ def labels_of(records: Sequence[TextRecord], settings: ClassificationConfig) -> 
     if all(is_whole_number(label) for label in found):
         return tuple(sorted(found, key=lambda label: (int(label), label)))
     return tuple(sorted(found))
+
+
+def settled(records: Sequence[TextRecord], settings: ClassificationConfig) -> ClassificationConfig:
+    """Return ``settings`` with how many texts an example has."""
+    return counted(records, settings)
 
 
 def augmented(records: list[TextRecord], settings: ClassificationConfig) -> list[TextRecord]:

@@ -38,9 +38,9 @@ from electra_ref.training.finetuning.formats.text_record import (
     with_id,
     with_swapped_pairs,
 )
-from electra_ref.training.finetuning.formats.texts import TextFilesConfig, text_records
+from electra_ref.training.finetuning.formats.texts import TextFilesConfig, counted, text_records
 from electra_ref.training.finetuning.input_file import InputFile
-from electra_ref.training.finetuning.plain import labels_of, options, settled
+from electra_ref.training.finetuning.plain import labels_of, options
 from electra_ref.training.finetuning.rows import text_row
 from electra_ref.training.finetuning.scores.numbers import number_scores
 from electra_ref.training.finetuning.tally import Tally
@@ -90,6 +90,11 @@ def records(
     del labels
     for record in text_records(file, settings, use, tally, glue=settings.glue, label_names=SCORES):
         yield record if use == "predict" else record._replace(label=_score_of(record, settings))
+
+
+def settled(records: Sequence[TextRecord], settings: RegressionConfig) -> RegressionConfig:
+    """Return ``settings`` with how many texts an example has."""
+    return counted(records, settings)
 
 
 def augmented(records: list[TextRecord], settings: RegressionConfig) -> list[TextRecord]:
