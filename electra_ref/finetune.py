@@ -105,7 +105,8 @@ def build_parser(program: str = PROGRAM) -> Parser:
         "--resume",
         action="store_true",
         help="continue what is in --output-dir, a run or one for each seed, or the newest of both "
-        "in runs/; --set may then change steps, learning rate, warm-up, intervals and device",
+        "in runs/; --set may then change steps, learning rate, warm-up, intervals and device; "
+        "--model, --train and --dev name where the same model and data lie now",
     )
     return parser
 
@@ -144,8 +145,7 @@ def _check_limits(options: argparse.Namespace) -> None:
 
 def _refuse_with_resume(options: argparse.Namespace) -> None:
     for name in (
-        "model", "task", "glue", "train", "dev", "epochs", "head", "seeds", "config", "precision",
-        "seed",
+        "task", "glue", "epochs", "head", "seeds", "config", "precision", "seed",
     ):  # fmt: skip
         if getattr(options, name) is not None:
             raise UserError(f"--{name} cannot change a run that is resumed; leave it out")
@@ -226,7 +226,14 @@ def _resumed(options: argparse.Namespace, processes: Processes) -> int:
 
     with reporting(processes=processes) as (progress, stop):
         limits, given = _limits(options, session), settings_of(options)
-        ended = session.train_on(options.output_dir, given, limits, progress, stop, processes)
+        moved = {
+            name: os.path.abspath(path)
+            for name in ("model", "train", "dev")
+            if (path := getattr(options, name)) is not None
+        }
+        ended = session.train_on(
+            options.output_dir, given, moved, limits, progress, stop, processes
+        )
         return _closed(ended, progress, stop, processes)
 
 

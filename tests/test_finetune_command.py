@@ -117,7 +117,7 @@ WRONG = {
     "max minutes": (["--task", KIND, "--max-minutes", "0"], "--max-minutes 0: a number above 0"),
     "NaN minutes": (["--task", KIND, "--max-minutes", "nan"], "--max-minutes nan: a number"),
     "resume and task": (["--resume", "--task", KIND], "--task cannot change a run"),
-    "resume and model": (["--resume", "--model", "MODEL"], "--model cannot change a run"),
+    "resume and glue": (["--resume", "--glue", "cola"], "--glue cannot change a run"),
     "resume and epochs": (["--resume", "--epochs", "2"], "--epochs cannot change a run"),
     "resume and seed": (["--resume", "--seed", "2"], "--seed cannot change a run"),
     "resume and scratch": (["--resume", "--from-scratch"], "--from-scratch and --resume exclude"),

@@ -224,6 +224,15 @@ def test_a_digest_tells_segments_and_long_targets_apart() -> None:
     assert details[0] != details[1]
 
 
+def test_a_digest_does_not_tell_where_a_file_lies() -> None:
+    def digest(path: str, *lines: int) -> str:
+        places = [("a", f"{path}, line {line}") for line in lines]
+        return LabelledData(places, Changed.base, path).digest()
+
+    assert digest("/a/b.tsv", 1, 2) == digest("c.tsv", 1, 2)
+    assert digest("/a/b.tsv", 1, 2) != digest("/a/b.tsv", 1, 3)
+
+
 def test_a_digest_tells_right_answers_apart_that_no_feature_has() -> None:
     """Such as those of dev data, which scores compare predictions with."""
     digests = {LabelledData([label], Changed.base[:1]).digest() for label in ("a", "b")}

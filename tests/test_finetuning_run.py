@@ -263,6 +263,28 @@ def test_other_data_are_refused(
     assert finetune.main(resumed) == 0
 
 
+def test_data_that_were_moved_are_named_again(
+    folder: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, output = tmp_path / "files", tmp_path / "run"
+    shutil.copytree(folder, files)
+    assert train(files, output, "--max-steps", "1") == 0
+    files.rename(tmp_path / "moved")
+    resumed = ["--resume", "--output-dir", str(output)]
+    assert finetune.main(resumed) == 2
+    message = f"there is no file {files}/train.jsonl any more: --train names where it lies now"
+    assert message in capsys.readouterr().err
+    train_file, dev_file = (str(tmp_path / "moved" / f"{name}.jsonl") for name in ("train", "dev"))
+    before = (output / "environment.json").read_bytes()
+    assert finetune.main([*resumed, "--train", dev_file, "--dev", dev_file]) == 2
+    assert "belongs to a run on other data (train)" in capsys.readouterr().err
+    assert (output / "environment.json").read_bytes() == before
+    moved = ["--train", train_file, "--dev", dev_file]
+    assert finetune.main([*resumed, *moved, "--max-steps", "2"]) == 0
+    assert finetune.main(resumed) == 0  # they are remembered
+    assert tensors_of(output / "checkpoints") == tensors_of(uninterrupted / "checkpoints")
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

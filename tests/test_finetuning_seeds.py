@@ -301,6 +301,30 @@ def test_the_last_seed_needs_no_model_any_more(
     assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
 
 
+def test_data_of_several_seeds_may_be_moved(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    files, output = tmp_path / "files", tmp_path / "seeds"
+    shutil.copytree(folder, files)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(1, killed, seed=0))
+        with pytest.raises(KilledError):
+            train(files, output, "--seeds", "2")
+    files.rename(tmp_path / "moved")
+    resumed = ["--resume", "--output-dir", str(output)]
+    assert "--train names where it lies now" in refused(capsys, lambda: finetune.main(resumed))
+    names = {"model": "model", "train": "train.jsonl", "dev": "dev.jsonl"}
+    moved = [part for key, name in names.items()
+             for part in (f"--{key}", str(tmp_path / "moved" / name))]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(1, killed, seed=1))
+        with pytest.raises(KilledError):
+            finetune.main([*resumed, *moved])
+    assert finetune.main(resumed) == 0  # they are remembered
+    assert json.loads((output / "seeds.json").read_text())["best"] is not None
+
+
 def begin_two(folder: Path) -> None:
     begin_seeds(folder, FinetuningConfig(task=KIND), Files("model", "train", "dev"), 2)
 

@@ -133,7 +133,7 @@ def test_a_fine_tuned_model_did_not_begin_with_random_numbers(models: dict[str, 
 
 def bits_of(prediction: Any) -> str:
     """Return what no two different predictions have in common; ``repr`` rounds arrays."""
-    return b"".join(data._pieces(prediction)).hex()
+    return b"".join(data._pieces(prediction, "")).hex()
 
 
 def test_words_that_the_vocabulary_lacks_are_counted(

@@ -36,28 +36,37 @@ class LabelledData(NamedTuple):
 
     records: Sequence[Record]
     features: Sequence[Feature]
+    path: str = ""  # of the file; places in it, which records have for messages, begin with it
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Return the tokens of the longest row of each feature."""
         return np.fromiter(map(longest_row, self.features), np.int64, len(self.features))
 
     def digest(self) -> str:
-        """Return a hash of all that is said: two equal ones are of the same data."""
+        """Return a hash of all that is said: two equal ones are of the same data.
+
+        It stays the same where the file is moved.
+        """
         digest = hashlib.sha256()
         for part in (*self.records, *self.features):
-            for piece in _pieces(part):
+            for piece in _pieces(part, self.path):
                 digest.update(piece)
         return digest.hexdigest()[:40]
 
 
-def _pieces(part: Any) -> Iterator[bytes]:
-    """Yield the bytes of ``part``, of which no two different ones have the same."""
+def _pieces(part: Any, path: str) -> Iterator[bytes]:
+    """Yield the bytes of ``part``, of which no two different ones have the same.
+
+    Strings that begin with ``path`` are taken without it.
+    """
     if isinstance(part, np.ndarray):
         yield f"{part.dtype.str}{part.shape}".encode() + part.tobytes()
     elif isinstance(part, (tuple, list)):
         yield f"{len(part)}(".encode()
         for one in part:
-            yield from _pieces(one)
+            yield from _pieces(one, path)
+    elif isinstance(part, str):
+        yield repr(part.removeprefix(path)).encode("utf-8", "surrogatepass") + b"\n"
     else:
         yield repr(part).encode("utf-8", "surrogatepass") + b"\n"
 

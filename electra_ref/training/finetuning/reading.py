@@ -94,7 +94,7 @@ def _features(
 def _read(
     path: str, records: list[Record], features: list[Feature], tally: Tally, counts: Counts
 ) -> ReadFile:
-    data = LabelledData(records, features)
+    data = LabelledData(records, features, path)
     tokens = sum(row.ids.size for feature in features for row in feature.rows)
     facts = {
         "path": path,

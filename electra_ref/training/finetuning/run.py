@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,12 +193,14 @@ def resume(
     progress: Progress,
     stop: StopSignals,
     processes: Processes = ALONE,
+    moved: Mapping[str, str] = MappingProxyType({}),
 ) -> Trainer:
     """Continue the run at ``path`` from its newest checkpoint.
 
     A run that was killed before its first checkpoint takes its model again. ``given`` are
-    ``key=value`` of settings that are free. Raises UserError for a setting that cannot change, for
-    other data or another model, and for a run that cannot be continued.
+    ``key=value`` of settings that are free, ``moved`` those of Files that have other paths now.
+    Raises UserError for a setting that cannot change, for other data or another model, and for a
+    run that cannot be continued.
     """
     run = opened_by_first(processes, lambda: RunDirectory.resume(path))
     try:
@@ -208,7 +211,8 @@ def resume(
         progress.say(opened.reason)
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
-        files = Files(**then["files"])
+        files = Files(**then["files"])._replace(**moved)
+        require_files(files)
         encoder = None if recorded.has_checkpoint else find_encoder(Path(files.model))
         vocabulary = encoder.tokenizer.vocab if encoder else recorded.vocabulary
         tokenizer = tokenizer_of(vocabulary, settings)
@@ -221,13 +225,21 @@ def resume(
             prepared = prepared._replace(labels=recorded.labels)
             trainer = _trainer(run, settings, opened, prepared, tokenizer, progress, processes)
             trainer.restore(before)
-        if settings != before:
-            processes.of_first(lambda: run.rewrite(to_toml(settings), then))
+        if settings != before or moved:
+            there = {**then, "files": files._asdict()}
+            processes.of_first(lambda: run.rewrite(to_toml(settings), there))
         progress.say(f"resuming {path} at step {trainer.state.step:,} of {settings.steps:,}")
         return trainer
     except BaseException:
         run.close()
         raise
+
+
+def require_files(files: Files) -> None:
+    """Raise UserError if the data of ``files`` are not there; the model may be gone."""
+    for flag, path in (("--train", files.train), ("--dev", files.dev)):
+        if not os.path.exists(path):
+            raise UserError(f"there is no file {path} any more: {flag} names where it lies now")
 
 
 class Recorded(NamedTuple):

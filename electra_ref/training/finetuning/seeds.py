@@ -97,6 +97,7 @@ def what_is_trained(folder: Path) -> tuple[FinetuningConfig, Files]:
 
 def train_seeds(
     folder: Path,
+    files: Files,
     begin: Callable[[Path, int], Trainer],
     resume: Callable[[Path], Trainer],
     train: Callable[[Trainer], Scores | None],
@@ -105,6 +106,7 @@ def train_seeds(
 ) -> Mapping[str, Scores] | None:
     """Train the seeds of ``folder`` that are not done; return the scores of all by their seed.
 
+    ``files`` are where all seeds find what they read; these are kept as soon as one has read them.
     None after a signal.
     """
     seeds = processes.of_first(lambda: read_seeds(folder))
@@ -116,6 +118,9 @@ def train_seeds(
         say(f"seed {seed}, {len(seeds.scores) + 1} of {len(seeds.seeds)}")
         trainer = resume(path) if _has_begun(path, processes) else begin(path, seed)
         with trainer.run:
+            if seeds.files != files._asdict():
+                seeds = seeds._replace(files=files._asdict())
+                _write(folder, seeds, processes)
             scores = train(trainer)
         if scores is None:
             return None

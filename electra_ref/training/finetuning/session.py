@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from electra_ref.config.finetuning import FinetuningConfig
@@ -149,6 +150,7 @@ def _train_new_seeds(
 def train_on(
     path: Path | None,
     given: Sequence[str],
+    moved: Mapping[str, str],
     limits: Limits,
     progress: Progress,
     stop: StopSignals,
@@ -156,8 +158,8 @@ def train_on(
 ) -> Ended | None:
     """Continue the run, or the runs, in ``path``, by default the newest in runs/.
 
-    ``given`` are ``key=value`` of settings that are free. Return None after a signal. Raises
-    UserError.
+    ``given`` are ``key=value`` of settings that are free, ``moved`` those of Files that have other
+    paths now. Return None after a signal. Raises UserError.
     """
     path = path or processes.of_first(lambda: newest_to_resume(RUNS))
     if processes.of_first(lambda: is_of_seeds(path)):
@@ -166,9 +168,9 @@ def train_on(
                 f"{given[0]}: {path} has runs of several seeds, which are compared, so no setting "
                 "can change"
             )
-        return _train_seeds(path, None, limits, progress, stop, processes)
+        return _train_seeds(path, None, limits, progress, stop, processes, moved)
     try:
-        trainer = run.resume(path, given, progress, stop, processes)
+        trainer = run.resume(path, given, progress, stop, processes, moved)
     except StoppedError:
         progress.say(NOTHING_DONE)
         return None
@@ -217,13 +219,16 @@ def _train_seeds(
     progress: Progress,
     stop: StopSignals,
     processes: Processes,
+    moved: Mapping[str, str] = MappingProxyType({}),
 ) -> Ended | None:
     """Train the seeds that are not done. ``known`` spares reading model and data once more."""
-    settings, files = processes.of_first(lambda: what_is_trained(path))
+    settings, recorded = processes.of_first(lambda: what_is_trained(path))
+    files = recorded._replace(**moved)
 
     def begin(folder: Path, seed: int) -> Trainer:
         nonlocal known
         if known is None:
+            run.require_files(files)
             encoder = find_encoder(Path(files.model))
             tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
             known = encoder, run.prepare(settings, files, tokenizer, progress, stop, processes)
@@ -239,8 +244,9 @@ def _train_seeds(
     try:
         scores = train_seeds(
             path,
+            files,
             begin,
-            lambda folder: run.resume(folder, (), progress, stop, processes),
+            lambda folder: run.resume(folder, (), progress, stop, processes, moved),
             train,
             progress.say,
             processes,
