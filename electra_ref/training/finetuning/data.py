@@ -28,7 +28,7 @@ from electra_ref.training.finetuning.task import Feature, Record, Task
 from electra_ref.training.prediction.batches import padded_length
 
 BATCH_TOKENS = 4096  # of a batch of evaluation, padding included
-_ORDER_OF_BATCHES = 1 << 30  # beyond all epochs
+_ORDER_OF_BATCHES = 1 << 30  # no epoch has this number: its order is drawn from other numbers
 
 
 class LabelledData(NamedTuple):
@@ -84,7 +84,12 @@ def batches_an_epoch(count: int, batch_size: int) -> int:
 def training_features(
     step: int, lengths: npt.NDArray[np.int64], config: FinetuningConfig
 ) -> npt.NDArray[np.int64]:
-    """Return the numbers of the features that the step number ``step``, from 0, learns from."""
+    """Return the numbers of the features that the step number ``step``, from 0, learns from.
+
+    With 10 features, batches of 2 and buckets of 2 batches, an epoch has the batches 0 to 4, in a
+    random order. The step that has batch 1 draws the bucket of the batches 0 and 1, the first four
+    features of the shuffled epoch, sorts these by length, and takes the two longer ones.
+    """
     batches = batches_an_epoch(lengths.size, config.batch_size)
     epoch, position = divmod(step, batches)
     number = int(shuffled(position, batches, config.seed, _ORDER_OF_BATCHES + epoch))

@@ -1,4 +1,14 @@
-"""A fine-tuning run from start to end: settings, data, folder, model, training, last scores."""
+"""A fine-tuning run from start to end: settings, data, folder, model, training, last scores.
+
+    prepare    read both files                        -> Prepared
+    begin      make the folder and draw the head; _begun takes the encoder, records what was
+               read, saves step 0                     -> Trainer
+    resume     or: compare with what is recorded, load the newest checkpoint; a run without one
+               goes through _begun again              -> Trainer
+    complete   train, evaluate, choose the model      -> Kept
+
+``session`` does this for one run, ``seeds`` for several in a row.
+"""
 
 from __future__ import annotations
 

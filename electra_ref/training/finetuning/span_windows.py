@@ -8,7 +8,7 @@ whole window where rows are short. The last window is shorter.
 
 A token is answered from the window in which it has the most context: the smaller one of its
 distances to both ends, plus a hundredth of the window's length, is largest; of equal windows in the
-first.
+first. (``prediction.windows`` needs no hundredth: its windows are of one length.)
 
 Each token knows its characters in the context, so an answer is a piece of the context as it is
 written. The original takes whole words of the context and looks in them for the answer's pieces

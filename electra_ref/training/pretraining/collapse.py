@@ -110,7 +110,8 @@ def _recent(
 ) -> Sequence[Record]:
     """Return the newest records: at least so many, of at least ``span`` steps.
 
-    Empty where there are not so many after the warm-up.
+    So they begin with the newest record that is ``span`` steps old or older, or earlier, to be so
+    many. Empty where there are not so many after the warm-up.
     """
     start = max(EARLIEST_STEP, min(config.warmup_steps, LATEST_START * config.steps))
     settled = [record for record in history if record["step"] >= start]
