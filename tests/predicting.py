@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,20 @@ def train_small(folder: Path, *, tokens: bool = False, **changes: Any) -> Path:
 
 
 def run_predict(model: Path, task: str, *arguments: str) -> int:
-    """Run the command on the host in float64; return its exit code."""
-    where = ["--device", "reference", "--precision", "float64"]
-    return predict.main(["--model", str(model), "--task", task, *where, *arguments])
+    """Run the command, on the host in float64 unless ``arguments`` say otherwise.
+
+    Return its exit code.
+    """
+    usual = {"--model": str(model), "--task": task, "--device": "reference",
+             "--precision": "float64"}  # fmt: skip
+    return predict.main([*not_given(usual, arguments), *arguments])
+
+
+def not_given(usual: Mapping[str, str], arguments: Sequence[str]) -> list[str]:
+    """Return the flags of ``usual``, with their values, that ``arguments`` do not have."""
+    return [
+        part for flag, value in usual.items() if flag not in arguments for part in (flag, value)
+    ]
 
 
 def predicted(

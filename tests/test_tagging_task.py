@@ -154,7 +154,7 @@ def test_a_word_without_a_tag_is_no_unknown_label() -> None:
     tally = Tally()
     text = '{"tokens": ["a", "d"], "tags": ["", "B-X"]}'
     read = records(text, "dev", ENTITY_LABELS, "f.jsonl", tally)
-    assert tally.counts() == {}
+    assert tally.counts() == {"words without a tag, not learned": 1}
     (feature,) = features_of(read, TaggingConfig(), ENTITY_LABELS)
     assert feature.detail.labels.tolist() == [-1, ENTITY_LABELS.index("S-X")]
 
