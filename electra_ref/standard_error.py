@@ -43,13 +43,8 @@ def forgiving_standard_error() -> Iterator[None]:
     if sys.stderr is None:
         _open_what_is_closed()
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (to the end)
-    stream = sys.stderr
-    with redirect_stderr(Forgiving(stream)):
+    with redirect_stderr(Forgiving(sys.stderr)):
         yield
-    try:
-        stream.flush()
-    except OSError:  # at exit Python would write it again, fail, and change the exit code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_what_is_closed() -> None:

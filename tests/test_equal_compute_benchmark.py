@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import equal_compute
+from benchmarks import equal_compute, scored_encoders
 from benchmarks.equal_compute import (
     BERT,
     ELECTRA,
@@ -47,7 +47,7 @@ from benchmarks.equal_compute_report import (
 )
 from benchmarks.harness import exit_code_of
 from benchmarks.pretraining_runs import Run, check_folders
-from benchmarks.scored_encoders import ALL_TASKS, FEW_LABELS, Encoder
+from benchmarks.scored_encoders import ALL_TASKS, FEW_LABELS, Encoder, fine_tune
 from electra_ref.config.pretraining import PRESETS, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
@@ -114,6 +114,21 @@ def test_checkpoints_of_all_quarters_are_there_to_fine_tune(steps: int, tmp_path
     assert [one.finetuning_seeds for one in found] == [1, 1, 1, 3]
     assert found[-1].encoder.model == tmp_path / f"checkpoints/step-{steps:08d}"
     assert [one.flop for one in found] == [step * plan.flop_per_step for step in saved]
+
+
+def test_seeds_that_never_began_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed before it wrote the settings leaves nothing to resume."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(scored_encoders, "run_module", lambda command, _: commands.append(command))
+    encoder = Encoder(tmp_path / "run", tmp_path / "tuned")
+    folder = encoder.folder_of(TASK)
+    folder.mkdir(parents=True)
+    write_seeds_file(folder, Seeds([0, 1], {}, None, "classification", {}))
+    files = {TASK: (Path("train"), Path("dev"))}
+    fine_tune(encoder, files, 2)
+    (folder / "config.toml").touch()
+    fine_tune(encoder, files, 2)
+    assert ["--resume" in command for command in commands] == [False, True]
 
 
 def test_only_electra_and_bert_have_curves(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_data_of_several_seeds_may_be_moved(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", ends_at(1, killed, seed=0))
         with pytest.raises(KilledError):
-            train(files, output, "--seeds", "2")
+            train(files, output, "--seeds", "3")
     files.rename(tmp_path / "moved")
     resumed = ["--resume", "--output-dir", str(output)]
     assert "--train names where it lies now" in refused(capsys, lambda: finetune.main(resumed))

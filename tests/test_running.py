@@ -76,7 +76,7 @@ sys.exit(run_command("name", command))
 """
 
 
-@pytest.mark.parametrize("sink", ["2> /dev/full", "2>&-", "2> >(true)"])
+@pytest.mark.parametrize("sink", ["2> /dev/full", "2>&-", "2>&- <&-", "2> >(true)"])
 def test_standard_error_that_cannot_be_written_ends_no_command(sink: str, tmp_path: Path) -> None:
     """The file that the command opens must not get the number of standard error, either."""
     script = shlex.join([sys.executable, "-c", BROKEN, str(tmp_path / "file")])
