@@ -1,8 +1,8 @@
 """Warnings of a run that learns nothing: on histories of real runs, on real small runs, by hand.
 
 The histories are those of two runs with ``evaluate_every=100``. HEALTHY is ``tiny`` with seed 0.
-COLLAPSED and CURED are the runs that ``collapse`` describes: a discriminator that never left one
-answer, and one with the settings that the warning proposes.
+COLLAPSED, CURED and COOL are the runs that ``collapse`` describes: a discriminator that never left
+one answer, one with the settings that the warning proposes, and ``laptop`` at a low temperature.
 """
 
 from __future__ import annotations
@@ -85,7 +85,15 @@ CURED = [
     (600, 25.38, 6.082, 0.3859, 0.691, 0.1452, 2265, 1444, 0.902),
     (700, 25.22, 6.047, 0.3835, 0.697, 0.1450, 2254, 1444, 0.882),
 ]
+COOL = [  # evaluated every 1,000 steps
+    (1000, 34.61, 5.993, 0.5724, 0.558, 0.2722, 3118, 2964, 0.881),
+    (2000, 34.31, 5.902, 0.5681, 0.553, 0.2676, 3046, 2964, 0.890),
+    (3000, 34.19, 5.878, 0.5662, 0.555, 0.2668, 3054, 2964, 0.879),
+]
 TINY = resolve_config(preset="tiny")
+LAPTOP = resolve_config(
+    preset="laptop", settings=["temperature=1", "steps=3000", "warmup_steps=150"]
+)
 NARROW = resolve_config(preset="small", settings=["steps=2000", "warmup_steps=200"])
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -145,6 +153,12 @@ def test_a_collapse_is_told_at_a_third_of_the_run() -> None:
         "constant discriminator": 700,
         "hidden states alike": 700,
     }
+
+
+def test_samples_that_are_too_good_for_a_discriminator_are_told() -> None:
+    assert said(records_of(COOL), LAPTOP) == {"constant discriminator": 2000}
+    (line,) = new_warnings(records_of(COOL[:2]), LAPTOP)
+    assert line.endswith("begin again with --set temperature=1.3 (now 1)")
 
 
 def test_a_message_names_figures_and_what_to_change() -> None:
@@ -210,9 +224,9 @@ def test_half_of_a_pair_cannot_be_replaced() -> None:
     ("name", "wrong", "right"),
     [
         # at a share of 0.12, one answer for all tokens has a loss of 0.36692
-        ("constant discriminator", {"rtd_loss": 0.362, "rtd_auc": 0.59}, {"rtd_loss": 0.361}),
-        ("constant discriminator", {"rtd_loss": 0.362, "rtd_auc": 0.59}, {"rtd_auc": 0.61}),
-        ("hidden states alike", {"rtd_loss": 0.362, "hidden_cosine": 0.93}, {"rtd_loss": 0.361}),
+        ("constant discriminator", {"rtd_loss": 0.356, "rtd_auc": 0.59}, {"rtd_loss": 0.3558}),
+        ("constant discriminator", {"rtd_loss": 0.356, "rtd_auc": 0.59}, {"rtd_auc": 0.61}),
+        ("hidden states alike", {"rtd_loss": 0.356, "hidden_cosine": 0.93}, {"rtd_loss": 0.3558}),
         ("hidden states alike", {"rtd_loss": 0.37, "hidden_cosine": 0.93}, {"hidden_cosine": 0.91}),
         ("few tokens", {"distinct_samples": 249}, {"distinct_samples": 250}),
         ("few replaced", {"replaced_share": 0.0199}, {"replaced_share": 0.02}),
