@@ -261,18 +261,25 @@ def test_seeds_of_which_none_has_begun_are_resumed(
     assert "the model is in runs/b;" in capsys.readouterr().out
 
 
+def killed_in_its_second_seed(
+    count: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """Return a copy of ``folder``, and where a command for ``count`` seeds was killed."""
+    shutil.copytree(folder, tmp_path / "files")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ends_at(1, killed, seed=1))
+        with pytest.raises(KilledError):
+            train(tmp_path / "files", tmp_path / "seeds", "--seeds", str(count))
+    return tmp_path / "files", tmp_path / "seeds"
+
+
 @pytest.mark.parametrize("what", ["model", "train.jsonl", "dev.jsonl"])
 def test_all_seeds_begin_with_the_same_model_and_data(
     what: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Else the mean over the seeds would be that of several models."""
-    shutil.copytree(folder, tmp_path / "files")
-    folder, output = tmp_path / "files", tmp_path / "seeds"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", ends_at(1, killed, seed=1))
-        with pytest.raises(KilledError):
-            train(folder, output, "--seeds", "3")
+    folder, output = killed_in_its_second_seed(3, folder, tmp_path, monkeypatch)
     if what == "model":
         shutil.rmtree(folder / "model")
         write_encoder(folder / "model", 1, **SMALLEST)
@@ -291,12 +298,7 @@ def test_all_seeds_begin_with_the_same_model_and_data(
 def test_the_last_seed_needs_no_model_any_more(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(folder, tmp_path / "files")
-    folder, output = tmp_path / "files", tmp_path / "seeds"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", ends_at(1, killed, seed=1))
-        with pytest.raises(KilledError):
-            train(folder, output, "--seeds", "2")
+    folder, output = killed_in_its_second_seed(2, folder, tmp_path, monkeypatch)
     shutil.rmtree(folder / "model")
     assert finetune.main(["--resume", "--output-dir", str(output)]) == 0
 

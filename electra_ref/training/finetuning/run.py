@@ -222,7 +222,7 @@ def resume(
         for change in fingerprint_changes(then, now):
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
         files = Files(**then["files"])._replace(**moved)
-        require_files(files)
+        processes.of_first(lambda: require_files(files))
         encoder = None if recorded.has_checkpoint else find_encoder(Path(files.model))
         vocabulary = encoder.tokenizer.vocab if encoder else recorded.vocabulary
         tokenizer = tokenizer_of(vocabulary, settings)

@@ -228,7 +228,7 @@ def _train_seeds(
     def begin(folder: Path, seed: int) -> Trainer:
         nonlocal known
         if known is None:
-            run.require_files(files)
+            processes.of_first(lambda: run.require_files(files))
             encoder = find_encoder(Path(files.model))
             tokenizer = tokenizer_of(encoder.tokenizer.vocab, settings)
             known = encoder, run.prepare(settings, files, tokenizer, progress, stop, processes)
