@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from electra_ref import predict
 from electra_ref.backends import OpenedBackend, gpu, open_backend
 from electra_ref.batch import Batch
 from electra_ref.masking import MaskedBatch
@@ -184,3 +186,20 @@ def test_arrays_keep_to_their_device(
 @pytest.mark.gpu
 def test_a_gpu_answers_like_the_processor(trained: Callable[[str], Path], tmp_path: Path) -> None:
     compare_devices(trained("gdes"), tmp_path)
+
+
+def test_a_model_that_is_missing_is_said_before_a_task_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main(["--model", str(tmp_path / "gone"), "--input", "a.txt"]) == 2
+    assert f"there is no folder {tmp_path / 'gone'}" in capsys.readouterr().err
+
+
+def test_a_closed_standard_output_is_one_line(
+    trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "a.txt").write_text("a\n")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run_predict(trained("gdes"), "rtd", "--input", str(tmp_path / "a.txt")) == 2
+    assert "standard output is closed; name a file with --output" in capsys.readouterr().err
