@@ -21,7 +21,7 @@ from electra_ref.errors import UserError
 from electra_ref.running import run_command
 from electra_ref.training.finetuning.kinds import KINDS, SETTABLE
 from electra_ref.training.prediction.table import TASKS
-from electra_ref.training.progress import is_terminal, wants_colour
+from electra_ref.training.progress import wants_colour
 from electra_ref.training.stop_signals import StoppedError, exit_code
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def style_of(options: argparse.Namespace) -> Style | None:
 
 def answers_to_terminal(options: argparse.Namespace) -> bool:
     """Return whether the answers appear on a terminal."""
-    return options.output == "-" and is_terminal(sys.stdout)
+    return options.output == "-" and sys.stdout.isatty()
 
 
 if __name__ == "__main__":

@@ -200,6 +200,7 @@ def test_a_closed_standard_output_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "a.txt").write_text("a\n")
+    model = trained("gdes")
     monkeypatch.setattr(sys, "stdout", None)
-    assert run_predict(trained("gdes"), "rtd", "--input", str(tmp_path / "a.txt")) == 2
+    assert run_predict(model, "rtd", "--input", str(tmp_path / "a.txt")) == 2
     assert "standard output is closed; name a file with --output" in capsys.readouterr().err
