@@ -47,6 +47,7 @@ def toy_config(*settings: str) -> PretrainingConfig:
     return resolve_config(preset="small", settings=[*SIZES, *sizes, *settings])
 
 
+@pytest.mark.slow
 def test_last_line_holds_figures_and_their_origin(capfd: pytest.CaptureFixture[str]) -> None:
     assert train_step.main([*TOY, "--rivals", "reference-float32"]) == 0
     *table, last = capfd.readouterr().out.splitlines()
@@ -71,6 +72,7 @@ def test_last_line_holds_figures_and_their_origin(capfd: pytest.CaptureFixture[s
     assert any("reference-float32" in line for line in table)
 
 
+@pytest.mark.slow
 def test_scaling_compares_each_size_with_the_first(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def test_kernels_compile_where_no_cache_folder_can_be_written(tmp_path: Path) ->
     assert run_python(code, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache") == "6"
 
 
+@pytest.mark.slow
 def test_kernels_compile_where_the_path_of_their_source_is_no_utf_8(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()

@@ -20,7 +20,7 @@ from electra_ref.training import loop, step
 from electra_ref.training.checkpoint import load_newest_checkpoint
 from tests.test_train_command import KILLED, SETTINGS, STEPS, result_of
 
-PRECISIONS = ["float32", "bfloat16"]
+PRECISIONS = ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
 # Rows enough for several tasks in every kernel: 8 x 48 of them a step, widths beyond one panel.
 WIDER = {
     **{key: value for key, value in SETTINGS.items() if key != "max_vocab_size"},

@@ -35,6 +35,7 @@ def toy_config() -> FinetuningConfig:
     return resolve(FinetuningConfig, {}, settings=SIZES, base=finetune.BASE)
 
 
+@pytest.mark.slow
 def test_last_line_holds_figures_and_their_origin(capfd: pytest.CaptureFixture[str]) -> None:
     assert finetune.main([*TOY, "--rivals", "cpu-float32"]) == 0
     *table, last = capfd.readouterr().out.splitlines()

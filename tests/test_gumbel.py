@@ -199,7 +199,7 @@ def frequencies(
     return counts, 1_000_000
 
 
-@pytest.mark.parametrize("temperature", [0.8, 2.0])
+@pytest.mark.parametrize("temperature", [0.8, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_frequencies_follow_the_softmax(temperature: float) -> None:
     """Single tokens as far as they are frequent, the rare ones pooled: down to 12 nats."""
     cells = np.minimum(np.arange(24), 8)
@@ -210,7 +210,9 @@ def test_frequencies_follow_the_softmax(temperature: float) -> None:
     assert_proportions(counts[:3], trials, probabilities[:3], detect=0.035)
 
 
-@pytest.mark.parametrize(("temperature", "factor"), [(0.84, 1.0), (0.8, 1.05)])
+@pytest.mark.parametrize(
+    ("temperature", "factor"), [(0.84, 1.0), pytest.param(0.8, 1.05, marks=pytest.mark.slow)]
+)
 def test_another_temperature_and_other_noise_are_found(temperature: float, factor: float) -> None:
     cells = np.minimum(np.arange(24), 3)
     logits = np.linspace(0, -12, 24).astype(np.float32).astype(np.float64) / 0.8

@@ -75,6 +75,7 @@ def test_an_edit_of_another_file_is_noticed(package: Path, name: str, text: str)
     assert entries(package) == before  # old entries do not pile up
 
 
+@pytest.mark.slow
 def test_files_that_are_not_imported_and_times_do_not_matter(package: Path) -> None:
     assert run(package) == (6, True)
     (package / "electra_ref/other.py").touch()
@@ -99,6 +100,7 @@ def test_each_processor_has_an_entry(package: Path) -> None:
     assert run(package, **other) == (6, False)
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_compiled_again(package: Path) -> None:
     assert run(package) == (6, True)
     for path in package.rglob("*.kernel"):

@@ -45,7 +45,7 @@ JUDGING = (
     test_cpu_refusals,
     test_exponential,
 )
-SHARE = 16  # of the mutants, one in so many is run every day
+SHARE = 64  # of the mutants, one in so many is run every day
 THREADS = 2  # that products are split for, whatever the machine has
 
 ARGUMENTS: dict[str, list[Any]] = {  # of the judges

@@ -14,6 +14,7 @@ from benchmarks.turns import peak_resident_bytes, resident_bytes
 TOY = ["--rivals", "reference-float32", "--threads", "1", "--set", "batch_size=2"]
 
 
+@pytest.mark.slow
 def test_a_run_reports_both_kinds_of_memory(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,7 +58,7 @@ OF_NO_STEP = (
     "vocabulary_log_likelihood",
     "copy_gate_cross_entropy",
 )
-SHARE = 8  # of the mutants, one in so many is run every day
+SHARE = 32  # of the mutants, one in so many is run every day
 NOTICED = 1e-11  # relative error of a tensor above which a gradient counts as wrong
 
 SOFTMAX_BACKWARD = "reference.softmax_cross_entropy.softmax_cross_entropy_backward"

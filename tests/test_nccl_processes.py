@@ -79,7 +79,9 @@ def test_float64_is_sent_as_such(gpus: Gpus) -> None:
     np.testing.assert_array_equal(sums, [vectors[0] + vectors[1]] * 2)
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 6])
+@pytest.mark.parametrize(
+    "size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (3, 4)), 6]
+)
 def test_steps_have_the_same_bits_for_any_number_of_gpus(
     size: int, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,9 @@ from tests.variants import (
 )
 
 
-@pytest.mark.parametrize(("scale", "seed"), [(0.02, 2), (0.5, 3)])
+@pytest.mark.parametrize(
+    ("scale", "seed"), [pytest.param(0.02, 2, marks=pytest.mark.slow), (0.5, 3)]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradient_of_every_tensor(variant: str, scale: float, seed: int) -> None:
     problem = variant_problem(variant, scale, seed)

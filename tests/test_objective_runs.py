@@ -33,8 +33,11 @@ STEPS, MIDDLE = 6, 3
 STEPS_TO_LEARN = 100
 SHORT: dict[str, Any] = {"steps": STEPS, "evaluate_every": STEPS, "checkpoint_every": MIDDLE,
                          "evaluation_batches": 1}  # fmt: skip
-BACKENDS = ["reference.float64", "cpu.float32", "cpu.bfloat16",
-            pytest.param("gpu.float32", marks=pytest.mark.gpu)]  # fmt: skip
+BACKENDS = [
+    pytest.param("reference.float64", marks=pytest.mark.slow),
+    *("cpu.float32", "cpu.bfloat16"),
+    pytest.param("gpu.float32", marks=pytest.mark.gpu),
+]
 SCHEDULES: dict[str, dict[str, Any]] = {
     "two stages": {**VARIANTS["two stages"], "two_stage_steps": 4},
     "two stages, a checkpoint at the border": {
@@ -329,7 +332,14 @@ def test_evaluation_reports_both_networks_in_either_stage(corpus: Path, tmp_path
     assert len(set(rtd[2:])) == 4
 
 
-@pytest.mark.parametrize("objective", ["electra", "mlm", "replace-mlm", "all-tokens-mlm"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "electra",
+        "mlm",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("replace-mlm", "all-tokens-mlm")),
+    ],
+)
 def test_training_lowers_the_held_out_loss(objective: str, corpus: Path, tmp_path: Path) -> None:
     trainer = begin_small(
         tmp_path / "run", corpus, objective=objective, steps=STEPS_TO_LEARN, evaluation_batches=10

@@ -35,6 +35,7 @@ def toy_config() -> PretrainingConfig:
     return resolve_config(preset="small", settings=SIZES)
 
 
+@pytest.mark.slow
 def test_last_line_holds_figures_and_their_origin(capfd: pytest.CaptureFixture[str]) -> None:
     sizes = ["--batch-tokens", "64", "200", "--workloads", "sentences", "512"]
     assert predict.main([*TOY, *sizes, "--rivals", "cpu-float32"]) == 0

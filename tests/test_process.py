@@ -47,6 +47,7 @@ def test_threads_come_from_openmp_even_if_numba_was_imported_before(first: str) 
     assert run_python(first + PREPARE + LOOP) == "omp"
 
 
+@pytest.mark.slow
 def test_what_numba_has_read_before_is_replaced() -> None:
     pytest.importorskip("numba.np.ufunc.omppool")
     other = "import numba; numba.config.THREADING_LAYER_PRIORITY = ['workqueue', 'omp', 'tbb']\n"
@@ -58,6 +59,7 @@ def test_threads_come_from_workqueue_where_openmp_cannot_be_loaded() -> None:
     assert run_python(PREPARE + NO_OPENMP + LOOP) == "workqueue"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chosen",
     [

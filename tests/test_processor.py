@@ -24,9 +24,11 @@ print(LANES, ROWS, COLUMNS)
     ("has_avx512", "told", "tile"),
     [
         (True, {}, "16 6 64"),
-        (True, {"NUMBA_CPU_NAME": "generic"}, "8 6 16"),
+        pytest.param(True, {"NUMBA_CPU_NAME": "generic"}, "8 6 16", marks=pytest.mark.slow),
         (True, {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}, "8 6 16"),
-        (False, {"NUMBA_CPU_FEATURES": "+avx2,+avx512f"}, "16 6 64"),
+        pytest.param(
+            False, {"NUMBA_CPU_FEATURES": "+avx2,+avx512f"}, "16 6 64", marks=pytest.mark.slow
+        ),
         (False, {}, "8 6 16"),
     ],
     ids=str,

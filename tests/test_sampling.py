@@ -131,7 +131,13 @@ def longdouble_draws(
 @pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="longdouble is float64 here")
 @pytest.mark.parametrize(
     ("vocabulary", "rows", "draws"),
-    [(2, 50, 5000), (64, 50, 5000), (BLOCK + 1, 50, 5000), (1000, 50, 5000), (30522, 2, 1000)],
+    [
+        (2, 50, 5000),
+        (64, 50, 5000),
+        (BLOCK + 1, 50, 5000),
+        pytest.param(1000, 50, 5000, marks=pytest.mark.slow),
+        (30522, 2, 1000),
+    ],
 )
 def test_a_million_draws_equal_longdouble_on_the_same_bits(
     vocabulary: int, rows: int, draws: int

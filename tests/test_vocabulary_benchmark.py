@@ -10,6 +10,7 @@ import pytest
 from benchmarks import vocabulary
 
 
+@pytest.mark.slow
 def test_last_line_holds_every_text_and_its_origin(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,7 @@ def test_words_over_the_limit_are_unknown() -> None:
     assert WordPiece(VOCABULARY).encode("a\u0301" * 100) == WordPiece(VOCABULARY).encode("a" * 100)
 
 
+@pytest.mark.slow
 def test_python_and_bert_agree_on_space_but_for_the_listed_characters() -> None:
     table = CharacterTable(lowercase=False, strip_accents=False)
     characters = [chr(i) for i in range(sys.maxunicode + 1)]
@@ -323,6 +324,7 @@ def test_look_ups_grow_no_faster_than_the_text(family: str) -> None:
     assert counts[1] <= 2.1 * counts[0] + 1_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ADVERSARIAL)
 @pytest.mark.parametrize("method", ["encode", "encode_with_offsets"])
 def test_time_grows_no_faster_than_the_text(family: str, method: str) -> None:
