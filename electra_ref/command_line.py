@@ -107,9 +107,23 @@ def reporting(
 
 def folder(name: str) -> Path:
     """Return the path of an argument. Raises UserError if it is empty."""
+    return Path(_require_name(name, "folder"))
+
+
+def file(name: str) -> Path:
+    """Return the path of an argument. Raises UserError if it is empty."""
+    return Path(file_name(name))
+
+
+def file_name(name: str) -> str:
+    """Return an argument that names a file, or is "-". Raises UserError if it is empty."""
+    return _require_name(name, "file")
+
+
+def _require_name(name: str, kind: str) -> str:
     if not name:
-        raise UserError("an empty name stands for no folder; check the variable it comes from")
-    return Path(name)
+        raise UserError(f"an empty name stands for no {kind}; check the variable it comes from")
+    return name
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +132,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--corpus",
         action="extend",
+        type=file_name,
         nargs="+",
         metavar="PATH",
         default=[],
@@ -134,6 +149,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--tokens",
         action="extend",
+        type=file_name,
         nargs="+",
         metavar="FILE.npy",
         default=[],
@@ -167,8 +183,6 @@ def source_of(options: argparse.Namespace) -> Source:
         raise UserError(
             "--text-key names a key of JSON lines or a column; name the files with --corpus"
         )
-    if "" in (*options.corpus, *options.tokens):
-        raise UserError("an empty name stands for no file; check the variable it comes from")
     corpus = [name if name == "-" else os.path.abspath(name) for name in options.corpus]
     tokens = [os.path.abspath(name) for name in options.tokens]
     return Source(corpus, tokens, "text" if options.text_key is None else options.text_key)
@@ -188,7 +202,7 @@ def add_settings_arguments(parser: argparse.ArgumentParser, presets: Presets | N
         add("--preset", choices=list(presets), help="named set of sizes (default: tiny)")
     add(
         "--config",
-        type=Path,
+        type=file,
         metavar="FILE.toml",
         help="configuration file, as --print-config prints it",
     )

@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from electra_ref.command_line import Parser, reporting
-from electra_ref.errors import UserError
+from electra_ref.command_line import Parser, folder, reporting
 from electra_ref.running import run_command
 from electra_ref.terminal_text import visible
 from electra_ref.training.progress import Progress, show
@@ -31,8 +29,6 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
 def convert(options: argparse.Namespace) -> int:
     """Do what ``options`` say; return the exit code. Raises UserError."""
-    if "" in (options.source, options.target):
-        raise UserError("an empty name stands for no folder; check the variable it comes from")
     with reporting() as (progress, stop):
         try:
             lines = _convert(options, progress, stop)
@@ -53,6 +49,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     add = parser.add_argument
     add(
         "--from",
+        type=folder,
         required=True,
         metavar="DIR",
         dest="source",
@@ -61,6 +58,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     )
     add(
         "--to",
+        type=folder,
         required=True,
         metavar="DIR",
         dest="target",
@@ -90,8 +88,9 @@ def _convert(options: argparse.Namespace, progress: Progress, stop: StopSignals)
         if stop.requested is not None:
             raise StoppedError
 
-    source, target = Path(options.source), Path(options.target)
-    return convert_model(source, target, options.format, options.part, progress.say, check)
+    return convert_model(
+        options.source, options.target, options.format, options.part, progress.say, check
+    )
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from electra_ref.command_line import (
     Parser,
     add_settings_arguments,
+    file_name,
     folder,
     reporting,
     settings_of,
@@ -72,11 +72,16 @@ def build_parser(program: str = PROGRAM) -> Parser:
         metavar="NAME",
         help=f"the files are those of GLUE, as they are shipped: {', '.join(GLUE)}",
     )
-    add("--train", metavar="FILE", help="labelled data to learn from, also compressed")
-    add("--dev", metavar="FILE", help="labelled data that the scores are of")
+    add(
+        "--train",
+        type=file_name,
+        metavar="FILE",
+        help="labelled data to learn from, also compressed",
+    )
+    add("--dev", type=file_name, metavar="FILE", help="labelled data that the scores are of")
     add(
         "--output-dir",
-        type=Path,
+        type=folder,
         metavar="DIR",
         help="where the run is kept; default runs/<task>, runs/<task>-2, ...",
     )
@@ -137,8 +142,6 @@ def _check_limits(options: argparse.Namespace) -> None:
             raise UserError(f"{flag} {value}: at least 1")
     if options.max_minutes is not None and not 0 < options.max_minutes < math.inf:
         raise UserError(f"--max-minutes {options.max_minutes:g}: a number above 0")
-    if "" in (options.train, options.dev):
-        raise UserError("an empty name stands for no file; check the variable it comes from")
     if "-" in (options.train, options.dev):
         raise UserError("labelled data are read from files, not from standard input: name a file")
 

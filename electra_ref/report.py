@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from electra_ref.command_line import Parser
+from electra_ref.command_line import Parser, file, folder
 from electra_ref.running import run_command
 from electra_ref.terminal_text import visible
 from electra_ref.training.progress import show
@@ -33,10 +32,10 @@ def build_parser(program: str = PROGRAM) -> Parser:
         "drawn on top of each other. Needs matplotlib (extra: plots).",
     )
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run")
+    add("runs", nargs="+", type=folder, metavar="RUN_DIR", help="folder of a run")
     add(
         "--output",
-        type=Path,
+        type=file,
         metavar="FILE",
         help="where the page is written; only a report is ever replaced (default: report.html in "
         "the first RUN_DIR)",

@@ -12,12 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from electra_ref.command_line import (
     Parser,
     add_data_arguments,
     add_settings_arguments,
+    file_name,
     folder,
     reading_of,
     reporting,
@@ -135,6 +135,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     add_data_arguments(parser)
     add(
         "--vocab",
+        type=file_name,
         metavar="FILE",
         help="vocab.txt to cut text with, a token a line, in place of one trained on the corpus; "
         "for a vocabulary with capital letters add --set lowercase=false",
@@ -149,7 +150,7 @@ def build_parser(program: str = PROGRAM) -> Parser:
     )
     add(
         "--output-dir",
-        type=Path,
+        type=folder,
         metavar="DIR",
         help="where the run is kept; default runs/<preset>, runs/<preset>-2, ...",
     )
@@ -234,8 +235,6 @@ def start_of(options: argparse.Namespace) -> Source:
     if options.vocab is not None and (options.tokens or options.init_from):
         other = "--tokens" if options.tokens else "--init-from"
         raise UserError(f"--vocab and {other} exclude each other: {_WHOSE_VOCABULARY[other]}")
-    if options.vocab == "":
-        raise UserError("an empty name stands for no file; check the variable it comes from")
     vocabulary, init_from = (
         os.path.abspath(name) if name else None for name in (options.vocab, options.init_from)
     )

@@ -91,6 +91,7 @@ WRONG = {
     "no train": (["--task", KIND, "--dev", "DEV"], "--train names no file"),
     "no dev": (["--task", KIND, "--train", "TRAIN"], "--dev names no file"),
     "empty name": (["--task", KIND, "--train", "", "--dev", "DEV"], "an empty name"),
+    "no output": (["--task", KIND, "--output-dir", ""], "an empty name stands for no folder"),
     "standard input": (["--task", KIND, "--train", "-", "--dev", "DEV"], "not from standard input"),
     "missing train": (["--task", KIND, "--train", "gone", "--dev", "DEV"], "gone"),
     "missing dev": (["--task", KIND, "--train", "TRAIN", "--dev", "gone"], "gone"),

@@ -95,6 +95,8 @@ def test_a_missing_folder_is_not_created(
     ("arguments", "message"),
     [
         ([], "required: RUN_DIR; --help lists all arguments"),
+        ([""], "an empty name stands for no folder"),
+        (["nowhere", "--output", ""], "an empty name stands for no file"),
         (["nowhere"], "nowhere holds no run of electra_ref; check the path"),
         (["a", "a"], "a run is named twice"),
         (["a", "--ouput", "x"], "unknown argument --ouput; the nearest one is --output"),
