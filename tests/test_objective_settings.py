@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from electra_ref import train
 from electra_ref.config.model import SHARING
-from electra_ref.config.objective import ADVERSARIAL, INPUTS, OBJECTIVES
+from electra_ref.config.objective import ADVERSARIAL, INPUTS, OBJECTIVES, AdversarialConfig
 from electra_ref.config.pretraining import OF_GENERATOR, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
@@ -215,6 +215,46 @@ def test_the_end_of_a_schedule_needs_steps_whatever_it_is(key: str) -> None:
     with pytest.raises(UserError, match=f"^{key}_end = 1 .* set {key}_steps, too$"):
         resolve_config(preset="tiny", settings=beside)
     resolve_config(preset="tiny", settings=[*beside, f"{key}_steps=9"])
+
+
+@given(start=st.floats(0.01, 50.0), end=st.floats(0.01, 50.0), steps=st.integers(1, 10**6))
+@example(start=3.0, end=0.01, steps=10)  # 3 + (0.01 - 3) is below 0.01
+def test_a_schedule_keeps_to_its_range_and_ends_at_its_end(
+    start: float, end: float, steps: int
+) -> None:
+    assume(start != end)
+    config = AdversarialConfig(
+        adversarial="gumbel-softmax",
+        gumbel_temperature=start,
+        gumbel_temperature_end=end,
+        gumbel_temperature_steps=steps,
+    )
+    for step in (0, 1, steps // 2, steps - 1, steps, steps + 1):
+        at_step = config.gumbel_temperature_at(step)
+        assert min(start, end) <= at_step <= max(start, end)
+        assert at_step == {0: start}.get(step, end) or 0 < step < steps
+
+
+@pytest.mark.parametrize("without", ["objective=mlm", "uniform_generator=true"])
+def test_the_heads_of_a_generator_that_is_not_there_need_not_fit(without: str) -> None:
+    sizes = ["hidden_size=896", "num_attention_heads=14"]
+    with pytest.raises(UserError, match=r"generator's 3 .* width 224; .* generator_hidden_size$"):
+        resolve_config(preset="small", settings=sizes)
+    resolve_config(preset="small", settings=[*sizes, "generator_hidden_size=0.5"])
+    resolve_config(preset="small", settings=[*sizes, without])
+
+
+def test_attention_at_the_neighbours_is_refused_where_no_network_has_it() -> None:
+    """Unless nobody chose it: ``tiny`` has it in any case."""
+    chosen = "initial_attention=neighbours"
+    with pytest.raises(UserError, match=r"does nothing here: .* hidden_size = 256 and"):
+        resolve_config(preset="small", settings=[chosen])
+    resolve_config(preset="small", settings=[chosen, "embedding_size=256"])
+    resolve_config(preset="small", settings=["initial_attention=random"])
+    resolve_config(preset="tiny", settings=["hidden_size=64"])
+    resolve_config(preset="tiny", settings=[chosen, "hidden_size=64", "generator_hidden_size=2.0"])
+    with pytest.raises(UserError, match="heads of an even width"):
+        resolve_config(preset="tiny", settings=[chosen, "num_attention_heads=128"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

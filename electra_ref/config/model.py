@@ -75,19 +75,20 @@ class ModelConfig(EncoderConfig):
     )
 
     def _misfits(self) -> Iterator[str]:
-        derived = self.generator_num_attention_heads == 0
-        which = "generator_hidden_size" if derived else "generator_num_attention_heads"
-        for network, size, key in (
-            ("discriminator", discriminator_size(self), "num_attention_heads"),
-            ("generator", generator_size(self), which),
-        ):
-            if size.hidden_size % size.num_attention_heads:
-                yield (
-                    f"the {network}'s {size.num_attention_heads} attention heads do not divide its "
-                    f"width {size.hidden_size}; change hidden_size or {key}"
-                )
+        yield from misfits_of_heads(
+            "discriminator", discriminator_size(self), "num_attention_heads"
+        )
         if self.sharing == "all":
             yield from _misfits_of_one_encoder(self)
+
+
+def misfits_of_heads(network: str, size: EncoderSize, key: str) -> Iterator[str]:
+    """Yield what to say of a network whose heads do not divide its width; ``key`` decides them."""
+    if size.hidden_size % size.num_attention_heads:
+        yield (
+            f"the {network}'s {size.num_attention_heads} attention heads do not divide its "
+            f"width {size.hidden_size}; change hidden_size or {key}"
+        )
 
 
 def _misfits_of_one_encoder(config: ModelConfig) -> Iterator[str]:
@@ -109,6 +110,17 @@ class EncoderSize:
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
+
+
+def begins_at_neighbours(config: EncoderConfig, size: EncoderSize) -> bool:
+    """Return whether attention of a network of ``size`` begins at the neighbours.
+
+    A network that projects its embeddings begins with random queries and keys, whatever the
+    configuration says, and so does one whose heads have an odd width.
+    """
+    projects = config.embedding_size != size.hidden_size
+    is_odd = size.hidden_size // size.num_attention_heads % 2 == 1
+    return config.initial_attention == "neighbours" and not projects and not is_odd
 
 
 def discriminator_size(config: EncoderConfig) -> EncoderSize:

@@ -234,7 +234,10 @@ def _misfits_of_weights(config: ObjectiveConfig) -> Iterator[str]:
 
 
 def _at(step: int, start: float, end: float, steps: int) -> float:
-    return start if steps == 0 else start + (end - start) * min(step / steps, 1.0)
+    if steps == 0:
+        return start
+    # Rounded, start + (end - start) can lie beyond the end, and so out of its range.
+    return end if step >= steps else start + (end - start) * (step / steps)
 
 
 def needs_steps(key: str, config: Settings) -> str:

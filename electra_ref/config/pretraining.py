@@ -24,8 +24,10 @@ from pathlib import Path
 from electra_ref.config.model import (
     GENERATOR_SIZES,
     ModelConfig,
+    begins_at_neighbours,
     discriminator_size,
     generator_size,
+    misfits_of_heads,
 )
 from electra_ref.config.normalization import NormalizationConfig
 from electra_ref.config.objective import ObjectiveConfig, needs_generator, needs_steps
@@ -123,7 +125,11 @@ def _misfits_of_sharing(config: PretrainingConfig) -> Iterator[str]:
 
 
 def _misfits_of_generator(config: PretrainingConfig) -> Iterator[str]:
-    if config.why_no_generator is not None:
+    if config.why_no_generator is None:
+        derived = config.generator_num_attention_heads == 0
+        key = "generator_hidden_size" if derived else "generator_num_attention_heads"
+        yield from misfits_of_heads("generator", generator_size(config), key)
+    else:
         for key in GENERATOR_SIZES:
             if getattr(config, key):
                 yield needs_generator(key, config)
@@ -137,11 +143,24 @@ def _misfits_of_generator(config: PretrainingConfig) -> Iterator[str]:
 def _misfits_of_chosen(config: PretrainingConfig, keys: Iterable[str]) -> Iterator[str]:
     """Yield which of ``keys`` somebody chose and nothing reads."""
     for key in keys:
+        if key == "initial_attention" and not _attends_as_chosen(config):
+            yield (
+                "initial_attention = 'neighbours' does nothing here: it needs embedding_size = "
+                f"hidden_size = {config.hidden_size} and heads of an even width"
+            )
         if key in OF_GENERATOR and config.why_no_generator is not None:
             yield needs_generator(key, config)
         for scheduled in ("temperature", "gumbel_temperature"):
             if key == f"{scheduled}_end" and getattr(config, f"{scheduled}_steps") == 0:
                 yield needs_steps(scheduled, config)
+
+
+def _attends_as_chosen(config: PretrainingConfig) -> bool:
+    sizes = [discriminator_size(config)]
+    if config.why_no_generator is None:
+        sizes.append(generator_size(config))
+    is_random = config.initial_attention == "random"
+    return is_random or any(begins_at_neighbours(config, size) for size in sizes)
 
 
 def _misfits_of_stages(config: PretrainingConfig) -> Iterator[str]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from electra_ref.arrays import Array, get_xp, spread_rows
 from electra_ref.backends import Bits, Cache
 from electra_ref.batch import Batch
+from electra_ref.config.model import begins_at_neighbours
 from electra_ref.model.embeddings import (
     EMBEDDING_SITE,
     EmbeddingsCache,
@@ -58,17 +59,10 @@ def encoder_specs(network: Network) -> Iterator[ParameterSpec]:
 
 
 def _neighbours(network: Network) -> dict[str, Any]:
-    """Return what the specs of the first queries and keys have in place of random numbers.
-
-    A network that projects its embeddings keeps random ones, whatever the configuration says, and
-    so does one whose heads are of an odd width.
-    """
-    config, size = network.config, network.size
-    projects = config.embedding_size != size.hidden_size
-    is_odd = size.hidden_size // size.num_attention_heads % 2 == 1
-    if config.initial_attention == "random" or projects or is_odd:
+    """Return what the specs of the first queries and keys have in place of random numbers."""
+    if not begins_at_neighbours(network.config, network.size):
         return {}
-    return {"initializer": "neighbours", "heads": size.num_attention_heads}
+    return {"initializer": "neighbours", "heads": network.size.num_attention_heads}
 
 
 class LayerCache(NamedTuple):

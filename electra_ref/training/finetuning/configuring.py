@@ -1,7 +1,7 @@
 """The settings of a new fine-tuning run: published recipe, model, file, ``key=value``; then data.
 
 Each overrides the one before. The model decides about its sizes and its tokenizer, and about the
-random numbers of a run from scratch: the difference to such a run is what pre-training taught.
+kind of random numbers of a run from scratch: the difference to it is what pre-training taught.
 Steps and intervals that the user left open follow from the number of training features.
 """
 

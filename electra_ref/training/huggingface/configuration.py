@@ -108,7 +108,7 @@ def settings_of_one(
 
     ``data`` are those of the tokenizer. Raises UserError if they do not fit.
     """
-    values = {**read, **data, "generator_hidden_size": _harmless_share(read)}
+    values = {**read, **data}
     if part == "discriminator":
         values |= {"objective": "electra", "uniform_generator": True, "tie_word_embeddings": True}
     else:
@@ -192,8 +192,7 @@ def _settings(path: Path, values: dict[str, Any]) -> PretrainingConfig:
 def _check(file: Path, settings: Mapping[str, Value]) -> None:
     """Raise UserError if the sizes are out of range, or do not fit together."""
     try:
-        harmless = {"generator_hidden_size": _harmless_share(settings)}
-        ModelConfig(**{**settings, **harmless})  # type: ignore[arg-type]
+        ModelConfig(**settings)  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
@@ -218,11 +217,3 @@ def _defaults() -> dict[str, Any]:
 
 def _encoder_size(values: Mapping[str, Any]) -> EncoderSize:
     return EncoderSize(*(values[field.name] for field in dataclasses.fields(EncoderSize)))
-
-
-def _harmless_share(values: Mapping[str, Any]) -> float:
-    """Return a generator_hidden_size that is not refused, for a model without a generator."""
-    width = values.get("hidden_size", ModelConfig.hidden_size)
-    if not isinstance(width, int) or width < 512:
-        return ModelConfig.generator_hidden_size  # one head
-    return (width // 4 // 64) * 64 / width
