@@ -208,7 +208,7 @@ def test_a_configuration_file_counts_like_settings(
 def test_a_run_without_checkpoint_begins_again_with_the_model(
     trained: Path, tmp_path: Path
 ) -> None:
-    """A run that was killed before its first checkpoint was saved."""
+    """A run that was killed before its first checkpoint was saved; now it has one."""
     assert begin(trained, tmp_path / "whole") == 0
     assert begin(trained, tmp_path / "run") == 0
     for name in ("checkpoints", "metrics.jsonl", "samples.jsonl", "data.json", "vocab.txt"):
@@ -217,8 +217,9 @@ def test_a_run_without_checkpoint_begins_again_with_the_model(
     (tmp_path / "run" / "checkpoints").mkdir()
     arguments = ["--resume", "--output-dir", str(tmp_path / "run"), "--max-steps", "2"]
     assert train.main(arguments) == 0
-    for name, tensor in model_at(tmp_path / "whole", 2).items():
-        assert model_at(tmp_path / "run", 2)[name].tobytes() == tensor.tobytes()
+    for step in (0, 2):
+        for name, tensor in model_at(tmp_path / "whole", step).items():
+            assert model_at(tmp_path / "run", step)[name].tobytes() == tensor.tobytes()
 
 
 def test_a_resumed_run_does_not_need_the_model(trained: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from electra_ref import train
+from electra_ref import evaluate, train
 from electra_ref.training import loop, step
 from electra_ref.training.checkpoint import load_newest_checkpoint
 from electra_ref.training.progress import Progress
@@ -333,6 +333,28 @@ def test_a_damaged_record_of_the_data_is_named(
     (output / "data.json").write_text(text)
     assert train.main(["--resume", "--output-dir", str(output)]) == 2
     assert "data.json is damaged" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_lost_record_of_the_data_costs_no_vocabulary(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another text is refused before anything of the run is replaced; the first one goes on."""
+    output, resume = tmp_path / "run", ["--resume", "--output-dir", str(tmp_path / "run")]
+    assert train.main([*arguments(corpus, output), "--max-steps", "1"]) == 0
+    kept = {name: (output / name).read_bytes() for name in ("data.json", "vocab.txt")}
+    (output / "data.json").unlink()
+    text = corpus.read_text()
+    corpus.write_text(text + "\n\na quick fox")
+    assert evaluate.main(["--model", str(output)]) == 2
+    assert "data.json is missing: resume the run" in capsys.readouterr().err.splitlines()[-1]
+    assert train.main(resume) == 2
+    assert "other data" in capsys.readouterr().err.splitlines()[-1]
+    assert (output / "vocab.txt").read_bytes() == kept["vocab.txt"]
+    assert not (output / "data.json").exists()
+    corpus.write_text(text)
+    assert train.main([*resume, "--max-steps", "2"]) == 0
+    assert {name: (output / name).read_bytes() for name in kept} == kept
+    assert evaluate.main(["--model", str(output)]) == 0
 
 
 @pytest.mark.parametrize(

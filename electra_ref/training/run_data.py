@@ -44,9 +44,14 @@ def read_key(run: RunDirectory) -> str:
         key, version = facts["key"], facts.get("format", 2)
         if not is_key(key):
             raise ValueError(f"{key!r} is no key")
+    except FileNotFoundError:
+        raise UserError(
+            f"{run.data} is missing: resume the run, and the data are prepared anew"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{run.data} is damaged: move it elsewhere, and the data are prepared anew"
+            f"{run.data} is damaged: move it elsewhere and resume the run, and the data are "
+            "prepared anew"
         ) from error
     if version != FORMAT_VERSION:
         raise UserError(

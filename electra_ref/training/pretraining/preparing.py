@@ -17,6 +17,7 @@ from electra_ref.text.shards import Shard
 from electra_ref.text.sharing import help_first, tokenize_share, with_helpers
 from electra_ref.text.tokenizing import Recipe
 from electra_ref.text.vocabulary import load_vocabulary
+from electra_ref.training.checkpoint import list_checkpoints
 from electra_ref.training.pretraining.data_report import counted, data_lines
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
@@ -117,6 +118,8 @@ def _vocabulary(run: RunDirectory, source: Source) -> Sequence[str] | None:
     """Return the vocabulary of the run, None if one is to be trained. Raises UserError."""
     if run.data.exists():
         return read_vocabulary(run)
+    if list_checkpoints(run.checkpoints) and run.vocabulary.exists():
+        return load_vocabulary(run.vocabulary)  # it has learned with this one
     if source.init_from is not None:
         return find_model(Path(source.init_from)).tokenizer.vocab
     return None if source.vocabulary is None else load_vocabulary(source.vocabulary)

@@ -94,7 +94,10 @@ def begin(
     )
     try:
         again = resume_command(run.path)
-        trainer = _trainer(run, config, opened, source, progress, stop, reading, again, processes)
+        trainer, data = _trainer(
+            run, config, opened, source, progress, stop, reading, again, processes
+        )
+        processes.of_first(lambda: _record(run, data))
         trainer.share_state()
         if source.init_from is not None:
             trainer.save()  # what it begins with may be gone or be another when it is resumed
@@ -132,15 +135,19 @@ def resume(
             progress.say(f"not the machine this run began on, its bits may differ: {change}")
         again = resume_command(path, settings, source)
         moved = source is not None
-        trainer = _trainer(
+        begins = processes.of_first(lambda: not list_checkpoints(run.checkpoints))
+        trainer, data = _trainer(
             *(run, config, opened, named, progress, stop, reading, again, processes),
             resumed=True,
             moved=moved,
         )
-        trainer.restore(before)
+        trainer.restore(before)  # refuses other data: what is recorded of the first is kept
+        processes.of_first(lambda: _record(run, data))
         if config != before or source is not None:
             facts = {**then, "source": named._asdict()}
             processes.of_first(lambda: run.rewrite(to_toml(config), facts))
+        if begins and named.init_from is not None:
+            trainer.save()  # as in ``begin``
         progress.say(f"resuming {path} at step {trainer.state.step:,} of {config.steps:,}")
         return trainer
     except BaseException:
@@ -226,8 +233,8 @@ def _trainer(
     *,
     resumed: bool = False,
     moved: bool = False,
-) -> Trainer:
-    """Prepare the data, save vocabulary and report in the run's folder, return the trainer.
+) -> tuple[Trainer, PreparedData]:
+    """Prepare the data; return the trainer, and what was read.
 
     The data of a resumed run that were ``moved`` are read again. Raises UserError if the vocabulary
     of the data has not as many entries as ``config`` asks for.
@@ -241,7 +248,6 @@ def _trainer(
         )
     config = dataclasses.replace(config, vocab_size=entries)
     require_same(processes, {"vocab_size": str(entries), "data": data.key})
-    processes.of_first(lambda: _record(run, data))
     task = PretrainingTask(config, opened.backend, data, processes)
     parameters = sum(math.prod(spec.shape) for spec in task.objective.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
@@ -257,7 +263,7 @@ def _trainer(
         path = Path(source.init_from)
         networks = task.objective.networks_of(task.model)
         processes.of_first(lambda: _initialize(trainer, networks, path))
-    return trainer
+    return trainer, data
 
 
 def _record(run: RunDirectory, data: PreparedData) -> None:
