@@ -19,6 +19,7 @@ import pytest
 from electra_ref import convert, train
 from electra_ref.errors import UserError
 from electra_ref.files import write_new_file
+from electra_ref.text.token_ids import id_vocabulary
 from electra_ref.training.huggingface import exporting
 from electra_ref.training.huggingface.exporting import export_model
 from electra_ref.training.huggingface.importing import import_model
@@ -199,6 +200,24 @@ def test_a_directory_becomes_a_run(
         assert after.tokenizer.vocab == before.tokenizer.vocab
         assert after.config.sharing == "embeddings"
         np.testing.assert_array_equal(after.parameters.vector, before.parameters.vector)
+
+
+def test_a_model_of_ids_is_trained_on_with_ids(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(exported / "generator", tmp_path / "hf"))
+    count = len((folder / "vocab.txt").read_text().splitlines())
+    (folder / "vocab.txt").write_text("".join(f"{t}\n" for t in id_vocabulary(count - 6)))
+    (folder / "tokenizer.json").unlink()
+    assert run_command("--from", folder, "--to", tmp_path / "run") == 0
+    assert "--tokens FILE.npy --set steps=N" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_a_run_with_an_export_in_its_folder_is_a_run(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    assert run_command("--from", run, "--to", copy / "discriminator", "--part=discriminator") == 0
+    assert run_command("--from", copy, "--to", tmp_path / "hf") == 0
+    assert names_in(tmp_path / "hf") == ["discriminator", "generator"]
 
 
 def test_an_imported_run_cannot_be_resumed(

@@ -21,6 +21,7 @@ from electra_ref.text import corpus_file, decoding
 from electra_ref.text.corpus import read_documents
 from electra_ref.text.corpus_file import CorpusReport
 from electra_ref.text.listing import describe_file
+from electra_ref.text.shards import Shard, open_to_others
 from tests.reading import read, read_bytes
 
 GERMAN = "Der L\u00f6we l\u00e4uft \u00fcber die Stra\u00dfe.\n" * 30
@@ -286,8 +287,10 @@ def test_standard_input_is_checked_like_a_file(tmp_path: Path) -> None:
         (tmp_path / "stdin").write_bytes(data)
         with open(tmp_path / "stdin", "rb") as stream:
             file = describe_file(stream.fileno(), name="standard input")
-            with pytest.raises(UserError, match=advice):
-                list(read_documents([file], CorpusReport()))
+            others = open_to_others([Shard((file,))]) or []  # none where the system has no name
+            for each in (file, *(each for shard in others for each in shard.files)):
+                with pytest.raises(UserError, match=advice):
+                    list(read_documents([each], CorpusReport()))
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ def test_tests_caches_and_packages_installed_beside_are_left_out(tmp_path: Path)
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "module.py").touch()
     (tmp_path / "link").symlink_to(tmp_path / "testing")
+    (tmp_path / ".#module.py").symlink_to("user@host.1234")  # as an editor leaves it
     (tmp_path / "data.txt").touch()
     found = [path.relative_to(tmp_path) for path in embedded_corpus._source_files(tmp_path)]
     assert found == [Path("module.py"), Path("testing/module.py")]

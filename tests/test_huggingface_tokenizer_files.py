@@ -179,6 +179,12 @@ def test_a_tokenizer_of_another_kind(
     assert message.format(folder / "tokenizer.json") in refusal(folder)
 
 
+def test_a_tokenizer_of_an_early_version_names_no_type(folder: Path) -> None:
+    before = read_tokenizer(folder, ROWS).wordpiece.vocab
+    edit(folder / "tokenizer.json", lambda found: found["model"].pop("type"))
+    assert read_tokenizer(folder, ROWS).wordpiece.vocab == before
+
+
 def test_a_tokenizer_without_a_normalizer(folder: Path) -> None:
     edit(folder / "tokenizer.json", lambda found: found.update(normalizer=None))
     assert "the normalizer" in refusal(folder)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from electra_ref import train
+from electra_ref.text.token_ids import id_vocabulary
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import load_checkpoint
 from tests.small_runs import SETTINGS, flags_of, write_corpus
@@ -302,6 +303,7 @@ def test_a_vocabulary_that_is_there_is_used(trained: Path, folder: Path, tmp_pat
         (["--vocab", "v.txt", "--resume"], "--vocab cannot change a run that is resumed"),
         (["--init-from", "{trained}", "--resume"], "--init-from cannot change a run"),
         (["--init-from", "nothing"], "nothing"),
+        (["--vocab", "ids.txt"], "ids.txt names token ids, no pieces of text: leave --vocab out"),
         (["--init-from", "v.txt"], "v.txt"),
     ],
 )
@@ -315,6 +317,7 @@ def test_wrong_arguments_end_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(trained / "vocab.txt", "v.txt")
+    Path("ids.txt").write_text("".join(f"{token}\n" for token in id_vocabulary(9)))
     capsys.readouterr()
     filled = [argument.format(trained=trained) for argument in arguments]
     assert train.main([*filled, "--output-dir", "run"]) == 2

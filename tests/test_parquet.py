@@ -53,6 +53,19 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert (report.control_characters, report.documents, report.bytes) == (2, 3, 3 + 6 + 2)
 
 
+def test_columns_are_found_by_their_whole_name(tmp_path: Path) -> None:
+    """Also beside a column whose part has that name."""
+    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow (extra: arrow)")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"s": [{"text": "no"}], "s.text": ["yes"]}), path)
+    assert list(read_rows(list_files([str(path)], "s.text").files[0])) == ["yes"]
+    both = arrow.table([arrow.array(["a"]), arrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(both, path)
+    with pytest.raises(UserError, match=r"a\.parquet has 2 columns 'text': rename all but one"):
+        list(read_rows(list_files([str(path)]).files[0]))
+
+
 def test_row_groups_are_read_alone(tmp_path: Path) -> None:
     file = written(tmp_path / "a.parquet", text=TEXTS)
     sizes = group_sizes(file)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from electra_ref.errors import UserError
-from electra_ref.text.prepare import FEWEST_TOKENS, PreparedData, prepare
+from electra_ref.text.examples import open_all_examples
+from electra_ref.text.prepare import (
+    FEWEST_TOKENS,
+    PreparedData,
+    packing_rules,
+    prepare,
+    tokenize,
+)
 from tests.small_runs import small_config
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -49,6 +56,17 @@ def test_the_files_of_too_few_tokens_are_named(cache: Path, tmp_path: Path) -> N
         assert str(caught.value) == (
             f"{named}: the corpus is too small: {tokens} tokens, need at least 200; name more data"
         )
+
+
+def test_one_token_is_enough_to_be_evaluated(cache: Path, tmp_path: Path) -> None:
+    enough = write(tmp_path / "enough.txt", FEWEST_TOKENS)
+    vocabulary = prepare(small_config(), cache, corpus=[enough]).tokenizer.vocab
+    one, none = write(tmp_path / "one.txt", 1), write(tmp_path / "none.txt", 0)
+    tokens = tokenize(small_config(), cache, corpus=[one], vocabulary=vocabulary).cache
+    rows = open_all_examples(cache, tokens, packing_rules(small_config()))
+    assert (rows.count, rows.tokens) == (1, 1)
+    with pytest.raises(UserError, match=r"none\.txt: the corpus is too small: 0 tokens, need at"):
+        tokenize(small_config(), cache, corpus=[none], vocabulary=vocabulary)
 
 
 def test_the_array_of_too_few_ids_is_named(cache: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ Format = Literal["text", "objects", "rows"]
 class CorpusFile(NamedTuple):
     """One file to read, and what it looked like when it was listed."""
 
-    path: str | int  # an open descriptor stands for standard input, which was copied to disk
+    path: str | int  # an open descriptor of standard input, which was copied to disk
     name: str  # for messages
     format: Format
     text_key: str  # of the text in each object, or the name of its column
@@ -33,6 +33,7 @@ class CorpusFile(NamedTuple):
     modified: int  # nanoseconds
     part: tuple[int, int] | None = None  # what to read, if not all: bytes on disk, of a file that
     # is not ``is_plain`` the first ones; or numbers of row groups
+    is_standard_input: bool = False  # also where others open it by a name of its descriptor
 
     @property
     def is_start(self) -> bool:

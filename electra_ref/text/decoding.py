@@ -176,7 +176,7 @@ def refuse_other_formats(file: CorpusFile, head: bytes) -> None:
                 f"the content of {file.name} is compressed; "
                 + (
                     f"pipe it through {compression.command}"
-                    if isinstance(file.path, int)
+                    if file.is_standard_input
                     else f"decompress it with {compression.command}, or let its name end in "
                     f"{compression.ending}"
                 )
@@ -273,10 +273,11 @@ def conversion_advice(file: CorpusFile, ending: str) -> str:
 def _conversion(file: CorpusFile, encoding: str, ending: str) -> str:
     """Return the command. Files that are converted one after the other get names of their own."""
     convert = f"iconv -f {encoding} -t UTF-8"
-    if isinstance(file.path, int):
+    if file.is_standard_input:
         return f"... | {convert} | ..."
-    plain = Path(file.path if file.compression is None else Path(file.path).with_suffix(""))
-    path, new = shlex.quote(file.path), shlex.quote(str(plain.with_suffix(f".utf8{ending}")))
+    plain = Path(str(file.path))
+    plain = plain if file.compression is None else plain.with_suffix("")
+    path, new = shlex.quote(str(file.path)), shlex.quote(str(plain.with_suffix(f".utf8{ending}")))
     if file.compression is not None:
         return f"{file.compression.command} {path} | {convert} > {new}"
     return f"{convert} {path} > {new}"

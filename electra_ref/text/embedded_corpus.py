@@ -62,7 +62,7 @@ def _source_files(folder: Path) -> Iterator[Path]:
         if path.is_dir():
             if path.name not in SKIPPED_FOLDERS and not path.is_symlink():
                 yield from _source_files(path)
-        elif path.suffix == ".py":
+        elif path.suffix == ".py" and path.is_file():  # no link to what is gone
             yield path
 
 

@@ -160,6 +160,7 @@ def describe_file(
         compression=compression,
         size=status.st_size,
         modified=status.st_mtime_ns,
+        is_standard_input=isinstance(path, int),
     )
     return file._replace(format="objects") if not ending and holds_json(file) else file
 

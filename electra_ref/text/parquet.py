@@ -37,7 +37,7 @@ def read_rows(file: CorpusFile, on_bytes: BytesRead | None = None) -> Iterator[s
                 ROWS_AT_A_TIME, row_groups=[group], columns=[file.text_key], use_threads=False
             )
             for batch in batches:
-                for text in batch.column(0).to_pylist():
+                for text in batch.column(file.text_key).to_pylist():
                     row += 1
                     if text is None:
                         raise UserError(
@@ -93,6 +93,8 @@ def _check_column(file: CorpusFile, table: Any) -> None:
             f"{file.name} has no column {key!r}; its columns are {names}; choose that of the text "
             "with --text-key"
         )
+    if (count := schema.names.count(key)) > 1:
+        raise UserError(f"{file.name} has {count} columns {key!r}: rename all but one of them")
     kind = schema.field(key).type
     if arrow.types.is_dictionary(kind):
         kind = kind.value_type

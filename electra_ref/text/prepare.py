@@ -29,7 +29,7 @@ from electra_ref.text.tokenizing import recipe_of, tokenize_files
 from electra_ref.text.vocabulary import load_vocabulary, save_vocabulary, train_vocabulary
 from electra_ref.text.wordpiece import PREFIX, WordPiece, tokenizer_of
 
-FEWEST_TOKENS = 200  # a twentieth of less is no row to evaluate on
+FEWEST_TOKENS = 200  # to train on: a twentieth of less is no row to evaluate on
 VOCABULARY_BYTES = 1 << 28  # of a larger corpus a sample of about this size trains the vocabulary
 
 
@@ -77,7 +77,8 @@ def prepare(
     """
     tokenizer, cache, report = tokenize(
         config, cache_dir, corpus=corpus, text_key=text_key, ids_paths=ids_paths,
-        vocabulary=vocabulary, known_key=known_key, moved=moved, progress=progress, reading=reading,
+        vocabulary=vocabulary, known_key=known_key, moved=moved, fewest=FEWEST_TOKENS,
+        progress=progress, reading=reading,
     )  # fmt: skip
     training, held_out = open_examples(
         cache_dir,
@@ -111,6 +112,7 @@ def tokenize(
     vocabulary: Sequence[str] | None = None,
     known_key: str | None = None,
     moved: bool = False,
+    fewest: int = 1,
     progress: Progress = _ignore,
     reading: Reading = ONE_PROCESS,
 ) -> Tokenized:
@@ -122,7 +124,8 @@ def tokenize(
     cache is intact and the corpus was not ``moved``, the corpus is not read; otherwise it must be
     the same.
 
-    Raises UserError for input that cannot be used, and for a corpus that is not ``known_key``'s.
+    Raises UserError for input that cannot be used, fewer tokens than ``fewest``, and a corpus that
+    is not ``known_key``'s.
     """
     cache = None
     listing = Listing()
@@ -158,10 +161,10 @@ def tokenize(
             "the corpus is not the one this run began with; name where that one lies now "
             "(--resume --corpus or --tokens), or start a new run"
         )
-    if cache.tokens.size < FEWEST_TOKENS:
+    if cache.tokens.size < fewest:
         raise UserError(
             f"{_joined([file.name for file in listing.files] or ids_paths)}: the corpus is too "
-            f"small: {cache.tokens.size} tokens, need at least {FEWEST_TOKENS}; name more data"
+            f"small: {cache.tokens.size} tokens, need at least {fewest}; name more data"
         )
     report = {"notes": [], **cache.folder.facts["report"], "tokens": cache.tokens.size}
     report["notes"] = [*report["notes"], *notes]

@@ -22,6 +22,7 @@ from electra_ref.training.huggingface.importing import import_model
 from electra_ref.training.huggingface.importing_fine_tuned import import_fine_tuned
 from electra_ref.training.huggingface.model_card import loading_lines
 from electra_ref.training.huggingface.opening import is_huggingface
+from electra_ref.training.run_directory import is_run
 from electra_ref.training.saved_model import Part
 
 HUGGINGFACE, OURS = "huggingface", "electra-ref"
@@ -41,7 +42,8 @@ def convert_model(
     for all. Notes go to ``say``; ``check`` is called now and then and may raise to stop. Raises
     UserError.
     """
-    theirs, is_fine_tuned = is_huggingface(source), holds_fine_tuned(source)
+    theirs = not is_run(source) and is_huggingface(source)  # a run may have exports in its folder
+    is_fine_tuned = holds_fine_tuned(source)
     wanted = wanted or (OURS if theirs else HUGGINGFACE)
     if wanted == OURS and not theirs:
         raise UserError(
@@ -70,12 +72,12 @@ def _import(
     for note in done.notes:
         say(note)
     name = shlex.quote(str(done.path))
+    data = "--tokens FILE.npy" if done.reads_ids else "--corpus FILE"
     task = "rtd" if "discriminator" in done.parts else "mlm"
     return [
         f"{done.path}: a run at step 0 with {' and '.join(done.parts)}, {done.parameters:,} "
         "parameters; to train on for N steps, of which M warm up, or to use it:",
-        f"python -m electra_ref.train --init-from {name} --corpus FILE --set steps=N "
-        "--set warmup_steps=M",
+        f"python -m electra_ref.train --init-from {name} {data} --set steps=N --set warmup_steps=M",
         f"python -m electra_ref.predict --model {name} --task {task}",
     ]
 

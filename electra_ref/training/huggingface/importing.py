@@ -19,6 +19,7 @@ from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
 from electra_ref.model.objectives.table import objective_of
 from electra_ref.model.parameters import FlatParameters
+from electra_ref.text.token_ids import names_ids
 from electra_ref.training.checkpoint import save_checkpoint
 from electra_ref.training.continuation import state_of
 from electra_ref.training.environment import describe_environment
@@ -40,6 +41,7 @@ class Imported(NamedTuple):
     parts: tuple[str, ...]  # the networks that there were
     parameters: int  # those of both, shared ones once
     notes: list[str]
+    reads_ids: bool  # token ids, no text
 
 
 def import_model(
@@ -59,8 +61,9 @@ def import_model(
     check()
     with new_folder(target) as folder:
         _write(folder, opened, parameters)
-    notes = opened.notes
-    return Imported(target, tuple(opened.folders), parameters.vector.size, notes)
+    reads_ids = names_ids(opened.tokenizer.vocab)
+    parts = tuple(opened.folders)
+    return Imported(target, parts, parameters.vector.size, opened.notes, reads_ids)
 
 
 def _folder_of(source: Path, part: Part | None) -> Path:

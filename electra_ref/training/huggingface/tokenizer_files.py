@@ -218,6 +218,7 @@ def _check_names(file: Path, names: Mapping[str, Any]) -> None:
 def _check_tokenizer(file: Path, tokenizer: Mapping[str, Any]) -> None:
     """Raise UserError if ``tokenizer`` cuts text otherwise than our WordPiece."""
     parts = {key: _part(tokenizer, key) for key in ("model", "normalizer", "pre_tokenizer")}
+    parts["model"] = {"type": "WordPiece", **parts["model"]}  # the first versions wrote no type
     for key, name, wanted in (
         ("model", "type", "WordPiece"),
         ("model", "unk_token", UNKNOWN),

@@ -107,6 +107,7 @@ def open_source(path: str, input_format: str | None) -> Iterator[Source]:
             compression=compression,
             size=status.st_size,
             modified=status.st_mtime_ns,
+            is_standard_input=is_standard,
         )
         is_regular = stat.S_ISREG(status.st_mode)
         yield Source(file, stream, ending, is_json, input_format is not None, is_regular)

@@ -140,8 +140,6 @@ def _data(
         lambda: report("waiting", 0, 0),
         partial(report, "packing"),
     )
-    if rows.count == 0:
-        raise UserError("the corpus has no row to evaluate: it is too short")
     return PreparedData(tokenizer, rows, rows, cache.folder.key, facts)
 
 

@@ -15,6 +15,7 @@ from electra_ref.text.prepare import PreparedData, prepare
 from electra_ref.text.reading import Reading, Share
 from electra_ref.text.shards import Shard
 from electra_ref.text.sharing import help_first, tokenize_share, with_helpers
+from electra_ref.text.token_ids import names_ids
 from electra_ref.text.tokenizing import Recipe
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import list_checkpoints
@@ -122,4 +123,12 @@ def _vocabulary(run: RunDirectory, source: Source) -> Sequence[str] | None:
         return load_vocabulary(run.vocabulary)  # it has learned with this one
     if source.init_from is not None:
         return find_model(Path(source.init_from)).tokenizer.vocab
-    return None if source.vocabulary is None else load_vocabulary(source.vocabulary)
+    if source.vocabulary is None:
+        return None
+    vocabulary = load_vocabulary(source.vocabulary)
+    if names_ids(vocabulary):
+        raise UserError(
+            f"{source.vocabulary} names token ids, no pieces of text: leave --vocab out, and name "
+            "an array of ids with --tokens"
+        )
+    return vocabulary
