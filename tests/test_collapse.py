@@ -179,6 +179,10 @@ def test_a_message_names_figures_and_what_to_change() -> None:
         ({"sharing": "all", "generator_hidden_size": 1.0}, "--set temperature=1.3 (now 1)"),
         ({"uniform_generator": True}, "--set mask_probability=0.15 (now 0.1)"),
         ({"temperature_steps": 9, "temperature_end": 0.5}, "--set temperature_end=1.3 (now 0.5)"),
+        (
+            {"temperature": 1.3, "temperature_steps": 9, "temperature_end": 0.5},
+            "no temperature_steps (the temperature is now 0.5)",
+        ),
         ({"adversarial": "reinforce"}, "begin again with adversarial='none'"),
     ],
 )

@@ -108,6 +108,27 @@ def test_without_a_copy_the_error_names_the_command_that_writes_one(
     )
 
 
+@pytest.mark.parametrize("how", ["vocabulary", "init_from"])
+def test_a_vocabulary_that_was_given_is_copied_from_where_it_was(
+    how: str, tmp_path: Path, cache: Path
+) -> None:
+    """A new run without it would train another one."""
+    del cache
+    (tmp_path / "given").mkdir()
+    given = tmp_path / "given" / "vocab.txt"
+    save_vocabulary(given, VOCABULARY)
+    source = {how: str(given if how == "vocabulary" else given.parent)}
+    run = RunDirectory.create(tmp_path / "run", "", {"source": source})
+    record_data(run, VOCABULARY, {"key": "tokens-1"})
+    run.close()
+    flip(run.vocabulary, 40)
+    for advice in (f"copy {given} to it", "put back a copy of it"):
+        with pytest.raises(UserError) as caught:
+            read_vocabulary(run)
+        assert str(caught.value) == f"{run.vocabulary} {CHANGED}{advice}"
+        given.unlink(missing_ok=True)
+
+
 def test_runs_of_older_versions_have_no_hash_and_open(run: RunDirectory) -> None:
     change_facts(run, vocabulary_sha256=None)
     assert read_vocabulary(run) == VOCABULARY

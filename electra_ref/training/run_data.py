@@ -70,16 +70,10 @@ def read_vocabulary(run: RunDirectory) -> list[str]:
     with disk_errors(f"read the vocabulary {run.vocabulary}"), suppress(FileNotFoundError):
         found = _digest_of(run.vocabulary)
     if recorded not in (None, found):
-        copy = _copy_in_cache(run, recorded)
-        advice = (
-            f"copy {copy} to it"
-            if copy
-            else (
-                "put back a copy of it; a new run on the same data with --config "
-                f"{run.config} --max-steps 1 also writes one"
-            )
+        raise UserError(
+            f"{run.vocabulary} was changed or removed after the run began; "
+            f"{_how_to_get_it_back(run, recorded)}"
         )
-        raise UserError(f"{run.vocabulary} was changed or removed after the run began; {advice}")
     return load_vocabulary(run.vocabulary)
 
 
@@ -92,13 +86,35 @@ def _recorded_digest(run: RunDirectory) -> str | None:
     return facts.get(_DIGEST) if isinstance(facts, dict) else None
 
 
-def _copy_in_cache(run: RunDirectory, digest: str | None) -> Path | None:
-    """Return the file that the vocabulary was copied from, if the cache still has it."""
-    with suppress(OSError, UserError):
-        for path in sorted(find_cache_dir(run.path / "cache").glob("*/vocab.txt")):
+def _how_to_get_it_back(run: RunDirectory, digest: str | None) -> str:
+    given = _vocabularies_given(run)
+    for path in (*given, *_vocabularies_in_cache(run)):
+        with suppress(OSError):
             if _digest_of(path) == digest:
-                return path
-    return None
+                return f"copy {path} to it"
+    if given:
+        return "put back a copy of it"
+    return (
+        "put back a copy of it; a new run on the same data with --config "
+        f"{run.config} --max-steps 1 also writes one"
+    )
+
+
+def _vocabularies_given(run: RunDirectory) -> list[Path]:
+    """Return the file of ``--vocab``, or that of the model of ``--init-from``."""
+    with suppress(UserError):
+        source = run.environment().get("source")
+        if isinstance(source, dict) and isinstance(file := source.get("vocabulary"), str):
+            return [Path(file)]
+        if isinstance(source, dict) and isinstance(model := source.get("init_from"), str):
+            return [Path(model) / run.vocabulary.name]
+    return []
+
+
+def _vocabularies_in_cache(run: RunDirectory) -> list[Path]:
+    with suppress(OSError, UserError):
+        return sorted(find_cache_dir(run.path / "cache").glob(f"*/{run.vocabulary.name}"))
+    return []
 
 
 def _digest_of(path: Path) -> str:

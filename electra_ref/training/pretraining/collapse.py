@@ -271,7 +271,11 @@ def advice(remedies: Mapping[str, float], config: PretrainingConfig, step: int) 
         is_schedule = key == "temperature" and config.temperature_steps > 0
         now = config.temperature_at(step) if key == "temperature" else getattr(config, key)
         helps = value < now if key in LOWERED else value > now
-        if helps and _is_read(key, config):
+        if not helps or not _is_read(key, config):
+            continue
+        if is_schedule and value == config.temperature:
+            changes.append(f"no temperature_steps (the temperature is now {now:g})")
+        else:
             name = "temperature_end" if is_schedule else key
             changes.append(f"--set {name}={value:g} (now {now:g})")
     return f"begin again with {', '.join(changes)}" if changes else "more text or steps may help"
