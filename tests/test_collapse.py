@@ -197,6 +197,17 @@ def test_what_is_proposed_can_be_set_and_does_something(
     assert advice(LIKE_TINY, TINY, step=700) == "more text or steps may help"
 
 
+def test_what_a_model_decides_is_not_proposed() -> None:
+    """And is not in the warnings of a run that began with one."""
+    said = advice(LIKE_TINY, NARROW, step=700, of_model=True)
+    assert (
+        said
+        == "begin again with --set temperature=1.3 (now 1), --set adam_epsilon=1e-08 (now 1e-06)"
+    )
+    for line in new_warnings(records_of(COLLAPSED[:7]), NARROW, of_model=True):
+        assert line.endswith(said)
+
+
 @pytest.mark.parametrize(
     ("key", "better", "worse"),
     [

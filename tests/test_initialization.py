@@ -14,7 +14,11 @@ from electra_ref import train
 from electra_ref.text.token_ids import id_vocabulary
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import load_checkpoint
-from tests.small_runs import SETTINGS, flags_of, write_corpus
+from electra_ref.training.pretraining.run import resume
+from electra_ref.training.report.reading import read_run
+from electra_ref.training.stop_signals import StopSignals
+from tests.small_runs import SETTINGS, flags_of, quiet, write_corpus
+from tests.test_collapse import COLLAPSED, records_of
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -221,6 +225,21 @@ def test_a_run_without_checkpoint_begins_again_with_the_model(
     for step in (0, 2):
         for name, tensor in model_at(tmp_path / "whole", step).items():
             assert model_at(tmp_path / "run", step)[name].tobytes() == tensor.tobytes()
+
+
+def test_warnings_do_not_propose_what_the_model_decides(trained: Path, tmp_path: Path) -> None:
+    """Its sizes would be refused; another run that went so is told of them."""
+    records = [{"split": "held_out", **record} for record in records_of(COLLAPSED[:7])]
+    assert begin(trained, tmp_path / "run") == 0
+    longer = ["steps=2000", "warmup_steps=200"]
+    for run, has_sizes in ((trained, True), (tmp_path / "run", False)):
+        copy = Path(shutil.copytree(run, tmp_path / f"copy of {run.name}"))
+        with (trainer := resume(copy, longer, None, quiet(), StopSignals())).run:
+            said = trainer.task.warnings(records)
+        (copy / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+        for lines in (said, read_run(copy, "copy").warnings):
+            assert any("temperature=1.3" in line for line in lines)
+            assert any("generator_hidden_size" in line for line in lines) == has_sizes
 
 
 def test_a_resumed_run_does_not_need_the_model(trained: Path, tmp_path: Path) -> None:

@@ -67,30 +67,35 @@ def judged(records: Iterable[Record], config: PretrainingConfig) -> list[Record]
     return [record for record in records if record["step"] > config.two_stage_steps]
 
 
-def new_warnings(history: History, config: PretrainingConfig) -> list[str]:
+def new_warnings(
+    history: History, config: PretrainingConfig, *, of_model: bool = False
+) -> list[str]:
     """Return what the newest record of ``history`` is the first to show, a line for each check.
 
-    ``history`` holds the held-out records that are ``judged``, the oldest first.
+    ``history`` holds the held-out records that are ``judged``, the oldest first. A run ``of_model``
+    began with the parameters of another.
     """
-    newest = len(history)
-    return [f"warning: {line}" for count, line in all_warnings(history, config) if count == newest]
+    newest, warnings = len(history), all_warnings(history, config, of_model=of_model)
+    return [f"warning: {line}" for count, line in warnings if count == newest]
 
 
-def all_warnings(history: History, config: PretrainingConfig) -> list[tuple[int, str]]:
+def all_warnings(
+    history: History, config: PretrainingConfig, *, of_model: bool = False
+) -> list[tuple[int, str]]:
     """Return a line for each check that holds, behind how many records of ``history`` it takes."""
     counts = [(first_shown(check, history, config), check) for check in CHECKS]
     return [
-        (count, f"step {history[count - 1]['step']:,}: {_said(check, history[count - 1], config)}")
+        (count, _said(check, history[count - 1], config, of_model))
         for count, check in counts
         if count
     ]
 
 
-def _said(check: Check, record: Record, config: PretrainingConfig) -> str:
+def _said(check: Check, record: Record, config: PretrainingConfig, of_model: bool) -> str:
     text = check.message.format_map({**vars(config), **_where_the_loss_is(record, config)})
-    if check.remedies is None:
-        return text
-    return f"{text}: {advice(check.remedies, config, record['step'])}"
+    if check.remedies is not None:
+        text += f": {advice(check.remedies, config, record['step'], of_model=of_model)}"
+    return f"step {record['step']:,}: {text}"
 
 
 def first_shown(check: Check, history: History, config: PretrainingConfig) -> int:
@@ -217,6 +222,7 @@ LIKE_TINY = {
     "initializer_range": 0.08,
     "adam_epsilon": 1e-8,
 }
+OF_MODEL = "generator_hidden_size", "initializer_range"
 CHECKS = (
     Check(
         "constant discriminator",
@@ -259,10 +265,13 @@ CHECKS = (
 )
 
 
-def advice(remedies: Mapping[str, float], config: PretrainingConfig, step: int) -> str:
+def advice(
+    remedies: Mapping[str, float], config: PretrainingConfig, step: int, *, of_model: bool = False
+) -> str:
     """Return what to begin again with: those of ``remedies`` that the run falls short of.
 
-    Only settings that something reads are named. An adversarial generator is named first.
+    Only settings that something reads are named; a run ``of_model`` has its sizes and numbers. An
+    adversarial generator is named first.
     """
     if config.adversarial != "none":
         return "begin again with adversarial='none', or a smaller adversarial_weight"
@@ -271,7 +280,7 @@ def advice(remedies: Mapping[str, float], config: PretrainingConfig, step: int) 
         is_schedule = key == "temperature" and config.temperature_steps > 0
         now = config.temperature_at(step) if key == "temperature" else getattr(config, key)
         helps = value < now if key in LOWERED else value > now
-        if not helps or not _is_read(key, config):
+        if not helps or not _is_read(key, config) or (of_model and key in OF_MODEL):
             continue
         if is_schedule and value == config.temperature:
             changes.append(f"no temperature_steps (the temperature is now {now:g})")

@@ -248,7 +248,8 @@ def _trainer(
         )
     config = dataclasses.replace(config, vocab_size=entries)
     require_same(processes, {"vocab_size": str(entries), "data": data.key})
-    task = PretrainingTask(config, opened.backend, data, processes)
+    of_model = source.init_from is not None
+    task = PretrainingTask(config, opened.backend, data, processes, of_model=of_model)
     parameters = sum(math.prod(spec.shape) for spec in task.objective.parameter_specs(task.model))
     itemsize = np.dtype(opened.dtype).itemsize
     if opened.device != "gpu":

@@ -35,10 +35,12 @@ class PretrainingTask:
         backend: Backend,
         data: PreparedData,
         processes: Processes = ALONE,
+        *,
+        of_model: bool = False,
     ) -> None:
-        """``processes`` share the rows of an evaluation."""
+        """``processes`` share the rows of an evaluation; ``of_model``: see ``collapse``."""
         self._config, self._backend, self._data = config, backend, data
-        self._processes = processes
+        self._processes, self._of_model = processes, of_model
         self._special_tokens = data.tokenizer.special_tokens
         self.objective = objective_of(config)
         self.model = self.objective.model_of(config, config, self._special_tokens)
@@ -95,7 +97,8 @@ class PretrainingTask:
 
     def warnings(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the newest record is the first to show: see ``collapse``."""
-        return new_warnings(judged(records, self._config), self._config)
+        history = judged(records, self._config)
+        return new_warnings(history, self._config, of_model=self._of_model)
 
     def is_best(self, records: Sequence[Mapping[str, Any]]) -> bool:
         """Return False: the last model is the one that was trained longest."""

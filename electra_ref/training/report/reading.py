@@ -103,7 +103,7 @@ def read_run(path: Path, name: str) -> Run:
         newest=records.held_out[-1] if records.held_out else {},
         changes=records.changes,
         samples=_read_samples(run, notes),
-        warnings=_warnings(records.held_out, config, notes),
+        warnings=_warnings(records.held_out, config, run, notes),
         notes=notes,
     )
 
@@ -231,7 +231,10 @@ def _lines_of_data(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _warnings(
-    held_out: list[Record], config: PretrainingConfig | None, notes: list[str]
+    held_out: list[Record],
+    config: PretrainingConfig | None,
+    run: RunDirectory,
+    notes: list[str],
 ) -> list[str]:
     """Return what the evaluations so far warn of, the first warning first."""
     if config is None or not held_out:
@@ -239,8 +242,11 @@ def _warnings(
     history = judged(held_out, config)
     if len(history) > MOST_JUDGED:
         notes.append(f"warnings are those of the first {MOST_JUDGED:,} evaluations")
+    source = run.environment().get("source")
+    of_model = isinstance(source, dict) and source.get("init_from") is not None
     try:
-        return [line for _, line in sorted(all_warnings(history[:MOST_JUDGED], config))]
+        warnings = all_warnings(history[:MOST_JUDGED], config, of_model=of_model)
+        return [line for _, line in sorted(warnings)]
     except (TypeError, ValueError, OverflowError) as error:
         notes.append(f"the evaluations cannot be judged: {error}")
         return []
