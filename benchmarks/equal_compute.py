@@ -48,8 +48,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import pretraining_runs
 from benchmarks.choosing import check_numbers, check_settings, corpus_of, seeds_of
-from benchmarks.equal_compute_figure import check_that_it_can_draw, draw, draw_few_labels
+from benchmarks.equal_compute_figure import draw, draw_few_labels
 from benchmarks.equal_compute_report import Score, print_report
+from benchmarks.figure_file import check_that_it_can_draw
 from benchmarks.harness import exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import (
     Plan,

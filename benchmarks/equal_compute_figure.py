@@ -13,8 +13,6 @@ sentences, the mean, the least and the greatest over the seeds. Dotted is what i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +28,9 @@ from benchmarks.equal_compute_report import (
     names,
     of_equal_flop,
 )
-from electra_ref.errors import UserError
+from benchmarks.figure_file import figure_file
 
-
-def check_that_it_can_draw() -> None:
-    """Raise UserError if matplotlib is missing."""
-    if find_spec("matplotlib") is None:
-        raise UserError("--plot needs matplotlib (extra: plots)")
+FONT_SIZE = 8
 
 
 def draw(scores: Sequence[Score], path: Path, to: str, without: str) -> None:
@@ -47,7 +41,7 @@ def draw(scores: Sequence[Score], path: Path, to: str, without: str) -> None:
     shown = [one for one in scores if one.variant != without]
     compared = of_equal_flop(last_of_each(shown))
     tasks = names(shown, "task")
-    with _figure(path, 3.0 * len(tasks) + 1.2, 6.0) as figure:
+    with figure_file(path, 3.0 * len(tasks) + 1.2, 6.0, FONT_SIZE) as figure:
         above, below = figure.subplots(2, len(tasks), squeeze=False)
         for column, task in enumerate(tasks):
             _draw_differences(above[column], compared, to, task)
@@ -65,28 +59,12 @@ def draw_few_labels(scores: Sequence[Score], path: Path) -> None:
     """
     last = last_of_each(scores)
     tasks = list(dict.fromkeys(task.rpartition(", ")[0] for task in names(last, "task")))
-    with _figure(path, 3.2 * len(tasks) + 0.8, 3.2) as figure:
+    with figure_file(path, 3.2 * len(tasks) + 0.8, 3.2, FONT_SIZE) as figure:
         (panels,) = figure.subplots(1, len(tasks), squeeze=False)
         for axes, task in zip(panels, tasks, strict=True):
             _draw_sizes(axes, last, task)
         panels[0].set_ylabel("score, points of 100")
         panels[0].legend()
-
-
-@contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """Give a figure to draw in, sizes in inches; write it to ``path`` when the block ends."""
-    check_that_it_can_draw()
-    import matplotlib as mpl  # noqa: PLC0415  (an extra, needed only here)
-    from matplotlib.figure import Figure  # noqa: PLC0415  (the same)
-
-    with mpl.rc_context({"svg.hashsalt": "electra_ref", "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        try:
-            figure.savefig(path, format="svg", metadata={"Date": None})
-        except OSError as error:
-            raise UserError(f"--plot {path}: {error.strerror}") from None
 
 
 def _draw_differences(axes: Any, scores: Sequence[Score], to: str, task: str) -> None:

@@ -32,7 +32,7 @@ from benchmarks.choosing import check_numbers
 from benchmarks.comparison import check_losses
 from benchmarks.finetuning import WORKLOADS, Reading, expected_logits, row_lengths
 from benchmarks.harness import origin, print_origin, print_summary, print_table, spread
-from benchmarks.predict import PACKAGES, TOLERANCES
+from benchmarks.predict import PACKAGES, check_logits
 from benchmarks.prediction_rivals import OURS, RIVALS, Rival, rivals_of
 from benchmarks.turns import Program, Turn, take_turns
 from electra_ref.config.finetuning import FinetuningConfig
@@ -170,14 +170,6 @@ def program_of(rival: Rival, config: FinetuningConfig, threads: int) -> Program:
     }
     module = "benchmarks.transformers_finetuning"
     return Program(module, "prepare_transformers", options, is_ours=False)
-
-
-def check_logits(rivals: list[Rival], turns: Sequence[Turn]) -> None:
-    """Raise UserError unless all rivals found the expected logits."""
-    for rival, turn in zip(rivals, turns, strict=True):
-        error = turn.figures["error"]
-        if not error <= TOLERANCES[rival.precision]:  # true for NaN, too
-            raise UserError(f"{rival.name}: its logits are off by {error:.1e} of their norm")
 
 
 def rival_figures(name: str, turns: Sequence[Turn], rows: Sequence[int]) -> dict[str, Any]:

@@ -84,6 +84,16 @@ def print_summary(summary: dict[str, Any]) -> None:
     print(json.dumps(summary, allow_nan=False), flush=True)
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file. Raises UserError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no UTF-8") from None
+
+
 def exit_code_of(name: str, work: Callable[[], Sequence[str]]) -> int:
     """Do ``work`` of a benchmark that goes on when it is started again; return its exit code.
 

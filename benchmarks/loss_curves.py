@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.figure_file import check_that_it_can_draw, figure_file
 from benchmarks.harness import CHECKOUT, origin, print_origin, print_summary, print_table
 from benchmarks.rivals import Rival, our_own, rivals_of
 from electra_ref.config.pretraining import PRESETS, resolve_config
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.steps < WINDOW or options.steps % WINDOW:
             raise UserError(f"--steps {options.steps}: a multiple of {WINDOW}, the steps of a mean")
+        if options.plot is not None:
+            check_that_it_can_draw()
         rivals = our_own(rivals_of(options.rivals))
         where_from = origin(("numpy", "numba"))
         print_origin(where_from)
@@ -95,11 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for rival in rivals[1:]
             for check in compare(rival, curves[rivals[0].name], curves[rival.name], options)
         ]
-        if options.plot is not None:
-            plot(curves, options.plot)
     except UserError as error:
-        print(f"benchmarks.loss_curves: error: {error}", file=sys.stderr)
-        return 2
+        return _refused(error)
     parted = [check for check in checks if not check.agrees]
     print_checks(checks, rivals[0].name)
     print(f"\n{len(checks) - len(parted)} of {len(checks)} agree")
@@ -114,7 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "machine": where_from,
         }
     )
+    if options.plot is not None:
+        try:
+            plot(curves, options.plot)
+        except UserError as error:
+            return _refused(error)
     return 1 if parted else 0
+
+
+def _refused(error: UserError) -> int:
+    print(f"benchmarks.loss_curves: error: {error}", file=sys.stderr)
+    return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -245,14 +255,8 @@ def print_checks(checks: list[Check], first: str) -> None:
 
 def plot(curves: dict[str, Curves], path: Path) -> None:
     """Draw both losses of all runs, and below them the difference of each to the first."""
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  (an extra, needed only here)
-        from matplotlib.figure import Figure  # noqa: PLC0415  (the same)
-    except ImportError:
-        raise UserError("--plot needs matplotlib (extra: plots)") from None
     expected, *others = curves.values()
-    with mpl.rc_context({"svg.hashsalt": "electra_ref", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9, 5.5), layout="constrained")
+    with figure_file(path, 9, 5.5) as figure:
         axes: Any = figure.subplots(2, 2, sharex=True, height_ratios=(2, 1))
         for column, (loss, title) in enumerate(zip(LOSSES, ("MLM", "RTD"), strict=True)):
             above, below = axes[:, column]
@@ -272,7 +276,6 @@ def plot(curves: dict[str, Curves], path: Path) -> None:
             below.set_xlabel("step")
         axes[0, 0].legend()
         axes[1, 0].legend(loc="upper right")
-        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

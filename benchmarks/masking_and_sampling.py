@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,8 +21,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from benchmarks.choosing import check_numbers
 from benchmarks.harness import origin, print_summary
 from electra_ref.batch import Batch, SpecialTokens
+from electra_ref.errors import UserError
 from electra_ref.masking import mask_tokens, mask_tokens_reference, masked_slots
 from electra_ref.process import prepare_process
 from electra_ref.rng import RandomStream, random_words, random_words_reference
@@ -40,16 +43,23 @@ class Contender(NamedTuple):
     run: Callable[[], Any]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark; print a table and one JSON object."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; print a table and one JSON object; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
     parser.add_argument("--max-length", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--vocabulary-size", type=int, default=8192, help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=15, help="default: %(default)s")
     options = parser.parse_args(arguments)
+    try:
+        least = {"batch_size": 1, "max_length": 8, "vocabulary_size": 6, "repeats": 1}
+        check_numbers(options, least)
+    except UserError as error:
+        print(f"benchmarks.masking_and_sampling: error: {error}", file=sys.stderr)
+        return 2
     contenders = all_contenders(options.batch_size, options.max_length, options.vocabulary_size)
     report(vars(options), time_in_turns(contenders, options.repeats))
+    return 0
 
 
 def all_contenders(batch_size: int, max_length: int, vocabulary_size: int) -> list[Contender]:
@@ -137,4 +147,4 @@ def report(sizes: dict[str, int], results: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     prepare_process()
-    main()
+    sys.exit(main())

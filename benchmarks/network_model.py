@@ -43,6 +43,7 @@ BYTES = 4  # of a number of the gradient
 # and "Where a step goes". There AdamW takes 6.3 ms for 11.3 million parameters, and reads or writes
 # seven numbers for each; an addition three.
 MEASURED_TOKENS_PER_SECOND = {"small": 3847.0, "base": 479.0}
+MEASURED_ROWS = {"small": 16, "base": 4}  # of a step
 MEASURED_AT = ("max_length=128", "vocab_size=8192")
 OPTIMIZER_SECONDS = 0.56e-9
 ADDING_SECONDS = 3 / 7 * OPTIMIZER_SECONDS
@@ -91,14 +92,18 @@ def flop_of_token(config: PretrainingConfig) -> float:
 def work_of(preset: str, tokens_per_second: float | None = None) -> Work:
     """Return the step of a preset, with its own batch and length.
 
-    The default speed is what was measured with shorter rows and fewer entries, converted by the
-    FLOP of a token. The preset large was not measured; its products run at the rate of base.
+    The default speed is what was measured with shorter rows and fewer entries, without the
+    optimizer, converted by the FLOP of a token. The preset large was not measured; its products run
+    at the rate of base.
     """
     config = resolve_config(preset=preset, settings=[f"vocab_size={ENTRIES}"])
     if tokens_per_second is None:
         measured = preset if preset in MEASURED_TOKENS_PER_SECOND else "base"
-        then = flop_of_token(resolve_config(preset=measured, settings=list(MEASURED_AT)))
-        rate = MEASURED_TOKENS_PER_SECOND[measured] * then
+        then = resolve_config(preset=measured, settings=list(MEASURED_AT))
+        tokens = MEASURED_ROWS[measured] * then.row_length
+        computing = tokens / MEASURED_TOKENS_PER_SECOND[measured]  # seconds
+        computing -= parameters_of(then) * OPTIMIZER_SECONDS
+        rate = tokens * flop_of_token(then) / computing
         tokens_per_second = rate / flop_of_token(config)
     seconds = config.row_length / tokens_per_second
     return Work(config.batch_size, config.row_length, seconds, parameters_of(config))

@@ -123,7 +123,7 @@ def measure(
         name, reading = tasks[len(done)]
         done.append(turns)
         if len(done) == 1:
-            check(rivals, turns)
+            check_logits(rivals, turns)
         seconds = ", ".join(f"{rival.name} {turn.seconds:.2f} s" for rival, turn in zip(
             rivals, turns, strict=True))  # fmt: skip
         print(f"{name}, {reading.batch_tokens} tokens a batch: {seconds}", file=sys.stderr)
@@ -140,7 +140,7 @@ def checked_reading(config: PretrainingConfig) -> Reading:
     return reading._replace(expected=expected_logits(config, reading))
 
 
-def check(rivals: list[Rival], turns: Sequence[Turn]) -> None:
+def check_logits(rivals: list[Rival], turns: Sequence[Turn]) -> None:
     """Raise UserError unless all rivals found the expected logits."""
     for rival, turn in zip(rivals, turns, strict=True):
         error = turn.figures["error"]

@@ -169,7 +169,6 @@ def _steps(
         processes.meet()
         seconds = time.perf_counter() - start
         cpu = sum(processes.gather(time.process_time() - cpu_start))
-        state.step += 1
         digest = hashlib.sha256(state.parameters.vector.tobytes()).hexdigest()
         return {"seconds": seconds, "cpu_seconds": cpu, "loss": result.loss, "sha256": digest}
 

@@ -19,12 +19,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.side_by_side import run_module
-from benchmarks.tasks import TASKS, TaskFiles, files_of, scores_in, some_records
+from benchmarks.tasks import (
+    TASKS,
+    TaskFiles,
+    check_folder,
+    files_of,
+    scores_in,
+    some_records,
+)
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.errors import UserError
 from electra_ref.training.finetuning.embedded import FILES, embedded_task, write_texts
 from electra_ref.training.finetuning.encoder_source import START as START_KEYS
-from electra_ref.training.finetuning.seeds_file import have_begun, read_seeds
+from electra_ref.training.finetuning.seeds_file import have_begun
 
 DATA_HELP = "folder of the tasks' files, see benchmarks.tasks; default: the task without files"
 START = ("--from-scratch",)
@@ -125,14 +132,7 @@ def check_folders(
             f"{encoder.model}: move them elsewhere, or choose another --output-dir"
         )
     for name, pair in files.items():
-        folder = encoder.folder_of(name)
-        wanted = list(map(str, (encoder.model, *pair))), list(range(seeds))
-        found = read_seeds(folder)
-        if found is not None and (list(found.files.values()), found.seeds) != wanted:
-            raise UserError(
-                f"{folder} holds runs of {len(found.seeds)} seeds on {found.files['train']} with "
-                f"{found.files['model']}: move it elsewhere, or choose another --output-dir"
-            )
+        check_folder(encoder.folder_of(name), encoder.model, pair, seeds)
 
 
 def fine_tune(encoder: Encoder, files: dict[str, tuple[Path, Path]], seeds: int) -> None:

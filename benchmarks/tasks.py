@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import CHECKOUT, exit_code_of, origin, print_origin, print_summary
 from electra_ref.errors import UserError
-from electra_ref.training.finetuning.seeds_file import have_begun
+from electra_ref.training.finetuning.seeds_file import have_begun, read_seeds
 
 LAST_TENTH = 10
 GZIP = ".gz"
@@ -138,8 +138,9 @@ def compare(options: argparse.Namespace) -> list[str]:
         for name in names
         for start in STARTS
     ]
-    for name in names:
-        files_of(TASKS[name], options.data.resolve(), output)  # before hours of other tasks
+    for run in runs:  # before hours of other tasks
+        files = files_of(TASKS[run.task], options.data.resolve(), output)
+        check_folder(run.folder, options.model.resolve(), files, options.seeds)
     failures = []
     for run in runs:
         if run.scores() is None and (code := train(run, options, output)):
@@ -150,6 +151,17 @@ def compare(options: argparse.Namespace) -> list[str]:
     print("\n".join(["", *table([one for one in results if one is not None]), ""]))
     print_summary({"benchmark": "tasks", "results": results, "machine": where_from})
     return failures
+
+
+def check_folder(folder: Path, model: Path, files: tuple[Path, Path], seeds: int) -> None:
+    """Raise UserError if ``folder`` has runs of another model, on other files or of other seeds."""
+    wanted = list(map(str, (model, *files))), list(range(seeds))
+    found = read_seeds(folder)
+    if found is not None and (list(found.files.values()), found.seeds) != wanted:
+        raise UserError(
+            f"{folder} holds runs of {len(found.seeds)} seeds on {found.files['train']} with "
+            f"{found.files['model']}: move it elsewhere, or choose another --output-dir"
+        )
 
 
 def names_of(text: str) -> list[str]:

@@ -25,7 +25,9 @@ from typing import Any, NamedTuple
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when the package is first used
 
-from benchmarks.harness import origin, print_summary
+from benchmarks.choosing import check_numbers
+from benchmarks.harness import origin, print_summary, read_text
+from electra_ref.errors import UserError
 from electra_ref.text.vocabulary import train_vocabulary
 from electra_ref.text.wordpiece import WordPiece
 
@@ -40,32 +42,41 @@ class Contender(NamedTuple):
     prepare: Callable[[], Job]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark; print a table and one JSON object."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; print a table and one JSON object; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--corpus", type=Path, help="a UTF-8 text, one document a line")
     parser.add_argument("--vocabulary-size", type=int, default=8192, help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
     options = parser.parse_args(arguments)
 
-    documents = read_documents(options.corpus)
-    vocabulary = train_vocabulary(documents, options.vocabulary_size)
+    try:
+        check_numbers(options, {"repeats": 1})
+        documents = read_documents(options.corpus)
+        vocabulary = train_vocabulary(documents, options.vocabulary_size)
+    except UserError as error:
+        print(f"benchmarks.tokenizer: error: {error}", file=sys.stderr)
+        return 2
     contenders = electra_ref_contenders(vocabulary, documents)
     try:
         contenders += tokenizers_contenders(vocabulary, documents)
     except ImportError:
         print("tokenizers is not installed: electra_ref is timed alone", file=sys.stderr)
     report(documents, vocabulary, time_in_turns(contenders, options.repeats))
+    return 0
 
 
 def read_documents(corpus: Path | None) -> list[str]:
-    """Return the non-empty lines of ``corpus``, or of the documentation that comes with Python."""
+    """Return the non-empty lines of ``corpus``, or of the documentation that comes with Python.
+
+    Raises UserError if the file cannot be read.
+    """
     if corpus is None:
         from pydoc_data.topics import topics  # noqa: PLC0415  (large, and not always needed)
 
         text = "\n".join(topics.values())
     else:
-        text = corpus.read_text(encoding="utf-8")
+        text = read_text(corpus)
     return [line for line in text.split("\n") if line]
 
 
@@ -195,4 +206,4 @@ def relative_speeds(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -174,23 +174,23 @@ def peak_resident_bytes() -> int:
 
     On Linux ``ru_maxrss`` includes that of the process that started this one; VmHWM does not.
     """
-    peak = _status_bytes("VmHWM")
+    peak = status_bytes("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if peak is None else peak
 
 
 def resident_bytes() -> int:
     """Return the resident memory of this process. Raises UserError except on Linux."""
-    now = _status_bytes("VmRSS")
+    now = status_bytes("VmRSS")
     if now is None:
         raise UserError("resident memory is read from Linux's /proc/self/status")
     return now
 
 
-def _status_bytes(key: str) -> int | None:
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
+def status_bytes(key: str, process: int | str = "self") -> int | None:
+    """Return an entry of Linux's list of a process; None on other systems, and where it ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     return None

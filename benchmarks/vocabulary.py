@@ -24,7 +24,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import origin, print_origin, print_summary, print_table, spread
+from benchmarks.choosing import check_numbers
+from benchmarks.harness import (
+    origin,
+    print_origin,
+    print_summary,
+    print_table,
+    read_text,
+    spread,
+)
 from benchmarks.turns import Program, Step, Turn, take_turns
 from electra_ref.errors import UserError
 from electra_ref.text import embedded_corpus
@@ -49,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where_from = origin(("numpy", "numba", "tokenizers"))
     print_origin(where_from)
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_texts(options.corpus, Path(folder))
-        sizes = {text: os.path.getsize(path) for text, path in paths.items()}
         try:
+            check_numbers(options, {"repeats": 1})
+            paths = write_texts(options.corpus, Path(folder))
+            sizes = {text: os.path.getsize(path) for text, path in paths.items()}
             turns = measure(paths, options.vocabulary_size, options.repeats)
         except UserError as error:
             print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -101,12 +110,12 @@ def summarize(text: str, name: str, turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def write_texts(corpus: Path | None, folder: Path) -> dict[str, str]:
-    """Write the two texts into ``folder``; return their paths."""
+    """Write the two texts into ``folder``; return their paths. Raises UserError."""
     if corpus is None:
         documents = embedded_corpus.read_documentation(embedded_corpus.documentation_files())
         text = "\n".join(line for document in documents for line in document)
     else:
-        text = corpus.read_text(encoding="utf-8")
+        text = read_text(corpus)
     without_spaces = _LONG_WORD.sub(r"\g<0> ", text.replace(" ", ""))
     paths = {}
     for name, content in zip(TEXTS, (text, without_spaces), strict=True):

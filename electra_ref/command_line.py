@@ -1,8 +1,4 @@
-"""What the commands share: errors in one line, the arguments that fill a configuration.
-
-Exit codes: 0 done, 2 wrong input, 130 or 143 after SIGINT or SIGTERM, 141 if the reader of the
-output went away.
-"""
+"""What the commands share: the arguments that name data and fill a configuration."""
 
 from __future__ import annotations
 

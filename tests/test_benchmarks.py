@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import scaling, train_step
+from benchmarks import (
+    large_corpus,
+    masking_and_sampling,
+    scaling,
+    tokenizer,
+    train_step,
+    vocabulary,
+)
 from benchmarks.comparison import check_losses, relative_to_pytorch
 from benchmarks.electra_step import SPECIAL_TOKENS, make_batches, prepare_data_work
 from benchmarks.harness import CHECKOUT, spread
@@ -300,6 +307,25 @@ def test_help_names_the_rivals() -> None:
     command = [sys.executable, "-m", "benchmarks.train_step", "--help"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert "pytorch-bfloat16-compiled" in done.stdout.replace("\n", "").replace(" ", "")
+
+
+@pytest.mark.parametrize("command", [tokenizer, vocabulary, masking_and_sampling, large_corpus])
+def test_no_repeats_are_one_line(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--repeats", "0"]) == 2
+    assert capsys.readouterr().err.endswith("error: --repeats 0: at least 1\n")
+
+
+@pytest.mark.parametrize("command", [tokenizer, vocabulary])
+def test_a_text_that_cannot_be_read_is_one_line(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.txt"
+    for message in ("No such file or directory", "is no UTF-8"):
+        assert command.main(["--corpus", str(path)]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert str(path) in line
+        assert message in line
+        path.write_bytes(b"\xff\xfe\x00")
 
 
 def test_spread_is_least_middle_and_greatest() -> None:

@@ -195,8 +195,8 @@ EQUIVALENT: dict[str, dict[str, list[str]]] = {
         ],
     },
     "softmax does not see a shift, also by a thousandth of a score that does not overflow": {
-        "cpu.attention._softmax_row": ["_largest(scores) [x 1.001]", "largest [x 1.001]"],
-        "cpu.attention._largest": [
+        "cpu.attention._softmax_row": ["largest_number(scores) [x 1.001]", "largest [x 1.001]"],
+        "cpu.largest.largest_number": [
             "LOWEST [+ 1, - 1]",
             "bits[i] [+ 1, - 1]",
             "bits[i] #2 [+ 1, - 1]",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import large_corpus
@@ -63,6 +66,16 @@ def test_last_line_holds_all_figures_and_their_origin(
     assert summary["billion_sentences"]["tokens"] == summary["sizes"]["tokens"] * 10**9 / 400
     assert "commit" in summary["machine"]
     assert any("50,000,000 tokens" in line for line in table)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="memory is read from /proc")
+def test_the_memory_of_a_process_is_its_own() -> None:
+    """Also if this process is larger: it starts one of 60 MB."""
+    ballast = np.ones(2 * 10**7)
+    program = "import time; x = bytes(range(256)) * 240_000; time.sleep(1)"
+    with large_corpus.PeakOfChildren() as peak:
+        subprocess.run([sys.executable, "-c", program], check=True)
+    assert 61 < peak.megabytes < 0.9 * ballast.nbytes / 1e6
 
 
 def test_without_a_corpus_the_text_is_as_long_as_asked_for(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import loss_curves
+from benchmarks import figure_file, loss_curves
 from benchmarks.loss_curves import WINDOW, Check, Curves, standard_errors
 from benchmarks.rivals import Rival
 
@@ -113,6 +113,28 @@ def test_the_plot_is_the_same_every_time(tmp_path: Path) -> None:
     first, again = ((tmp_path / name).read_bytes() for name in ("first.svg", "again.svg"))
     assert first == again
     assert len(first) < 100_000
+
+
+def test_without_matplotlib_nothing_is_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loss_curves, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(figure_file, "find_spec", lambda _: None)
+    assert loss_curves.main([*BOTH, "--plot", "curves.svg"]) == 2
+    assert "--plot needs matplotlib (extra: plots)" in capsys.readouterr().err
+
+
+@pytest.mark.plots
+def test_a_figure_that_cannot_be_written_costs_no_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra: plots)")
+    monkeypatch.setattr(loss_curves, "train", lambda *_: noisy())
+    path = tmp_path / "missing" / "curves.svg"
+    assert loss_curves.main([*BOTH, "--steps", str(2 * WINDOW), "--plot", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.splitlines()[-1])["benchmark"] == "loss_curves"
+    assert f"--plot {path}: No such file or directory" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_each_rival_is_judged_by_its_best_batches_and_modes_of_its_precision() -
 def test_a_rival_with_other_logits_is_refused(error: float) -> None:
     turn = Turn(1.0, 1.0, {"error": error}, 1)
     with pytest.raises(UserError, match="cpu-float32: its logits are off by"):
-        predict.check([RIVALS[0]], [turn])
+        predict.check_logits([RIVALS[0]], [turn])
 
 
 @pytest.mark.parametrize(

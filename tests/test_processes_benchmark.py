@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +24,13 @@ from benchmarks.network_model import (
     step_seconds,
     work_of,
 )
+from electra_ref.config.pretraining import resolve_config
 from electra_ref.errors import UserError
 from electra_ref.message_passing import slice_length
+from electra_ref.processes import ALONE
 from electra_ref.slices import pieces_of
 from tests.mpi_runs import need_mpi
-from tests.test_benchmarks import TOY, toy_config
+from tests.test_benchmarks import SIZES, TOY, toy_config
 
 SMALLEST = [*TOY[: TOY.index("--threads")], "--precision", "float32"]
 
@@ -92,12 +95,40 @@ def test_the_steps_are_those_of_the_presets() -> None:
     assert base.tokens / base.sequence_seconds < network_model.MEASURED_TOKENS_PER_SECOND["base"]
     assert 2 < large.sequence_seconds / base.sequence_seconds < 4
     assert 3e8 < large.parameters < 4e8
+    rows, speed = (found["base"] for found in (
+        network_model.MEASURED_ROWS, network_model.MEASURED_TOKENS_PER_SECOND
+    ))  # fmt: skip
+    then = resolve_config(preset="base", settings=list(network_model.MEASURED_AT))
+    dearer = network_model.flop_of_token(
+        resolve_config(preset="base", settings=[f"vocab_size={network_model.ENTRIES}"])
+    ) / network_model.flop_of_token(then)
+    step = rows * 128 * base.sequence_seconds / 512 / dearer
+    step += parameters_of(then) * network_model.OPTIMIZER_SECONDS  # of rows as they were measured
+    assert step == pytest.approx(rows * 128 / speed, rel=1e-12)
     assert work_of("small", 1280.0).sequence_seconds == pytest.approx(0.1, rel=1e-12)
 
 
 def test_the_gradient_has_a_number_for_each_parameter() -> None:
     small, wide = (parameters_of(toy_config(f"vocab_size={size}")) for size in (64, 96))
     assert wide - small == 32 * (32 + 1)  # a row of the table, and a bias of the MLM head
+
+
+def test_every_batch_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state counts the steps; nothing else may."""
+    read: list[bytes] = []
+
+    def train_step(*given: Any) -> Any:
+        read.append(given[5][0].input_ids.tobytes())
+        given[4].step += 1
+        return SimpleNamespace(loss=0.0)
+
+    monkeypatch.setattr(ranks, "train_step", train_step)
+    settings = [*SIZES, "batch_size=4", "max_length=32", "vocab_size=64"]
+    step = ranks.tasks_of(ALONE, "small", settings, "float32", 3)[ranks.STEP]
+    for _ in range(4):
+        step()
+    assert len(set(read)) == 3
+    assert read[3] == read[0]
 
 
 @pytest.mark.usefixtures("few")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import shutil
+import struct
+import termios
 import time
 
 import pytest
@@ -47,6 +52,27 @@ def test_a_line_is_broken_between_words_on_a_narrow_terminal(
         line,
     ]
     assert file.getvalue() == f"{line}\n"
+
+
+def test_the_width_is_that_of_the_terminal_that_is_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not that of standard output, which is a file here."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    main, other = os.openpty()
+    try:
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 31, 0, 0))
+        with open(other, "w", closefd=False) as stream:
+            assert progress.columns_of(stream) == 31
+            lines = progress.fitted("a word and another " * 4, stream).splitlines()
+        assert max(map(len, lines)) <= 31
+        assert len(lines) == 3
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+        with open(other, "w", closefd=False) as stream:
+            assert progress.columns_of(stream) == shutil.get_terminal_size().columns
+    finally:
+        os.close(main)
+        os.close(other)
 
 
 def test_the_time_left_is_estimated_once_after_some_seconds(

@@ -133,7 +133,8 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     ["{", "[1]", "{}", '{"step": 1.5, "split": "training"}', '{"step": 3}',
-     '{"step": 3, "split": 4}', '{"step": 3, "split": "settings"}',
+     '{"step": 3, "split": 4}', '{"step": 3, "split": ["training"]}',
+     '{"step": 3, "split": "settings"}',
      '{"step": 3, "split": "settings", "changed": {"a": [1]}}',
      '{"step": 3, "split": "settings", "changed": [1]}',
      f'{{"step": 3, "split": "training", "loss": 1{"0" * 400}}}',
@@ -161,6 +162,7 @@ def test_a_damaged_line_is_left_out_and_counted(line: str, tmp_path: Path) -> No
         {"replaced": [True]},
         {"replaced": [1] * 5},
         {"probability": [None] * 5},
+        {"probability": [10**400] * 5},
         {"probability": None},
         {"original": None},
     ],

@@ -36,7 +36,9 @@ def write_seeds(run: Run, *values: float, best: int | None = 0) -> None:
     """Write what the command leaves of ``run``."""
     run.folder.mkdir(parents=True)
     scores = {str(seed): {"accuracy": value, "f1": 0.0} for seed, value in enumerate(values)}
-    write_seeds_file(run.folder, Seeds([*range(len(values))], scores, best, "multiple-choice", {}))
+    files = {"model": "/m", "train": "/train", "dev": "/dev"}
+    seeds = Seeds([*range(len(values))], scores, best, "multiple-choice", files)
+    write_seeds_file(run.folder, seeds)
     (run.folder / "config.toml").touch()
 
 
@@ -102,11 +104,15 @@ def test_finished_runs_are_not_repeated_and_others_go_on(
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(subprocess, "run", run)
-    given = ["--model", "m", "--data", "d", "--tasks", "COPA", "--output-dir", str(tmp_path)]
+    given = ["--model", "/m", "--data", "d", "--tasks", "COPA", "--output-dir", str(tmp_path)]
     monkeypatch.setattr(tasks, "origin", lambda _: {})
-    monkeypatch.setattr(tasks, "files_of", lambda *_: ())
+    monkeypatch.setattr(tasks, "files_of", lambda *_: (Path("/train"), Path("/dev")))
     monkeypatch.setattr(tasks, "print_origin", lambda _: None)
-    assert tasks.main(given) == 1
+    for other in (["--model", "/other"], ["--seeds", "2"]):  # theirs are no scores of these
+        assert tasks.main([*given, "--seeds", "1", *other]) == 2
+        assert "holds runs of 1 seeds on /train with /m: move it" in capsys.readouterr().err
+    assert commands == []
+    assert tasks.main([*given, "--seeds", "1"]) == 1
     (command,) = commands
     assert command[-1] == "--resume"
     assert str(tmp_path / "copa-from-scratch") in command

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -33,13 +34,24 @@ def wants_colour(stream: TextIO | None) -> bool:
 
 def fitted(line: str, stream: TextIO | None) -> str:
     """Return ``line`` as several lines on a terminal that is narrower, none cut inside a word."""
-    if not is_terminal(stream):
+    if stream is None or not is_terminal(stream):
         return line
-    columns = shutil.get_terminal_size().columns
     return textwrap.fill(
-        line, max(columns, 20), break_long_words=False, break_on_hyphens=False,
+        line, max(columns_of(stream), 20), break_long_words=False, break_on_hyphens=False,
         subsequent_indent="  ",
     )  # fmt: skip
+
+
+def columns_of(stream: TextIO) -> int:
+    """Return the width of the terminal of ``stream``, or what $COLUMNS says.
+
+    ``shutil`` looks at standard output only, which may be a file.
+    """
+    if not os.environ.get("COLUMNS"):
+        with suppress(OSError, ValueError):
+            if columns := os.get_terminal_size(stream.fileno()).columns:
+                return columns
+    return shutil.get_terminal_size().columns
 
 
 def show(text: str) -> None:

@@ -30,6 +30,7 @@ from electra_ref.arrays import Float32
 from electra_ref.backends.cpu.arguments import expect
 from electra_ref.backends.cpu.dropout import Bits16, Dropout, DropoutBits, draw
 from electra_ref.backends.cpu.exponential import exp_of_negative
+from electra_ref.backends.cpu.largest import largest_number
 from electra_ref.backends.cpu.matrix_product import (
     empty_panels,
     multiply_columns,
@@ -42,7 +43,6 @@ from electra_ref.compilation import jit
 
 QUERIES = 8 * ROWS  # of one turn: their scores stay in the cache
 PADDING = np.float32(PADDING_SCORE)
-LOWEST, MAGNITUDE = np.int32(-(2**31)), np.int32(2**31 - 1)
 SUM = frozenset({"contract", "reassoc"})
 
 
@@ -213,28 +213,13 @@ def _softmax_row(scores: Float32, factor: np.float32, padding: Float32) -> None:
     """Turn ``scores`` (T,) into probabilities, in place."""
     for i in range(scores.size):
         scores[i] = scores[i] * factor + padding[i]
-    largest = _largest(scores)
+    largest = largest_number(scores)
     total = np.float32(0.0)
     for i in range(scores.size):
         scores[i] = exp_of_negative(scores[i] - largest)
         total += scores[i]
     for i in range(scores.size):
         scores[i] /= total
-
-
-@jit()
-def _largest(x: Float32) -> np.float32:
-    """Return the largest number of ``x`` (n,), which is contiguous.
-
-    Numbers are compared as integers: their maximum does not depend on an order, so LLVM fills
-    vector registers. Positive float32 are ordered as their bits are; of negative ones, all bits but
-    the sign are inverted. A NaN may be returned or left out.
-    """
-    bits = x.view(np.int32)
-    largest = LOWEST
-    for i in range(bits.size):
-        largest = max(largest, bits[i] ^ ((bits[i] >> np.int32(31)) & MAGNITUDE))
-    return np.int32(largest ^ ((largest >> np.int32(31)) & MAGNITUDE)).view(np.float32)
 
 
 @jit()

@@ -157,6 +157,8 @@ def _read_metrics(run: RunDirectory, notes: list[str]) -> _Records:
 def _add(found: _Records, record: dict[str, Any]) -> bool:
     """Add ``record`` to what is ``found``; return whether that was possible."""
     split = record.get("split")
+    if not isinstance(split, str):
+        return False
     if split in found.curves:
         try:
             found.curves[split].append(record)
@@ -211,8 +213,12 @@ def _is_sample(record: Record) -> bool:
         and sum(key in record for key in _DETECTIONS) != 1
         and all(isinstance(token, str) for token in tokens)
         and all(isinstance(flag, bool) for flag in record.get("replaced", []))
-        and all(isinstance(number, int | float) for number in record.get("probability", []))
+        and all(map(_is_probability, record.get("probability", [])))
     )
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _read_data(run: RunDirectory) -> list[str]:

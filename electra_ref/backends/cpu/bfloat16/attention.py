@@ -52,6 +52,7 @@ from electra_ref.backends.cpu.bfloat16.packing import Bits, Index, Words, in_pan
 from electra_ref.backends.cpu.bfloat16.tile import LANES, round_number, widen_number
 from electra_ref.backends.cpu.dropout import Dropout, DropoutBits
 from electra_ref.backends.cpu.exponential import exp_of_negative
+from electra_ref.backends.cpu.largest import largest_number
 from electra_ref.backends.reference.attention import PADDING_SCORE, token_rows
 from electra_ref.compilation import jit
 from electra_ref.rng import StreamWords
@@ -60,7 +61,6 @@ QUERIES = 32  # of one turn forward: their scores stay in the first-level cache
 QUERIES_BACKWARD = 64  # of one turn backward: the sums of dk and dv are loaded once a turn
 DROPPED = np.uint16(0x8000)  # the sign of a bfloat16
 PADDING = np.float32(PADDING_SCORE)
-LOWEST, MAGNITUDE = np.int32(-(2**31)), np.int32(2**31 - 1)
 SUM = frozenset({"contract", "reassoc"})
 
 
@@ -224,7 +224,7 @@ def _exponentiate(
     scores: Float32, bits: Bits, threshold: np.uint16, exponentials: Bits, kept: Bits
 ) -> np.float32:
     """Write a row of E, and what dropout keeps of it, from a row of S; return the sum of E."""
-    largest = _largest(scores)
+    largest = largest_number(scores)
     total = np.float32(0.0)
     for j in range(scores.size):
         exponential = round_number(exp_of_negative(scores[j] - largest))
@@ -233,21 +233,6 @@ def _exponentiate(
         exponentials[j] = exponential if keep else exponential | DROPPED
         kept[j] = exponential if keep else np.uint16(0)
     return total
-
-
-@jit()
-def _largest(x: Float32) -> np.float32:
-    """Return the largest number of ``x`` (n,), which is contiguous.
-
-    Numbers are compared as integers: their maximum does not depend on an order, so LLVM fills
-    vector registers. Positive float32 are ordered as their bits are; of negative ones, all bits but
-    the sign are inverted. A NaN may be returned or left out.
-    """
-    bits = x.view(np.int32)
-    largest = LOWEST
-    for i in range(bits.size):
-        largest = max(largest, bits[i] ^ ((bits[i] >> np.int32(31)) & MAGNITUDE))
-    return np.int32(largest ^ ((largest >> np.int32(31)) & MAGNITUDE)).view(np.float32)
 
 
 @jit(parallel=True)
