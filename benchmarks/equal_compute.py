@@ -7,9 +7,11 @@
 
 Clark et al. 2020 (arXiv:2003.10555), section 3.5, table 5: ELECTRA, all-tokens MLM, replace MLM,
 ELECTRA 15 % and BERT, here each for the floating-point operations that ``--steps`` steps of ELECTRA
-take. Other generators of ELECTRA (figure 3, left) get the same operations, too. All variants of one
-seed read the same batches and mask the same places. Parameters that have the same name begin with
-the same numbers: between ELECTRA and BERT those are the embeddings, and not the layers.
+take. Other generators of ELECTRA (figure 3, left), and half of the steps for the generator alone
+before the discriminator begins with its parameters (figure 3, right), get the same operations, too.
+All variants of one seed read the same batches and mask the same places. Parameters that have the
+same name begin with the same numbers: between ELECTRA and BERT those are the embeddings, and not
+the layers.
 
 Two differences to the paper: ``electra-15`` has its loss at all masked tokens, of which the preset
 decides how many there are (``laptop``: 30 %); and of those 15 % keep their word, as in the original
@@ -53,6 +55,7 @@ from benchmarks.equal_compute_report import Score, print_report
 from benchmarks.figure_file import check_that_it_can_draw
 from benchmarks.harness import exit_code_of, origin, print_origin
 from benchmarks.pretraining_runs import (
+    HALF,
     Plan,
     Run,
     check_folders,
@@ -86,7 +89,14 @@ GENERATORS = {
     f"electra, generator {name}": (f"generator_hidden_size={share}",)
     for name, share in (("1/8", 1 / 8), ("1/4", 1 / 4))
 }
-VARIANTS = {**{name: (f"objective={name}",) for name in OBJECTIVES}, **GENERATORS}
+HEADS = "{heads}"  # in a setting: as many as the preset has
+STAGES = {
+    "electra, two stages": (
+        *("sharing=none", "generator_hidden_size=1.0", "generator_layers=1.0"),
+        *(f"generator_num_attention_heads={HEADS}", f"two_stage_steps={HALF}"),
+    )
+}
+VARIANTS = {**{name: (f"objective={name}",) for name in OBJECTIVES}, **GENERATORS, **STAGES}
 ALL_VARIANTS = (*VARIANTS, *NOT_PRETRAINED)
 KEPT = 1000  # checkpoints; a run that is stopped and goes on has some more than its quarters
 DECIDED = {  # settings that are not free, and what decides
@@ -234,8 +244,9 @@ def names_of(options: argparse.Namespace) -> list[str]:
 
 def _plan(variant: str, options: argparse.Namespace, steps: int) -> Plan:
     part = -(-steps // PARTS)
+    heads = resolve_config(preset=options.preset, settings=options.settings).num_attention_heads
     settings = (
-        *(*options.settings, *VARIANTS[variant]),
+        *(*options.settings, *(one.replace(HEADS, str(heads)) for one in VARIANTS[variant])),
         *(f"evaluate_every={part}", f"checkpoint_every={part}", f"keep_checkpoints={KEPT}"),
     )
     return pretraining_runs.plan_of(variant, options.preset, settings, steps)

@@ -19,6 +19,7 @@ from benchmarks.equal_compute import (
     ELECTRA,
     NOT_PRETRAINED,
     OBJECTIVES,
+    STAGES,
     VARIANTS,
     build_parser,
     encoders_of,
@@ -36,6 +37,7 @@ from benchmarks.equal_compute_report import (
 from benchmarks.harness import exit_code_of
 from benchmarks.pretraining_runs import Run, check_folders
 from benchmarks.scored_encoders import ALL_TASKS, FEW_LABELS, Encoder, fine_tune
+from electra_ref.config.model import discriminator_size, generator_size
 from electra_ref.config.pretraining import PRESETS, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.errors import UserError
@@ -70,6 +72,14 @@ def test_all_variants_get_the_same_operations() -> None:
         assert plans[name].config(0).objective == name
     sizes = [plans[name].config(0).generator_hidden_size for name in equal_compute.GENERATORS]
     assert len({*sizes, plans[ELECTRA].config(0).generator_hidden_size}) == len(sizes) + 1
+
+
+@pytest.mark.parametrize("preset", ["tiny", "laptop", "small"])
+def test_two_stages_have_half_of_the_steps_each_and_one_size(preset: str) -> None:
+    (plan,) = plans_of(options("--steps", "1000", "--preset", preset, "--variants", *STAGES))
+    config = plan.config(0)
+    assert config.two_stage_steps == plan.steps // 2
+    assert generator_size(config) == discriminator_size(config)
 
 
 def test_settings_reach_all_plans_and_nothing_else_differs() -> None:
