@@ -442,6 +442,14 @@ def test_a_closed_standard_input_is_one_line(model: Path) -> None:
     assert done.stderr.endswith("error: standard input is closed; name a file with --input\n")
 
 
+def test_bytes_that_are_piped_are_converted_in_the_pipe(model: Path) -> None:
+    """Standard input has no name to convert it by."""
+    command = [*PROGRAM, "--model", str(model), "--task", "rtd"]
+    done = subprocess.run(command, input=b"a\n\xff\n", capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert b"... | iconv -f WINDOWS-1252 -t UTF-8 | ... (or from" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_whole_lines_and_no_file(
     number: signal.Signals, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch,
