@@ -25,6 +25,7 @@ FLOORS = {
         "gradient",
         "compilation",
         "config",
+        "counting",
         "rng",
         "batch",
         "files",

@@ -511,7 +511,7 @@ def test_a_head_of_other_labels_is_not_taken(exported: Path) -> None:
         ("tags", {"architectures": ["MyElectra"]}, "those of ElectraForTokenClassification: if"),
         ("two labels", {"problem_type": "ranking"}, "problem_type = 'ranking', which is none of"),
         ("two labels", {"problem_type": "regression"}, "= 'regression' with 2 labels; computed"),
-        ("a number", {"problem_type": "single_label_classification"}, "with 1 labels; computed"),
+        ("a number", {"problem_type": "single_label_classification"}, "with 1 label; computed"),
         ("two labels", {"num_labels": 3}, "has num_labels = 3 and 2 labels in id2label; versions"),
         ("two labels", {"id2label": {"0": "a", "2": "b"}}, "does not number its labels from 0"),
         ("two labels", {"id2label": ["a", "b"]}, "does not number its labels from 0"),

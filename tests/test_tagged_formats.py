@@ -70,7 +70,7 @@ def test_conll_words_alone() -> None:
     [
         ("a X\nb Y Z\n", GUESSED, "f.conll, line 2: 3 columns, but the lines before have 2"),
         ("a X\n# b Y\n", GUESSED, "f.conll, line 2: 3 columns, but the lines before have 2"),
-        ("a X\n\nb\n", GUESSED, "f.conll, line 3: 1 columns, but the lines before have 2"),
+        ("a X\n\nb\n", GUESSED, "f.conll, line 3: 1 column, but the lines before have 2"),
         ("\na\n", GUESSED, "f.conll, line 2: word and tag are the same column of 1"),
         ("a X", Columns(1, 3, "", ""), "line 1: tag_column = 3, but the line has 2 columns"),
         ("a X", Columns(-3, 1, "", ""), "line 1: word_column = -3, but the line has 2 columns"),
@@ -132,7 +132,7 @@ def test_conllu_fields_are_settings_and_a_tag_may_be_unknown() -> None:
         (("2-3|ab|_|_", "1|a|X|X"), "line 1: ID '2-3' where 1 is expected"),
         (("1-1|ab|_|_", "1|a|X|X"), "line 1: ID '1-1' where 1 is expected"),
         (("1|a|X|X", "2.1|b|X|X"), "line 2: ID '2.1' where 2 is expected"),
-        (("1 a X X",), "line 1: 1 columns separated by tabs: CoNLL-U has 10"),
+        (("1 a X X",), "line 1: 1 column separated by tabs: CoNLL-U has 10"),
     ],
 )
 def test_conllu_refuses(lines: tuple[str, ...], message: str) -> None:
@@ -167,7 +167,7 @@ def test_columns_are_settings_and_quotes_are_words() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tokens\ttags\na b\tO\n", "f.tsv, line 2: 2 words, but 1 tags: one a word is needed"),
+        ("tokens\ttags\na b\tO\n", "f.tsv, line 2: 2 words, but 1 tag: one a word is needed"),
         ("tokens\ttags\na\tO\tO\n", "f.tsv, line 2: 3 columns, but the header has 2"),
         (
             "tokens\tx\na\tO\n",
@@ -247,9 +247,9 @@ def test_a_json_file_may_have_objects_over_several_lines(text: str) -> None:
 
 def test_a_json_file_names_the_line_where_an_object_begins() -> None:
     text = '{"words": ["a"],\n "ner": ["X"]\n}\n\n {"words": ["b", "c"],\n"ner": ["Y"]}\n'
-    with pytest.raises(UserError, match=r"f\.json, line 5: 2 words, but 1 tags"):
+    with pytest.raises(UserError, match=r"f\.json, line 5: 2 words, but 1 tag: one"):
         read(text, "f.json")
-    with pytest.raises(UserError, match=r"f\.json, line 4: 1 words, but 2 tags"):
+    with pytest.raises(UserError, match=r"f\.json, line 4: 1 word, but 2 tags"):
         read(f'[{ONE}\n,{{"words": ["a"], "ner": ["X", "Y"]}}]', "f.json")
     with pytest.raises(UserError, match=r"f\.json, line 4: expected a JSON object"):
         read('{"words": ["a"],\n "ner": ["X"]\n}\n{"words": [}', "f.json")
@@ -261,7 +261,7 @@ def test_a_json_file_names_the_line_where_an_object_begins() -> None:
         ({"tokens": ["a"], "tags": "O"}, "expected an array 'tags', not a string"),
         ({"tokens": ["a"], "tags": [0]}, "expected a string 'tags', not a number"),
         ({"tokens": "a", "tags": ["O"]}, "expected an array 'tokens', not a string"),
-        ({"tokens": ["a"], "tags": ["O", "O"]}, "1 words, but 2 tags"),
+        ({"tokens": ["a"], "tags": ["O", "O"]}, "1 word, but 2 tags"),
         ({"text": "a"}, "of the columns or keys 'text', none has a usual name of words .* and"),
         ({"tokens": ["a"], "tags": ["O"], "predicate": 1}, "predicate = 1 is no number of a word"),
         ({"tokens": ["a", "b"], "tags": ["O", "O"], "predicate": True}, "predicate = True is no"),
@@ -343,8 +343,14 @@ def roles(*cells: str) -> str:
         (roles("(V*)", "(A*", "*B)"), r"line 3: '\*B\)' closes 'A', opened in line 2"),
         (roles("(V*)", "A"), "line 2: 'A' is no role: expected"),
         (roles("(V*)", "(A(B*))"), "line 2: .* is no role: expected"),
-        ("1 w X - - *\n2 w X - - *", "line 1: the sentence has 0 predicates, but 1 columns"),
-        ("1 w X be - (V*)\n2 w X be - *", "line 1: the sentence has 2 predicates, but 1 columns"),
+        (
+            "1 w X - - *\n2 w X - - *",
+            "line 1: .* has 0 predicates, but 1 column of roles",
+        ),
+        (
+            "1 w X be - (V*)\n2 w X be - *",
+            "line 1: .* has 2 predicates, but 1 column of roles",
+        ),
         ("1 w X be - (V*)\n3 w X - - *", "line 2: index '3' where 2 is expected"),
         ("1 w X be - (V*)\n\n2 w X be - (V*)", "line 3: index '2' where 1 is expected"),
         ("1 w X be - (V*)\n2 w X - -", "line 2: 5 columns, but the sentence begins with 6"),

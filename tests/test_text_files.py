@@ -25,8 +25,8 @@ from electra_ref.training.finetuning.formats.texts import (
     READ_AS_TEXT,
     SURPRISES,
     TextFilesConfig,
-    counted,
     text_records,
+    with_texts_per_example,
 )
 from electra_ref.training.finetuning.tally import Tally
 from electra_ref.training.finetuning.task import Use
@@ -355,11 +355,11 @@ def test_texts_are_counted_where_the_model_learned_from_another_number(
     pairs, _ = records(tmp_path, "a.tsv", text, use)
     single, _ = records(tmp_path, "a.tsv", "text\tlabel\na\tx\n", use)
     settings = TextFilesConfig()
-    assert counted(pairs, settings).texts_per_example == "two"
-    assert counted(single, settings).texts_per_example == "one"
-    assert counted([*pairs, *single], settings) == settings
+    assert with_texts_per_example(pairs, settings).texts_per_example == "two"
+    assert with_texts_per_example(single, settings).texts_per_example == "one"
+    assert with_texts_per_example([*pairs, *single], settings) == settings
     chosen = TextFilesConfig(texts_per_example="one")
-    assert counted(pairs, chosen) == chosen
+    assert with_texts_per_example(pairs, chosen) == chosen
     _, tally = records(tmp_path, "a.tsv", text, use, texts_per_example="one")
     assert tally.counts() == {SURPRISES["one"]: 2}
     _, tally = records(tmp_path, "a.tsv", "text\tlabel\na\tx\n", use, texts_per_example="two")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_ref.config.pretraining import PretrainingConfig, has_default_vocabulary_size
+from electra_ref.counting import counted
 from electra_ref.errors import UserError
 from electra_ref.text.cache_folder import cache_key, open_or_build
 from electra_ref.text.corpus import hash_files
@@ -164,7 +165,7 @@ def tokenize(
     if cache.tokens.size < fewest:
         raise UserError(
             f"{_joined([file.name for file in listing.files] or ids_paths)}: the corpus is too "
-            f"small: {cache.tokens.size} tokens, need at least {fewest}; name more data"
+            f"small: {counted(cache.tokens.size, 'token')}, need at least {fewest}; name more data"
         )
     report = {"notes": [], **cache.folder.facts["report"], "tokens": cache.tokens.size}
     report["notes"] = [*report["notes"], *notes]

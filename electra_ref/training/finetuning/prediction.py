@@ -18,6 +18,7 @@ from typing import NamedTuple
 from electra_ref.backends import open_backend
 from electra_ref.config.finetuning import FinetuningConfig
 from electra_ref.config.settings import chosen_values
+from electra_ref.counting import counted
 from electra_ref.errors import UserError
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.model.parameters import FlatParameters
@@ -71,7 +72,7 @@ class Counted(NamedTuple):
         """Return one line with the counts and the rate."""
         rate = self.tokens / max(seconds, 1e-9)
         return (
-            f"{self.records:,} answered, {self.tokens:,} tokens in {seconds:.1f} s "
+            f"{self.records:,} answered, {counted(self.tokens, 'token')} in {seconds:.1f} s "
             f"({rate:,.0f} tokens/s)"
         )
 

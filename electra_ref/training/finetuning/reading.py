@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from electra_ref.counting import counted
 from electra_ref.errors import UserError
 from electra_ref.text.wordpiece import WordPiece
 from electra_ref.training.finetuning.data import LabelledData
@@ -105,7 +106,8 @@ def _read(
         "unknown_tokens": tally.unknown,
         "notes": tally.counts(),
     }
-    lines = [f"{path}: {len(records):,} examples, {len(features):,} rows, {tokens:,} tokens"]
+    sizes = {"example": len(records), "row": len(features), "token": tokens}
+    lines = [f"{path}: {', '.join(counted(size, noun) for noun, size in sizes.items())}"]
     lines += list(tally.lines())
     lines += list(counts.invalid_notes())
     return ReadFile(data, lines, facts)

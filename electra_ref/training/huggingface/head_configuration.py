@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from electra_ref.config.finetuning import FinetuningConfig
+from electra_ref.counting import counted
 from electra_ref.errors import UserError
 from electra_ref.model.labelled import Head
 from electra_ref.training.huggingface.configuration import require_only, typed
@@ -151,8 +152,8 @@ def _problem(file: Path, found: Mapping[str, Any], outputs: int) -> str:
         )
     if (problem == _NUMBER and outputs != 1) or (problem == _ONE_LABEL and outputs == 1):
         raise UserError(
-            f"{file} has problem_type = {problem!r} with {outputs} labels; computed here are one "
-            "number for a regression, and two labels or more to choose from"
+            f"{file} has problem_type = {problem!r} with {counted(outputs, 'label')}; computed "
+            "here are one number for a regression, and two labels or more to choose from"
         )
     return str(problem)
 
@@ -180,8 +181,8 @@ def _labels(file: Path, found: Mapping[str, Any]) -> tuple[tuple[str, ...], list
         raise UserError(f"{file} has an id2label whose labels are not all different words")
     if count not in (None, len(labels)):
         raise UserError(
-            f"{file} has num_labels = {count!r} and {len(labels)} labels in id2label; versions of "
-            "transformers read different models from it: remove the wrong one"
+            f"{file} has num_labels = {count!r} and {counted(len(labels), 'label')} in id2label; "
+            "versions of transformers read different models from it: remove the wrong one"
         )
     return labels, list(_label_notes(file, found, labels))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from electra_ref.counting import counted
+
 LEGACY_SHARE = 0.01  # of the bytes are invalid: then the text is probably in another encoding
 
 
@@ -29,17 +31,17 @@ class Counts:
         rate = self.tokens / max(seconds, 1e-9)
         unknown = f" ({self.unknown:,} [UNK])" if self.unknown else ""
         parts = [
-            _many(self.lines, "line"),
+            counted(self.lines, "line"),
             *self._peculiarities(),
             *self._masks(counts_masks=counts_masks),
-            f"{_many(self.tokens, 'token')}{unknown} in {seconds:.1f} s ({rate:,.0f} tokens/s)",
+            f"{counted(self.tokens, 'token')}{unknown} in {seconds:.1f} s ({rate:,.0f} tokens/s)",
         ]
         return ", ".join(parts)
 
     def invalid_notes(self) -> Iterator[str]:
         """Yield a line with the number of invalid bytes, if there are any."""
         if self.invalid_bytes:
-            yield f"{_many(self.invalid_bytes, 'invalid byte')} left out"
+            yield f"{counted(self.invalid_bytes, 'invalid byte')} left out"
 
     def encoding_notes(self, conversion: str) -> Iterator[str]:
         """Yield that the text is in another encoding, if it is; ``conversion`` says what to do."""
@@ -57,7 +59,7 @@ class Counts:
             if self.like_json > 1:
                 look = "look like JSON objects and were"
             yield (
-                f"{_many(self.like_json, 'line')} of text {look} read as text; --input-format "
+                f"{counted(self.like_json, 'line')} of text {look} read as text; --input-format "
                 "jsonl reads JSON"
             )
 
@@ -65,7 +67,7 @@ class Counts:
         if self.without_mask:
             yield f"{self.without_mask:,} without [MASK]"
         if counts_masks:
-            yield _many(self.masks, "mask")
+            yield counted(self.masks, "mask")
 
     def _peculiarities(self) -> Iterator[str]:
         if self.empty:
@@ -73,10 +75,6 @@ class Counts:
         if self.cut:
             yield (
                 f"{self.cut:,} longer than the model reads, cut into "
-                f"{_many(self.windows, 'overlapping window')}"
+                f"{counted(self.windows, 'overlapping window')}"
             )
         yield from self.invalid_notes()
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"

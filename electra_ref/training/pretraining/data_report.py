@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from electra_ref.counting import counted
 from electra_ref.text.corpus import LONGEST_SENTENCE
 from electra_ref.text.listing import NAMED_THEMSELVES, NAMES_SHOWN
 from electra_ref.text.wordpiece import MAX_CHARACTERS
@@ -99,11 +100,6 @@ def _lacking(characters: list[str]) -> str:
 def _unknown_share(report: Mapping[str, Any]) -> float:
     share: float = report.get("unknown_tokens", 0) / max(1, report["tokens"])
     return share
-
-
-def counted(number: int, noun: str) -> str:
-    """Return the number with its noun, in the singular for 1."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _is(number: int) -> str:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from electra_ref.config.pretraining import PretrainingConfig
+from electra_ref.counting import counted
 from electra_ref.errors import UserError
 from electra_ref.processes import Processes, in_turn
 from electra_ref.text.cache_folder import find_cache_dir
@@ -19,7 +20,7 @@ from electra_ref.text.token_ids import names_ids
 from electra_ref.text.tokenizing import Recipe
 from electra_ref.text.vocabulary import load_vocabulary
 from electra_ref.training.checkpoint import list_checkpoints
-from electra_ref.training.pretraining.data_report import counted, data_lines
+from electra_ref.training.pretraining.data_report import data_lines
 from electra_ref.training.pretraining.source import Source
 from electra_ref.training.progress import Progress
 from electra_ref.training.run_data import read_key, read_vocabulary

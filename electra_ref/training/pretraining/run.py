@@ -20,6 +20,7 @@ from electra_ref.backends import OpenedBackend
 from electra_ref.config.pretraining import PretrainingConfig, resolve_config
 from electra_ref.config.settings import to_toml
 from electra_ref.config.training import require_micro_batches
+from electra_ref.counting import counted
 from electra_ref.errors import UserError
 from electra_ref.masking import masked_slots
 from electra_ref.model.networks import Networks
@@ -33,7 +34,6 @@ from electra_ref.training.continuation import changed_configuration
 from electra_ref.training.environment import fingerprint_changes
 from electra_ref.training.loop import Trainer
 from electra_ref.training.opening import open_together
-from electra_ref.training.pretraining.data_report import counted
 from electra_ref.training.pretraining.forecast import describe, forecast, require_memory
 from electra_ref.training.pretraining.initialization import initialize
 from electra_ref.training.pretraining.preparing import prepare_data

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from electra_ref.counting import counted
 from electra_ref.training.finetuning.formats.sentences import Columns, Sentence, sentence_of
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.tally import Tally
@@ -54,7 +55,9 @@ def read_conll(
             _check_columns(file, number, width, columns, tagged=tagged)
         if len(row) != width:
             raise file.error(
-                number, f"{len(row)} columns, but the lines before have {width}: make them alike"
+                number,
+                f"{counted(len(row), 'column')}, but the lines before have {width}: make them "
+                "alike",
             )
         if not rows:
             first_line = number
@@ -89,7 +92,9 @@ def _check_columns(
         wanted["tag_column"] = columns.tag_column
     for name, column in wanted.items():
         if not 0 <= _place(column, width) < width:
-            raise file.error(line, f"{name} = {column}, but the line has {width} columns")
+            raise file.error(
+                line, f"{name} = {column}, but the line has {counted(width, 'column')}"
+            )
     if len({_place(column, width) for column in wanted.values()}) < len(wanted):
         raise file.error(
             line, f"word and tag are the same column of {width}: set word_column and tag_column"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import regex
 
+from electra_ref.counting import counted
 from electra_ref.training.finetuning.formats.sentences import (
     UNTAGGED,
     Columns,
@@ -71,7 +72,7 @@ def _fields(file: InputFile, number: int, line: str) -> list[str]:
     fields = line.split("\t")
     if len(fields) != len(FIELDS):
         raise file.error(
-            number, f"{len(fields)} columns separated by tabs: CoNLL-U has {len(FIELDS)}"
+            number, f"{counted(len(fields), 'column')} separated by tabs: CoNLL-U has {len(FIELDS)}"
         )
     return fields
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import regex
 
+from electra_ref.counting import counted
 from electra_ref.training.finetuning.formats.schemes import Span, tags_of
 from electra_ref.training.finetuning.formats.sentences import Columns, Sentence, sentence_of
 from electra_ref.training.finetuning.input_file import InputFile
@@ -94,12 +95,14 @@ def _check_cells(
     """Raise UserError if a line does not fit to those before it in the sentence."""
     if len(cells) < layout.roles:
         raise file.error(
-            number, f"{len(cells)} columns: there should be {layout.roles}, then one a predicate"
+            number,
+            f"{counted(len(cells), 'column')}: there should be {layout.roles}, then one a "
+            "predicate",
         )
     if before and len(cells) != len(before[0].cells):
         raise file.error(
             number,
-            f"{len(cells)} columns, but the sentence begins with {len(before[0].cells)}",
+            f"{counted(len(cells), 'column')}, but the sentence begins with {len(before[0].cells)}",
         )
     if layout.has_index and cells[0] != str(len(before) + 1):
         raise file.error(number, f"index {cells[0]!r} where {len(before) + 1} is expected")
@@ -116,7 +119,8 @@ def _sentences(
     if columns != len(found) and (tagged or columns):
         raise file.error(
             lines[0].number,
-            f"the sentence has {len(found)} predicates, but {columns} columns of roles",
+            f"the sentence has {counted(len(found), 'predicate')}, but "
+            f"{counted(columns, 'column')} of roles",
         )
     if not found:
         tally.add("sentences without a predicate, left out", place)

@@ -122,7 +122,7 @@ def text_records(
         raise UserError(f"{file.name} has no rows to {'train on' if use == 'train' else 'score'}")
 
 
-def counted(records: Sequence[TextRecord], settings: TextFiles) -> TextFiles:
+def with_texts_per_example(records: Sequence[TextRecord], settings: TextFiles) -> TextFiles:
     """Return ``settings`` with how many texts each of ``records`` has, if all have as many."""
     found = {_texts_of(record) for record in records}
     if settings.texts_per_example != "auto" or len(found) != 1:

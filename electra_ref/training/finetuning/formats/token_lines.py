@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from electra_ref.counting import counted
 from electra_ref.training.finetuning.formats.json_lines import (
     JsonObject,
     id_of,
@@ -56,7 +57,9 @@ def read_columns(
             continue
         cells = line.split("\t")
         if len(cells) != len(header):
-            raise file.error(number, f"{len(cells)} columns, but the header has {len(header)}")
+            raise file.error(
+                number, f"{counted(len(cells), 'column')}, but the header has {len(header)}"
+            )
         row = dict(zip(header, cells, strict=True))
         words = row[word].split()
         tags = None if tag is None else row[tag].split()
@@ -130,4 +133,7 @@ def _problem(what: str, wanted: str, usual: Sequence[str], found: list[str]) -> 
 
 def _check_count(file: InputFile, number: int, words: list[str], tags: list[str] | None) -> None:
     if tags is not None and len(tags) != len(words):
-        raise file.error(number, f"{len(words)} words, but {len(tags)} tags: one a word is needed")
+        raise file.error(
+            number,
+            f"{counted(len(words), 'word')}, but {counted(len(tags), 'tag')}: one a word is needed",
+        )

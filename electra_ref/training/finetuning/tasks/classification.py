@@ -41,7 +41,11 @@ from electra_ref.training.finetuning.formats.text_record import (
     with_id,
     with_swapped_pairs,
 )
-from electra_ref.training.finetuning.formats.texts import TextFilesConfig, counted, text_records
+from electra_ref.training.finetuning.formats.texts import (
+    TextFilesConfig,
+    text_records,
+    with_texts_per_example,
+)
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.plain import options
 from electra_ref.training.finetuning.rows import text_row
@@ -139,7 +143,7 @@ def labels_of(records: Sequence[TextRecord], settings: ClassificationConfig) -> 
 
 def settled(records: Sequence[TextRecord], settings: ClassificationConfig) -> ClassificationConfig:
     """Return ``settings`` with how many texts an example has."""
-    return counted(records, settings)
+    return with_texts_per_example(records, settings)
 
 
 def augmented(records: list[TextRecord], settings: ClassificationConfig) -> list[TextRecord]:

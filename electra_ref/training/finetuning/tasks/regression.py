@@ -38,7 +38,11 @@ from electra_ref.training.finetuning.formats.text_record import (
     with_id,
     with_swapped_pairs,
 )
-from electra_ref.training.finetuning.formats.texts import TextFilesConfig, counted, text_records
+from electra_ref.training.finetuning.formats.texts import (
+    TextFilesConfig,
+    text_records,
+    with_texts_per_example,
+)
 from electra_ref.training.finetuning.input_file import InputFile
 from electra_ref.training.finetuning.plain import labels_of, options
 from electra_ref.training.finetuning.rows import text_row
@@ -94,7 +98,7 @@ def records(
 
 def settled(records: Sequence[TextRecord], settings: RegressionConfig) -> RegressionConfig:
     """Return ``settings`` with how many texts an example has."""
-    return counted(records, settings)
+    return with_texts_per_example(records, settings)
 
 
 def augmented(records: list[TextRecord], settings: RegressionConfig) -> list[TextRecord]:
