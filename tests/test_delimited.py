@@ -74,7 +74,7 @@ def test_one_column(tmp_path: Path) -> None:
     assert rows == [["sentence"], ["one, two"], ["three"]]
     assert form == "columns between tabs, not quoted"
     assert list(tally.lines()) == [
-        f"1 blank lines left out (the first: {tmp_path / 'a.tsv'}, line 3)"
+        f"1 blank line left out (the first: {tmp_path / 'a.tsv'}, line 3)"
     ]
 
 

@@ -32,7 +32,7 @@ def test_a_file_without_a_usable_record_says_what_was_left_out(tmp_path: Path) -
     with pytest.raises(UserError) as error:
         read("span-extraction", path)
     assert str(error.value) == (
-        f"{path} holds nothing to learn from; 1 questions skipped: their answer is not in the "
+        f"{path} holds nothing to learn from; 1 question skipped: the answer is not in the "
         f"context where the file says (the first: {path}, article 1, paragraph 1, question 1, id a)"
     )
 

@@ -61,9 +61,9 @@ def test_a_text_that_is_too_long_keeps_its_beginning_and_is_counted() -> None:
     assert ids_of("a b c", "b b c", 7, tally) == [CLS, A, B, SEP, B, B, SEP]
     assert ids_of("a b c", "b b c", 6, tally) == [CLS, A, B, SEP, B, SEP]
     assert list(tally.lines()) == [
-        "1 rows cut to 4 tokens (the first: f.tsv, line 2)",
-        "1 rows cut to 7 tokens (the first: f.tsv, line 2)",
-        "1 rows cut to 6 tokens (the first: f.tsv, line 2)",
+        "1 row cut to 4 tokens (the first: f.tsv, line 2)",
+        "1 row cut to 7 tokens (the first: f.tsv, line 2)",
+        "1 row cut to 6 tokens (the first: f.tsv, line 2)",
     ]
 
 

@@ -110,7 +110,7 @@ def test_the_rows_of_a_context_in_windows() -> None:
     assert all(window.is_labelled and not window.impossible for window in windows)
     assert tally.counts() == {
         "contexts in several windows of 9 tokens": 1,
-        "windows that do not show the whole answer": 1,
+        "windows without the whole answer": 1,
     }
 
 
@@ -140,8 +140,8 @@ def test_a_long_question_is_cut_and_counted() -> None:
     (feature,) = features_of(question, Limits(8, 64, 2), tally)  # half of the room
     assert feature.rows[0].ids.tolist() == [CLS, WHO, WHAT, SEP, B, SEP]
     assert list(tally.lines()) == [
-        "1 questions cut to 3 tokens (the first: id q)",
-        "1 questions cut to 2 tokens (the first: id q)",
+        "1 question cut to 3 tokens (the first: id q)",
+        "1 question cut to 2 tokens (the first: id q)",
     ]
     features_of(question_of("b", question="who what who"), Limits(20, 3, 2), other := Tally())
     assert other.counts() == {}

@@ -86,7 +86,8 @@ def test_no_answers_are_impossible_unless_the_file_says_otherwise() -> None:
     with_one = json.dumps(squad_of(BORN, said))
     assert read(with_one, tally=tally) == EXPECTED[:1]
     assert list(tally.lines()) == [
-        f"1 {squad.NO_ANSWER} (the first: f.json, article 1, paragraph 1, question 2, id s)"
+        "1 question skipped: no answer is given, and is_impossible is not true "
+        "(the first: f.json, article 1, paragraph 1, question 2, id s)"
     ]
     (_, kept) = read(with_one, "dev")
     assert (kept.impossible, kept.span, kept.answers, kept.is_labelled) == (False, None, (), True)
@@ -108,7 +109,8 @@ def test_an_answer_that_is_not_there_is_skipped_in_training_and_kept_to_score() 
     tally = Tally()
     assert read(json.dumps(squad_of(wrong, NONE)), tally=tally) == EXPECTED[1:]
     assert list(tally.lines()) == [
-        f"1 {squad.NOT_FOUND} (the first: f.json, article 1, paragraph 1, question 1, id b)"
+        "1 question skipped: the answer is not in the context where the file says "
+        "(the first: f.json, article 1, paragraph 1, question 1, id b)"
     ]
     (question,) = read(json.dumps(squad_of(wrong)), "dev")
     assert (question.answers, question.span, question.impossible) == (("Paris",), None, False)

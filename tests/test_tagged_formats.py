@@ -306,7 +306,7 @@ def test_roles_have_a_sentence_for_each_predicate() -> None:
     assert [one.predicate for one in sentences] == [1, 2, 0]
     assert sentences[1].place == "f.props, line 2"
     assert next(tally.lines()) == (
-        "1 sentences without a predicate, left out (the first: f.props, line 7)"
+        "1 sentence without a predicate, left out (the first: f.props, line 7)"
     )
 
 

@@ -111,7 +111,7 @@ def test_tags_that_the_scheme_spells_otherwise_are_read_and_counted() -> None:
     tally = Tally()
     records("a B-X\nd I-X\ne B-Y\n\na B-Y\nd O\n\nd I-X\n", tally=tally)
     assert list(tally.lines()) == [
-        "1 sentences with tags that iob2 spells otherwise (the first: f.conll, line 8)"
+        "1 sentence with tags that iob2 spells otherwise (the first: f.conll, line 8)"
     ]
     chosen = Tally()
     records("a B-X\nd I-X\n", tally=chosen, tag_scheme="iobes")
@@ -124,7 +124,7 @@ def test_a_label_of_dev_alone_is_counted_and_scored_as_missed() -> None:
     text = "a I-Z\nd O\n" + "\na I-X\n" * 9
     read = records(text, "dev", labels, tally=tally)
     assert list(tally.lines()) == [
-        "1 words with a tag that the training data do not have, missed (the first: 'I-Z' in the "
+        "1 word with a tag that the training data do not have, missed (the first: 'I-Z' in the "
         "sentence of f.conll, line 1)"
     ]
     targets = tagging.targets(features_of(read, settings, labels), 8)

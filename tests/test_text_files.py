@@ -212,7 +212,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     assert [record.place[-1] for record in found] == ["1", "3", "4", "5"]
     assert list(tally.lines()) == [
         "text = 'sentence', label = 'label'",
-        f"1 blank lines left out (the first: {tmp_path / name}, line 2)",
+        f"1 blank line left out (the first: {tmp_path / name}, line 2)",
     ]
     with pytest.raises(UserError, match="line 6: no 'label'; its keys are 'sentence', 'lable'"):
         records(tmp_path, name, text + '{"sentence": "f", "lable": 1}')

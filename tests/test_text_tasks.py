@@ -241,7 +241,7 @@ def test_long_texts_are_cut_and_counted() -> None:
     settings = settings_of("classification")
     (feature,) = classification.features(0, record, TOKENIZER, settings, ("no", "x"), tally)
     assert words(feature) == "[CLS] a a a a a a a [SEP] b b b b b b [SEP]"
-    assert list(tally.lines()) == [f"1 rows cut to 16 tokens (the first: {PLACE})"]
+    assert list(tally.lines()) == [f"1 row cut to 16 tokens (the first: {PLACE})"]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])

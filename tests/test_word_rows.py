@@ -46,7 +46,7 @@ def test_a_word_of_no_piece_is_unknown_and_counted() -> None:
     assert tokens(row) == "[CLS] a [UNK] d [UNK] [SEP]"
     assert row.words.tolist() == [0, 1, 2, 3]
     assert tally.counts() == {"words without a piece, read as [UNK]": 1}
-    assert next(tally.lines()) == "1 words without a piece, read as [UNK] (the first: here)"
+    assert next(tally.lines()) == "1 word without a piece, read as [UNK] (the first: here)"
     assert tally.unknown == 1
 
 

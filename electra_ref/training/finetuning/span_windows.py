@@ -90,7 +90,7 @@ def windows_of(
             is_labelled=record.impossible or answer is not None,
         )
         if answer is not None and window.answer == (0, 0):
-            tally.add("windows that do not show the whole answer", f"id {record.id}")
+            tally.add("windows without the whole answer", f"id {record.id}")
         features.append(Feature(number, (row,), window))
     return features
 

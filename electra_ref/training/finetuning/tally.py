@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from electra_ref.text.wordpiece import WordPiece
@@ -26,7 +27,7 @@ class Tally:
         self._notes[text] = None
 
     def add(self, what: str, place: str = "") -> None:
-        """Count one more ``what``, such as "sentences cut to 128 tokens"; ``place`` names it."""
+        """Count one more ``what``, in the plural: "rows cut to 128 tokens"; ``place`` names it."""
         self._counts[what] = self._counts.get(what, 0) + 1
         self._places.setdefault(what, place)
 
@@ -46,7 +47,8 @@ class Tally:
         yield from self._notes
         for what, count in self._counts.items():
             place = self._places[what]
-            yield f"{count:,} {what}" + (f" (the first: {place})" if place else "")
+            named = _in_the_singular(what) if count == 1 else what
+            yield f"{count:,} {named}" + (f" (the first: {place})" if place else "")
         if self.unknown:
             yield self._unknown_line()
 
@@ -66,3 +68,8 @@ class Tally:
     def counts(self) -> dict[str, int]:
         """Return how often each kind of thing happened."""
         return dict(self._counts)
+
+
+def _in_the_singular(what: str) -> str:
+    """Return "row cut to 128 tokens" for "rows cut to 128 tokens": the noun ends in the first s."""
+    return re.sub(r"s\b", "", what, count=1)

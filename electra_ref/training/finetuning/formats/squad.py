@@ -41,8 +41,8 @@ from electra_ref.training.prediction.records import kind_of
 from electra_ref.training.prediction.source import LONGEST_LINE
 
 EXPECTED = 'SQuAD JSON ({"data": [...]}), or one question a line as a JSON object'
-NOT_FOUND = "questions skipped: their answer is not in the context where the file says"
-NO_ANSWER = "questions skipped: they have no answer and do not say that they are impossible"
+NOT_FOUND = "questions skipped: the answer is not in the context where the file says"
+NO_ANSWER = "questions skipped: no answer is given, and is_impossible is not true"
 
 
 class Question(NamedTuple):
