@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("everyday", max_examples=25, deadline=None)
+settings.register_profile("everyday", max_examples=10, deadline=None)
 settings.register_profile(
     "ci", max_examples=50, deadline=None, derandomize=True, print_blob=True, database=None
 )

@@ -93,6 +93,7 @@ print(json.dumps([statements, dict(run_jobs(jobs))]))
 """
 
 
+@pytest.mark.slow
 def test_toy_mutants_are_found_and_judged(tmp_path: Path) -> None:
     """Each is found, and noticed by the test that should; a loop without end is ended."""
     (tmp_path / "toy.py").write_text(TOY)

@@ -76,6 +76,7 @@ def uninterrupted(
     return request.param, result_of(output)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits_on_any_number_of_threads(
     ids: Path, tmp_path: Path, uninterrupted: tuple[str, Result]
 ) -> None:
