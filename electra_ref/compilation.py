@@ -70,6 +70,11 @@ def jit(
     return compile_lazily
 
 
+def is_interpreted() -> bool:
+    """Tell whether NUMBA_DISABLE_JIT makes kernels plain Python."""
+    return bool(getattr(numba.config, "DISABLE_JIT"))  # noqa: B009  (numba's types lack it)
+
+
 @contextmanager
 def before_first_compilation(tell: Callable[[], None]) -> Iterator[None]:
     """Call ``tell`` when a kernel is compiled that the cache does not have, the first time only."""

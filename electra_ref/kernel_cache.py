@@ -6,7 +6,8 @@ NUMBA_CACHE_DIR, and compiles it again when that file changes. Four things are d
 * A kernel also depends on what it calls and on the constants it reads, in other files. Its stamp is
   a hash of its file and of all files of this package that are imported there, directly or not, and
   of the versions of the libraries that compile it. After a change of any of them, it is compiled
-  again.
+  again. Nothing is kept by a process whose files were saved after it began: what it has imported
+  may be older than what it finds there.
 * An entry is one file, named after the kernel, the types of its arguments and the processor.
   numba's entries have running numbers and an index to look them up: if two processes save at the
   same time, the index of one can name the machine code of the other. Here a file is only replaced
@@ -42,12 +43,14 @@ import numba
 import numpy as np
 from numba.core import caching as _caching
 
+from electra_ref import IMPORTED_AT
 from electra_ref.private_folder import PrivateFolder
 
 caching: Any = _caching  # numba types it in part only
 
 FOLDER = "electra_ref-kernels-of-{}"  # the number of the user
 SUFFIX = ".kernel"
+CLOCK_TICK = 10_000_000  # ns by which the time of a file may lag behind
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 IMPORT = re.compile(r"^\s*(?:from|import) (electra_ref[\w.]*)(?: import ([\w, ]*))?", re.MULTILINE)
@@ -140,7 +143,10 @@ class Source(NamedTuple):
 
 
 def source_stamp(module: str) -> str:
-    """Return a hash of all source that ``module`` is compiled from, and of what compiles it."""
+    """Return a hash of all source that ``module`` is compiled from, and of what compiles it.
+
+    Raises RuntimeError if one of the files was saved after this process began.
+    """
     sources: dict[str, Source] = {}
     waiting = [module]
     while waiting:
@@ -159,6 +165,8 @@ def _source(module: str) -> Source:
     """Read the file of a module that has been imported; one without a file is empty."""
     path = getattr(sys.modules.get(module), "__file__", None)
     text = Path(path).read_bytes() if path else b""
+    if path and os.stat(path).st_mtime_ns > IMPORTED_AT - CLOCK_TICK:
+        raise RuntimeError(f"cannot cache {module}: its file was saved after this process began")
     found = []
     for package, names in IMPORT.findall(text.decode(errors="replace")):
         found += [package, *(f"{package}.{name.strip()}" for name in names.split(","))]

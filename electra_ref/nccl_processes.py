@@ -57,8 +57,8 @@ class NcclProcesses:
         self._hosts = hosts
         self.rank, self.size, self.nodes = hosts.rank, hosts.size, hosts.nodes
         self.local_rank, self.local_size = hosts.local_rank, hosts.local_size
-        meeting = hosts.of_first(self._nccl.get_unique_id)
         try:
+            meeting = hosts.of_first(self._nccl.get_unique_id)
             self._gpus = self._nccl.NcclCommunicator(self.size, meeting, self.rank)
         except RuntimeError as error:
             raise UserError(

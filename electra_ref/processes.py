@@ -262,7 +262,7 @@ def require_same(processes: Processes, facts: Mapping[str, str]) -> None:
     for difference in _differences(processes.gather(dict(facts))):
         raise UserError(
             f"the processes differ, and their results would drift apart: {difference}; "
-            "install the same versions on all nodes, and use nodes of one kind"
+            "give all nodes the same versions, settings and data, and use nodes of one kind"
         )
 
 

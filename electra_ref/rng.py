@@ -199,7 +199,7 @@ def _side(count: int) -> np.uint64:
 def _check_positions(
     positions: npt.ArrayLike, count: int, seed: int, epoch: int
 ) -> npt.NDArray[np.uint64]:
-    """Return a copy of the positions, of one dimension or more, as unsigned integers."""
+    """Return a copy of the positions as unsigned integers."""
     _check_fits("seed", seed, 64)
     _check_fits("epoch", epoch, 32)
     _check_fits("count", count, 63)

@@ -42,7 +42,8 @@ class Entry(NamedTuple):
 def seal(index: Path, facts: Mapping[str, Any]) -> None:
     """Force all files beside ``index`` to the disk, then write ``index`` and force it there too.
 
-    ``facts`` is plain JSON; its ``format`` says what kind of folder this is. Raises OSError.
+    ``facts`` is plain JSON; its ``format`` says what kind of folder this is. Raises OSError,
+    and DamageError if something beside it is not a file.
     """
     files: dict[str, Entry] = {}
     for path in sorted(index.parent.iterdir()):
@@ -81,6 +82,7 @@ def read_index(path: Path, expected_format: str) -> tuple[dict[str, Any], dict[s
     if not is_genuine:
         raise DamageError(f"{path.name} is truncated or altered")
     found, files = index.get("format"), index.pop("files", None)
+    del index["sha256"]
     if found != expected_format:
         raise DamageError(f"its format is {found!r}, and this version reads {expected_format!r}")
     if not _are_entries(files):

@@ -15,7 +15,6 @@ Source: the format's description, https://github.com/huggingface/safetensors#for
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -38,6 +37,7 @@ DTYPES = {
 }  # fmt: skip
 PIECE = 1 << 17  # numbers that are converted at a time, 1 MiB at most
 _LARGEST_HEADER = 100 * 2**20  # bytes, the library's own limit
+_MOST_AXES, _MOST_NUMBERS = 64, (2**63 - 1) // 8  # of an array, also where one axis is empty
 _NAMED = 5  # tensors that a message names
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not be waited for
@@ -73,7 +73,7 @@ class TensorFile:
             if not stat.S_ISREG(status.st_mode):
                 raise TensorFileError("it is not a file")
             self.size = status.st_size  # bytes
-            self.entries, self.metadata = self._read_header()
+            self.entries = self._read_header()
         except BaseException:
             self.close()
             raise
@@ -125,11 +125,6 @@ class TensorFile:
             is_bfloat16 = entry.dtype == BFLOAT16
             yield (piece.astype(np.uint32) << 16).view(np.float32) if is_bfloat16 else piece
 
-    def sha256(self) -> str:
-        """Return the digest of all bytes of the file, read a piece at a time. Raises OSError."""
-        self._stream.seek(0)
-        return hashlib.file_digest(self._stream, "sha256").hexdigest()
-
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
@@ -156,7 +151,7 @@ class TensorFile:
                 raise TensorFileError("it is shorter than its header says")
             rest = rest[read:]
 
-    def _read_header(self) -> tuple[dict[str, Entry], dict[str, str]]:
+    def _read_header(self) -> dict[str, Entry]:
         length = int.from_bytes(self._stream.read(8), "little")
         start = 8 + length
         if not 0 < length <= min(_LARGEST_HEADER, self.size - 8):
@@ -165,7 +160,7 @@ class TensorFile:
         self._fill(text)
         try:
             header = json.loads(text.tobytes())
-            metadata = header.pop("__metadata__", {})
+            header.pop("__metadata__", None)
             found = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
             entries = {name: _entry(facts, start) for name, facts in found}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -177,7 +172,7 @@ class TensorFile:
             end += entry.bytes
         if end != self.size:
             raise TensorFileError(f"it is {self.size} bytes long, and its header describes {end}")
-        return entries, _texts(metadata)
+        return entries
 
 
 def write_tensor_file(
@@ -240,10 +235,8 @@ def _entry(facts: Mapping[str, Any], start: int) -> Entry:
         type(number) is not int or number < 0 for number in numbers
     ):
         raise ValueError("its numbers are no sizes")
+    if len(shape) > _MOST_AXES or math.prod(filter(None, shape)) > _MOST_NUMBERS:
+        raise ValueError("its shape is none of an array")
     if dtype in DTYPES and math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize != end - first:
         raise ValueError("a shape does not fit its bytes")
     return Entry(dtype, tuple(shape), start + first, end - first)
-
-
-def _texts(metadata: Any) -> dict[str, str]:
-    return metadata if isinstance(metadata, dict) else {}

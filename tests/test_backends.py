@@ -45,7 +45,7 @@ def test_backends_have_the_operations_of_the_protocol_and_no_others(name: str) -
         for name, value in vars(BACKENDS[name]).items()
         if isinstance(value, FunctionType) and value.__module__.startswith("electra_ref.backends.")
     }
-    assert names - {"is_compiled", "has_feature"} == set(OPERATIONS)
+    assert names - {"is_compiled", "has_feature", "is_interpreted"} == set(OPERATIONS)
     for operation in OPERATIONS:
         if operation.endswith("_backward"):
             assert operation.removesuffix("_backward") in names

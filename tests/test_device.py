@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from unittest import mock
 
 import numpy as np
@@ -69,12 +71,27 @@ def test_the_stand_in_refuses_host_arrays(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_gpu_without_cupy_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent() -> None:
-        raise ImportError("No module named 'cupy'")
-
-    monkeypatch.setattr(arrays, "import_cupy", absent)
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
     with pytest.raises(UserError, match="CuPy is not installed"):
         open_backend("gpu", "auto")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImportError("\n=====\nFailed to import CuPy.\nmore"), "Failed to import CuPy."),
+        (ModuleNotFoundError("No module named 'numpy.x'", name="numpy.x"), "No module named .*"),
+    ],
+)
+def test_a_cupy_that_cannot_be_loaded_is_one_clear_line(
+    error: ImportError, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has it has asked for a GPU."""
+    monkeypatch.setattr(arrays, "import_cupy", mock.Mock(side_effect=error))
+    message = rf"CuPy cannot be loaded \({reason}\)"
+    with pytest.raises(UserError, match=rf"^--device gpu: {message}; use --device cpu$"):
+        open_backend("gpu", "auto")
+    assert re.search(rf"\(auto: {message}\)$", open_backend("auto", "float32").reason)
 
 
 @pytest.mark.parametrize(
@@ -85,13 +102,10 @@ def test_auto_says_what_it_took_and_why(
 ) -> None:
     """Only to those who have CuPy: nobody else has asked for a GPU."""
 
-    def absent() -> None:
-        raise ImportError("No module named 'cupy'")
-
     useless = mock.MagicMock()
-    useless.zeros.side_effect = RuntimeError(message)
-    monkeypatch.setattr(arrays, "import_cupy", absent)
-    opened = open_backend("auto", "float32")
+    useless.ones.side_effect = RuntimeError(message)
+    with mock.patch.dict(sys.modules, cupy=None):
+        opened = open_backend("auto", "float32")
     assert opened == open_backend("cpu", "float32")
     assert opened.reason == "device: cpu, float32"
     monkeypatch.setattr(arrays, "import_cupy", lambda: useless)

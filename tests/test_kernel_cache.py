@@ -37,8 +37,14 @@ def package(tmp_path: Path) -> Path:
     """A package with the name of this one and its way to compile, and two kernels."""
     folder = tmp_path / "electra_ref"
     folder.mkdir()
-    (folder / "__init__.py").touch()
-    for name in ("compilation.py", "errors.py", "files.py", "kernel_cache.py", "private_folder.py"):
+    for name in (
+        "__init__.py",
+        "compilation.py",
+        "errors.py",
+        "files.py",
+        "kernel_cache.py",
+        "private_folder.py",
+    ):
         (folder / name).write_bytes((ROOT / "electra_ref" / name).read_bytes())
     (folder / "constants.py").write_text("FACTOR = 3\n")
     (folder / "callee.py").write_text(CALLEE.format(expression="FACTOR * x"))
@@ -55,6 +61,19 @@ def run(package: Path, argument: str = "1", **environment: str) -> tuple[int, bo
 
 def entries(package: Path) -> list[str]:
     return sorted(path.name for path in package.rglob("*.kernel"))
+
+
+def test_a_process_keeps_nothing_of_files_that_were_saved_after_it_began(package: Path) -> None:
+    """It has imported the old number, and finds the new one where it would look for changes."""
+    edit = (
+        "from pathlib import Path\nfrom electra_ref import constants\n"
+        "Path(constants.__file__).write_text('FACTOR = 5')\n"
+    )
+    code = edit + RUN.format(argument="1")
+    assert run_python(code, PYTHONPATH=str(package)).split() == ["6", "True"]
+    assert entries(package) == []
+    assert run(package) == (10, True)
+    assert run(package) == (10, False)
 
 
 @pytest.mark.parametrize(

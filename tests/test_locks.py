@@ -52,3 +52,17 @@ def test_what_is_not_a_file_is_not_locked(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=name):
             acquire_lock(tmp_path / name, give_up)
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_lock_that_its_holder_deletes_is_held_by_nobody(tmp_path: Path) -> None:
+    """Another process may wait for the deleted file, while a third one creates it anew."""
+    path = tmp_path / ".lock"
+    first = acquire_lock(path, give_up)
+
+    def delete(_: str) -> None:
+        path.unlink()
+        first.close()
+
+    second = acquire_lock(path, delete)
+    with second, pytest.raises(GaveUpError, match=rf"^{os.getpid()}$"):
+        acquire_lock(path, give_up)

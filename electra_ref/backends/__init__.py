@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 from electra_ref import arrays
 from electra_ref.arrays import Array
+from electra_ref.compilation import is_interpreted
 from electra_ref.errors import UserError
 from electra_ref.gradient import GradientSum
 from electra_ref.rng import RandomStream
@@ -33,7 +34,7 @@ from electra_ref.rng import RandomStream
 Cache = Any  # what a backward pass needs; only the backend that made it looks inside
 Bits = Any  # random bits of a dropout, as the backend made them; None in evaluation
 
-NO_CUPY = "CuPy is not installed (pip install 'electra-ref[gpu]')"
+NO_CUPY = "CuPy is not installed (pip install 'electra-ref[gpu]', for CUDA 12 [gpu-cuda12])"
 
 
 class Backend(Protocol):
@@ -176,9 +177,9 @@ class OpenedBackend(NamedTuple):
 def open_backend(device: str, precision: str) -> OpenedBackend:
     """Choose the backend for ``device`` (auto, cpu, gpu, reference) and ``precision``.
 
-    ``auto`` takes the GPU if there is one. The precision ``auto`` is bfloat16 products on a CPU
-    with instructions for them, otherwise float32. Raises UserError if the device or the precision
-    is not available, with the reason.
+    ``auto`` takes the GPU if there is one. The precisions ``auto`` and ``bfloat16`` are bfloat16
+    products on a CPU with instructions for them, otherwise float32; the reason says which. Raises
+    UserError if the device is not available, or has no kernels for the precision.
     """
     if device == "cpu":
         return _open_cpu_backend(precision)
@@ -212,8 +213,9 @@ def _open_cpu_backend(precision: str) -> OpenedBackend:
     if precision == "float32":
         return in_float32
     if not bfloat16.is_compiled():
-        missing = "; this processor has no AVX512_BF16"
-        return in_float32._replace(reason=in_float32.reason + missing)
+        no_instructions = "this processor has no AVX512_BF16"
+        missing = "NUMBA_DISABLE_JIT is set" if is_interpreted() else no_instructions
+        return in_float32._replace(reason=f"{in_float32.reason}; {missing}")
     return OpenedBackend(
         bfloat16,
         "cpu, bfloat16 products",
@@ -227,12 +229,20 @@ def why_no_gpu() -> str | None:
     """Return why CuPy cannot compute on a GPU here, in a few words, or None if it can."""
     try:
         cupy = arrays.import_cupy()
-    except ImportError:
-        return NO_CUPY
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return NO_CUPY
+        return f"CuPy cannot be loaded ({_first_line(error)})"
     try:
         cupy.cuda.runtime.getDeviceCount()
-        cupy.zeros(1).sum().item()
+        square = cupy.ones((2, 2))
+        (square @ square).sum().item()  # needs a kernel that is compiled here, and cuBLAS
     except Exception as error:  # CuPy raises many kinds; all mean the same here
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        return f"CuPy finds no usable GPU ({reason})"
+        return f"CuPy finds no usable GPU ({_first_line(error)})"
     return None
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of a message that has words in it, or the kind of the error."""
+    lines = (line.strip(" =") for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)

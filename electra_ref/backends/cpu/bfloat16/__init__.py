@@ -6,8 +6,6 @@ and sums stay float32.
 
 from __future__ import annotations
 
-import numba
-
 from electra_ref.backends.cpu.bfloat16.attention import attention, attention_backward
 from electra_ref.backends.cpu.bfloat16.linear import linear, linear_backward
 from electra_ref.backends.cpu.bfloat16.relax_embeddings import (
@@ -20,9 +18,9 @@ from electra_ref.backends.cpu.bfloat16.vocabulary_log_likelihood import (
 )
 from electra_ref.backends.cpu.processor import has_feature
 from electra_ref.backends.cpu.shared_operations import *
+from electra_ref.compilation import is_interpreted
 
 
 def is_compiled() -> bool:
     """Tell whether the kernels can run here; plain Python, with NUMBA_DISABLE_JIT, cannot."""
-    interpreted = getattr(numba.config, "DISABLE_JIT")  # noqa: B009  (numba's types lack it)
-    return has_feature("avx512bf16") and not interpreted
+    return has_feature("avx512bf16") and not is_interpreted()
