@@ -139,6 +139,15 @@ def test_every_device_and_precision_opens_its_backend_or_says_why_not(
         assert opened.device == "cpu"
 
 
+def test_kernels_in_plain_python_are_the_reason_where_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert open_backend("cpu", "bfloat16").reason == (
+        "device: cpu, float32; NUMBA_DISABLE_JIT is set"
+    )
+
+
 @pytest.mark.parametrize(
     ("has_instructions", "is_interpreted", "expected"),
     [(True, 0, True), (True, 1, False), (False, 0, False)],

@@ -89,6 +89,9 @@ def test_there_and_back(name: str, untied: bool, tmp_path: Path) -> None:
     import_model(tmp_path / "hf", tmp_path / "back", None)
     again = export_model(tmp_path / "back", tmp_path / "again", None)
     assert [each.part for each in again] == [each.part for each in written]
+    back = open_model(tmp_path / "back", "reference", "float32").config
+    if any(each.part == "discriminator" for each in written):
+        assert back.discriminator_input == config.discriminator_input
     for each in written:
         other = tmp_path / "again" / each.part / "model.safetensors"
         assert other.read_bytes() == (each.path / "model.safetensors").read_bytes()
@@ -223,18 +226,39 @@ def test_a_run_with_an_export_in_its_folder_is_a_run(run: Path, tmp_path: Path) 
 def test_an_imported_run_cannot_be_resumed(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import_model(exported, tmp_path / "run", None)
+    import_model(exported, tmp_path / "a run", None)
     before = {
         path: path.read_bytes()
         for path in tmp_path.rglob("*")
         if path.name != ".lock" and path.is_file()
     }
-    assert train.main(["--resume", "--output-dir", str(tmp_path / "run")]) == 2
+    assert train.main(["--resume", "--output-dir", str(tmp_path / "a run")]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "was imported and never trained, so there is nothing to resume" in message
-    assert f"--init-from {tmp_path / 'run'}" in message
+    assert f"--init-from '{tmp_path / 'a run'}'" in message
     assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_a_discriminator_of_pairs_stays_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", variant_config("paired"))
+    (network,) = export_model(run, tmp_path / "hf", "discriminator")
+    assert "[CLS] original [SEP] replaced [SEP]" in (network.path / "README.md").read_text()
+    assert open_model(tmp_path / "hf", "reference", "float32").config.reads_pairs
+    config = tmp_path / "hf" / "config.json"
+    config.write_text(config.read_text().replace('"paired"', '"triples"'))
+    with pytest.raises(UserError, match="has discriminator_input = 'triples', not one of replac"):
+        open_model(tmp_path / "hf", "reference", "float32")
+
+
+def test_numbers_that_are_rounded_are_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    double = write_run(tmp_path / "run", variant_config("electra", precision="float64"))
+    assert run_command("--from", double, "--to", tmp_path / "hf") == 0
+    assert "rounded from float64 to float32" in capsys.readouterr().err
+    assert run_command("--from", run, "--to", tmp_path / "other") == 0
+    assert "rounded" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["discriminator", "generator"])

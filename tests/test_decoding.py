@@ -139,7 +139,7 @@ def test_utf_16_without_a_mark_is_known_by_its_nuls(
     message = refusal(tmp_path, data)
     assert f"is {encoding} without a byte order mark" in message
     assert message.endswith(
-        f"iconv -f {encoding} -t UTF-8 {tmp_path}/a.txt > {tmp_path}/a.utf8.txt"
+        f"iconv -f {encoding} -t UTF-8 {tmp_path}/a.txt > {tmp_path}/a.txt.utf8.txt"
     )
     assert f"is {encoding} without" in refusal(tmp_path, data, "wiki_00")
 
@@ -167,8 +167,17 @@ def test_the_advice_works(name: str, encoding: str, tmp_path: Path) -> None:
     command = re.search(r"(?:gzip -dc .*|)iconv -f .* > \S.*utf8\.txt'?", message)
     assert command is not None
     subprocess.run(["sh", "-c", command[0]], cwd=tmp_path, check=True, timeout=60)
-    stem = name.removesuffix(".gz").removesuffix(".txt")
-    assert read(tmp_path / f"{stem}.utf8.txt")[0] == [GERMAN.splitlines()]
+    assert read(tmp_path / f"{name}.utf8.txt")[0] == [GERMAN.splitlines()]
+
+
+def test_files_are_converted_to_names_of_their_own(tmp_path: Path) -> None:
+    data, names = GERMAN.encode("cp1252"), ["a.txt", "a.md", "a", "a.txt.gz"]
+    messages = [
+        refusal(tmp_path, gzip.compress(data) if name.endswith(".gz") else data, name)
+        for name in names
+    ]
+    targets = {message.split(" > ")[1].split()[0] for message in messages}
+    assert len(targets) == len(names)
 
 
 @pytest.mark.parametrize(("invalid", "refused"), [(10, False), (11, True)])

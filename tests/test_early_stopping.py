@@ -237,3 +237,30 @@ def test_seeds_that_end_early_are_done(
 def test_the_first_score_is_what_is_compared() -> None:
     records = [{"step": 1, "split": "held_out", "f1": 0.5, "precision": 0.9}]
     assert main_scores(records) == [0.5]
+
+
+def resume_with_other_files(output: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the line with which the run is refused."""
+    assert finetune.main(["--resume", "--output-dir", str(output)]) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_files_of_others_among_the_best_models_are_not_deleted(
+    scored: list[float], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither in a folder of the name of a later model, nor behind a link."""
+    scored.extend([0.5, 0.4])
+    output, others = tmp_path / "run", tmp_path / "others"
+    assert train(folder, output, "--max-steps", "2") == 0
+    capsys.readouterr()
+    later = output / "best" / "step-00000009"
+    later.mkdir()
+    (later / "notes.txt").touch()
+    message = resume_with_other_files(output, capsys)
+    assert f"cannot delete {later}: it holds files of somebody else; move them away" in message
+    assert (later / "notes.txt").exists()
+    (output / "best").rename(others)
+    (output / "best").symlink_to(others)
+    message = resume_with_other_files(output, capsys)
+    assert f"{output / 'best'} is a symbolic link; replace it by a folder" in message
+    assert (others / "step-00000009" / "notes.txt").exists()

@@ -50,8 +50,8 @@ def test_a_file_in_another_encoding_is_refused_with_what_converts_it(
         read("classification", str(path))
     convert, to = "iconv -f WINDOWS-1252 -t UTF-8", " (or from WINDOWS-1251, GB18030, SHIFT_JIS, "
     command = {
-        "train.tsv": f"{convert} {path} > {tmp_path}/train.utf8.tsv",
-        "train.tsv.gz": f"gzip -dc {path} | {convert} > {tmp_path}/train.utf8.tsv",
+        "train.tsv": f"{convert} {path} > {path}.utf8.tsv",
+        "train.tsv.gz": f"gzip -dc {path} | {convert} > {path}.utf8.tsv",
         "my train": f"{convert} '{path}' > '{path}.utf8'",
     }[name]
     share = 100 * 2 / len(data)

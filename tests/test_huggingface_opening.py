@@ -245,7 +245,8 @@ def test_weights_in_several_files(pair: Path) -> None:
 
     index.write_text(json.dumps({"weight_map": {**names, "more": file}}))
     assert "lacks more, which" in refusal(folder)
-    damaged: list[Any] = [{"weight_map": {WORDS: "../x"}}, {}, [], {"weight_map": {WORDS: 3}}]
+    files = "../x", 3, "a\u0000.safetensors", "a\ud800.safetensors"
+    damaged: list[Any] = [{}, [], *({"weight_map": {WORDS: file}} for file in files)]
     for wrong in damaged:
         index.write_text(json.dumps(wrong))
         assert "does not say which file has which tensor" in refusal(folder)
@@ -393,6 +394,10 @@ def test_a_pickle_alone_is_not_read(pair: Path) -> None:
     assert "has its weights in pytorch_model.bin only, a pickle" in message
     assert "ElectraForMaskedLM as Model" in message
     assert message.endswith(f" {folder} {folder}-safetensors")
+    strange: Any
+    for strange in (5, {"a": 1}, [[]], []):
+        change_config(folder, architectures=strange)
+        assert "ElectraForPreTraining as Model" in refusal(folder)
     (folder / "pytorch_model.bin").unlink()
     assert "has a config.json and no model.safetensors" in refusal(folder)
 

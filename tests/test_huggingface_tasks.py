@@ -520,6 +520,7 @@ def test_a_head_of_other_labels_is_not_taken(exported: Path) -> None:
         ("two labels", {"id2label": {"0": "a", "1": 0.5}}, "labels are not all different words"),
         ("tags", {"id2label": {"0": "a", "1": "b"}}, "classifier.weight (5, 8) and not (2, 8)"),
         ("tags", {"id2label": None, "num_labels": "5"}, "num_labels = '5', which should be of"),
+        ("tags", {"id2label": None, "num_labels": 10**9}, "has num_labels = 1000000000, more than"),
         ("spans", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "has 3 labels, and ElectraForQue"),
         ("tags", {"classifier_dropout": 1.5}, "has classifier_dropout = 1.5, which is not in [0,"),
         ("tags", {"classifier_dropout": "0"}, "has classifier_dropout = '0', which should be"),

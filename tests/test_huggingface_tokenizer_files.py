@@ -256,3 +256,31 @@ def test_damaged_files(folder: Path, name: str, content: bytes, message: str) ->
     found = refusal(folder)
     assert message in found
     assert str(folder / name) in found
+
+
+BERT: dict[str, Any] = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+
+
+@pytest.mark.parametrize(
+    ("post_processor", "is_ours"),
+    [
+        (BERT, True),
+        ({**BERT, "cls": ["<s>", 2]}, False),
+        ({**BERT, "sep": None}, False),
+        ({}, False),
+    ],
+)
+def test_special_tokens_around_a_text(
+    post_processor: dict[str, Any], is_ours: bool, folder: Path
+) -> None:
+    edit(folder / "tokenizer.json", lambda found: found.update(post_processor=post_processor))
+    if is_ours:
+        assert read_tokenizer(folder, ROWS).notes == []
+    else:
+        assert "puts other special tokens around texts than [CLS] A [SEP]" in refusal(folder)
+
+
+@pytest.mark.parametrize("rows", ["single", "pair"])
+def test_another_template_of_rows(rows: str, folder: Path) -> None:
+    edit(folder / "tokenizer.json", lambda found: found["post_processor"][rows].reverse())
+    assert "puts other special tokens around texts than [CLS] A [SEP]" in refusal(folder)

@@ -164,7 +164,7 @@ def test_every_line_has_an_answer(
     assert "5 lines, 3 empty, 2 invalid bytes left out, 7 tokens in" in said
     assert "note: 16.7 % of the bytes are not valid UTF-8" in said
     assert (
-        f"iconv -f WINDOWS-1252 -t UTF-8 {tmp_path}/lines.txt > {tmp_path}/lines.utf8.txt (or from"
+        f"iconv -f WINDOWS-1252 -t UTF-8 {tmp_path}/lines.txt > {tmp_path}/lines.txt.utf8.txt "
         in said
     )
     assert predicted(tmp_path, model, "rtd", b"") == []

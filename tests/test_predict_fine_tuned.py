@@ -153,9 +153,7 @@ def test_text_in_another_encoding_is_answered_with_what_converts_it(
     assert predict.main(["--model", str(models["tags"]), *paths, *WHERE]) == 0
     said = capsys.readouterr().err
     assert "1 invalid byte left out\n14.3 % of the bytes are not valid UTF-8" in said
-    assert (
-        f"iconv -f WINDOWS-1252 -t UTF-8 {path} > {path.with_suffix('.utf8.txt')} (or from" in said
-    )
+    assert f"iconv -f WINDOWS-1252 -t UTF-8 {path} > {path}.utf8.txt (or from" in said
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -138,7 +138,8 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
      '{"step": 3, "split": "settings", "changed": {"a": [1]}}',
      '{"step": 3, "split": "settings", "changed": [1]}',
      f'{{"step": 3, "split": "training", "loss": 1{"0" * 400}}}',
-     f'{{"step": 1{"0" * 400}, "split": "held_out"}}'],
+     f'{{"step": 1{"0" * 400}, "split": "held_out"}}',
+     f'{{"step": 1{"0" * 400}, "split": "settings", "changed": {{"a": [1, 2]}}}}'],
 )  # fmt: skip
 def test_a_damaged_line_is_left_out_and_counted(line: str, tmp_path: Path) -> None:
     path = make_run(tmp_path / "a")
@@ -171,6 +172,35 @@ def test_a_damaged_sample_is_left_out_and_counted(changes: dict[str, Any], tmp_p
     run = read(make_run(tmp_path / "a", samples=[SAMPLE, {**SAMPLE, **changes}]))
     assert run.samples == [SAMPLE]
     assert run.notes == ["1 damaged line is left out of samples.jsonl; the first is line 2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[", "it is damaged"),
+        ('{"tokens": 5}', "it is damaged"),
+        (json.dumps({"tokens": 5, "notes": [], "unknown_tokens": 10**400}), "it is damaged"),
+        (json.dumps({"tokens": 5, "notes": [], "unknown_tokens": 1, "unknown_examined": 0}), "it"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_damaged_facts_of_the_data_are_said(text: str, reason: str, tmp_path: Path) -> None:
+    path = make_run(tmp_path / "a")
+    (path / "data.json").write_text(text)
+    run = read(path)
+    assert run.data == []
+    assert run.notes[0].startswith(f"data.json cannot be read: {reason}")
+
+
+def test_what_is_nested_too_deeply_is_not_shown(tmp_path: Path) -> None:
+    nested: Any = 1
+    for _ in range(900):
+        nested = [nested]
+    path = make_run(tmp_path / "a")
+    changed = {"step": 1, "split": "settings", "changed": {"steps": [nested, 2]}}
+    with open(path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(changed) + "\n")
+    assert "nested too deeply to show" in page_from(path).text
 
 
 def test_half_of_a_verdict_is_damage(tmp_path: Path) -> None:

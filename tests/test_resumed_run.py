@@ -219,6 +219,15 @@ def test_a_run_that_was_closed_had_a_checkpoint(corpus: Path, tmp_path: Path) ->
         resume(path, [], None, quiet(), StopSignals())
 
 
+def test_records_of_no_split_without_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    """Somebody else wrote them; what is known is that steps were made."""
+    path = trained(corpus, tmp_path / "run", steps=3, checkpoint_every=10)
+    shutil.rmtree(path / "checkpoints")
+    (path / "metrics.jsonl").write_text('{"step": 30}\n')
+    with pytest.raises(CheckpointError, match="goes to step 30, but there is no checkpoint"):
+        resume(path, [], None, quiet(), StopSignals())
+
+
 def test_another_closing_evaluation_is_recorded(corpus: Path, tmp_path: Path) -> None:
     path = trained(corpus, tmp_path / "run")
     for settings in ([], [], ["evaluation_batches=1"]):

@@ -18,7 +18,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -183,7 +182,8 @@ def refuse_other_formats(file: CorpusFile, head: bytes) -> None:
             )
     for other in _OTHER_FORMATS:
         if other.magic.match(head):
-            raise UserError(f"{file.name} is {other.name}, not text; {other.advice}")
+            save = "save it as a file; " if file.is_standard_input else ""
+            raise UserError(f"{file.name} is {other.name}, not text; {save}{other.advice}")
 
 
 def _refuse_json(file: CorpusFile, head: bytes) -> None:
@@ -275,9 +275,7 @@ def _conversion(file: CorpusFile, encoding: str, ending: str) -> str:
     convert = f"iconv -f {encoding} -t UTF-8"
     if file.is_standard_input:
         return f"... | {convert} | ..."
-    plain = Path(str(file.path))
-    plain = plain if file.compression is None else plain.with_suffix("")
-    path, new = shlex.quote(str(file.path)), shlex.quote(str(plain.with_suffix(f".utf8{ending}")))
+    path, new = shlex.quote(str(file.path)), shlex.quote(f"{file.path}.utf8{ending}")
     if file.compression is not None:
         return f"{file.compression.command} {path} | {convert} > {new}"
     return f"{convert} {path} > {new}"

@@ -203,6 +203,22 @@ def recover_checkpoints(directory: Path) -> None:
         _undo(directory)
 
 
+def delete_later_checkpoints(directory: Path, step: int) -> None:
+    """Delete the checkpoints of steps after ``step``, if ``directory`` is there.
+
+    Raises UserError, also for one that holds files of somebody else.
+    """
+    if not list_checkpoints(directory):
+        return
+    with disk_errors(f"tidy {directory}"):
+        _rotate(directory, step, MAX_STEP)
+    for path in list_checkpoints(directory):
+        if path > checkpoint_path(directory, step):
+            raise UserError(
+                f"cannot delete {path}: it holds files of somebody else; move them away"
+            )
+
+
 # Writing
 
 

@@ -98,7 +98,9 @@ def last_step_without_checkpoint(run: RunDirectory, before: TrainingConfig) -> i
     """
     records = read_records(run.metrics)
     last: int = max((record["step"] for record in records), default=0)
-    undue = [r["step"] for r in records if r["split"] == "held_out" and r["step"] != before.steps]
+    undue = [
+        r["step"] for r in records if r.get("split") == "held_out" and r["step"] != before.steps
+    ]
     was_closed = any(step % before.evaluate_every for step in undue)
     if was_closed or last > min(before.checkpoint_every, before.steps):
         raise CheckpointError(

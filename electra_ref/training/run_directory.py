@@ -158,8 +158,9 @@ class RunDirectory:
 
     def _tidy(self) -> None:
         """Remove what a killed process left; create the folder of the checkpoints if missing."""
-        if self.checkpoints.is_symlink():
-            raise UserError(f"{self.checkpoints} is a symbolic link; replace it by a folder")
+        for folder in (self.checkpoints, self.best):
+            if folder.is_symlink():
+                raise UserError(f"{folder} is a symbolic link; replace it by a folder")
         with disk_errors(f"tidy {self.path}"):
             self.checkpoints.mkdir(exist_ok=True)
             sync_folder(self.path)

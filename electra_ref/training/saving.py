@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from electra_ref.processes import Processes
 from electra_ref.training.checkpoint import (
     Groups,
     checkpoint_path,
+    delete_later_checkpoints,
     list_checkpoints,
     load_newest_checkpoint,
     save_checkpoint,
@@ -123,10 +123,7 @@ class Saver:
         again.
         """
         kept = checkpoint_path(self.run.best, self.state.step)
-        with disk_errors(f"tidy {self.run.best}"):
-            for path in list_checkpoints(self.run.best):
-                if path > kept:
-                    shutil.rmtree(path)
+        delete_later_checkpoints(self.run.best, self.state.step)
         is_kept = kept in list_checkpoints(self.run.best)
         if self.is_best(held_out_records(self.run.metrics)) and not is_kept:
             self._write_best()

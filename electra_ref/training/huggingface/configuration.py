@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_ref.config.model import EncoderConfig, EncoderSize, ModelConfig
+from electra_ref.config.objective import INPUTS
 from electra_ref.config.pretraining import CUSTOM, PretrainingConfig
 from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
@@ -29,6 +30,8 @@ from electra_ref.errors import UserError
 CONFIG = "config.json"
 CLASSES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
 
+OWN = "electra_ref"  # the key of config.json that holds what only we can describe
+INPUT = "discriminator_input"
 _KEYS = {  # ours: theirs; both have the same defaults
     "vocab_size": "vocab_size",
     "embedding_size": "embedding_size",
@@ -93,6 +96,16 @@ def load_configuration(path: Path) -> dict[str, Any]:
     if (kind := found.get("model_type")) != "electra":
         raise UserError(f"{file} describes a model of type {kind!r}; only 'electra' is read")
     return found
+
+
+def read_input(path: Path) -> dict[str, Value]:
+    """Return what the network in the folder ``path`` reads, if it is said. Raises UserError."""
+    own = load_configuration(path).get(OWN)
+    if not isinstance(own, dict) or INPUT not in own:
+        return {}
+    if (value := own[INPUT]) not in INPUTS:
+        raise UserError(f"{path / CONFIG} has {INPUT} = {value!r}, not one of {', '.join(INPUTS)}")
+    return {INPUT: str(value)}
 
 
 def require_only(file: Path, found: Mapping[str, Any], key: str, only: Any) -> None:

@@ -26,6 +26,7 @@ from electra_ref.training.run_directory import is_run
 from electra_ref.training.saved_model import Part
 
 HUGGINGFACE, OURS = "huggingface", "electra-ref"
+ROUNDED = "the weights are rounded from float64 to float32, which these files hold"
 
 
 def convert_model(
@@ -53,7 +54,7 @@ def convert_model(
     if not is_fine_tuned:
         if wanted == OURS:
             return _import(source, target, part, say, check)
-        return _export(source, target, part, check)
+        return _export(source, target, part, say, check)
     if part is not None:
         raise UserError(f"the model in {source} is fine-tuned, so it is one network: omit --part")
     if wanted == OURS:
@@ -96,8 +97,16 @@ def _import_fine_tuned(
     ]
 
 
-def _export(source: Path, target: Path, part: Part | None, check: Callable[[], None]) -> list[str]:
+def _export(
+    source: Path,
+    target: Path,
+    part: Part | None,
+    say: Callable[[str], None],
+    check: Callable[[], None],
+) -> list[str]:
     written = export_model(source, target, part, check)
+    if written[0].was_rounded:
+        say(ROUNDED)
     lines = [
         f"{each.path}: {each.part}, {each.parameters:,} parameters, step {each.step:,}"
         for each in written
@@ -112,6 +121,8 @@ def _export_fine_tuned(
     for note in stored.notes:
         say(note)
     done = export_fine_tuned(stored, source, target, check)
+    if done.was_rounded:
+        say(ROUNDED)
     line = f"{done.path}: {done.architecture}, {done.parameters:,} parameters, step {done.step:,}"
     return [line, *_how_to_load(done.path, done.architecture)]
 

@@ -19,7 +19,7 @@ from electra_ref.files import disk_errors, write_new_file
 from electra_ref.model.networks import Network
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.tensor_file import write_tensor_file
-from electra_ref.training.huggingface.configuration import CONFIG, configuration_of
+from electra_ref.training.huggingface.configuration import CONFIG, INPUT, OWN, configuration_of
 from electra_ref.training.huggingface.model_card import (
     CARD,
     Figures,
@@ -42,6 +42,7 @@ class Written(NamedTuple):
     part: str  # "discriminator" or "generator"
     parameters: int
     step: int
+    was_rounded: bool  # from float64
 
 
 def export_model(
@@ -63,7 +64,8 @@ def export_model(
                 inner.mkdir(exist_ok=True)
                 _write(inner, name, tensors, model, figures, check)
             path = target if part is not None else target / name
-            written.append(Written(path, name, numbers_in(tensors), model.step))
+            rounded = model.config.precision == "float64"
+            written.append(Written(path, name, numbers_in(tensors), model.step, rounded))
     return written
 
 
@@ -80,6 +82,8 @@ def _write(
     pad = model.tokenizer.special_tokens.pad
     card = model_card(part, config, network.size, numbers_in(tensors), model.step, figures)
     keys = configuration_of(config, network.size, part, pad)
+    if part == "discriminator" and config.reads_pairs:
+        keys[OWN] = {INPUT: config.discriminator_input}
     words = tokenizer_files(
         model.tokenizer.vocab,
         lowercase=config.lowercase,

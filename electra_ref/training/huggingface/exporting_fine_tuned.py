@@ -17,9 +17,9 @@ from electra_ref.files import disk_errors
 from electra_ref.model.objectives import fine_tuning
 from electra_ref.training.finetuning.stored import StoredTask
 from electra_ref.training.finetuning.tasks.classification import ClassificationConfig
-from electra_ref.training.huggingface.configuration import configuration_of
+from electra_ref.training.huggingface.configuration import OWN, configuration_of
 from electra_ref.training.huggingface.exporting import numbers_in, write_files
-from electra_ref.training.huggingface.fine_tuned import OWN, own_settings
+from electra_ref.training.huggingface.fine_tuned import own_settings
 from electra_ref.training.huggingface.fine_tuned_card import fine_tuned_card
 from electra_ref.training.huggingface.head_configuration import head_keys
 from electra_ref.training.huggingface.model_card import CARD, figures_of
@@ -36,6 +36,7 @@ class WrittenTask(NamedTuple):
     architecture: str  # the class in transformers
     parameters: int
     step: int
+    was_rounded: bool  # from float64
 
 
 def export_fine_tuned(
@@ -75,7 +76,8 @@ def export_fine_tuned(
     card = fine_tuned_card(model, settings, count, step, figures)
     with new_folder(target) as folder, disk_errors(f"write {target}"):
         write_files(folder, keys, {CARD: card, **words}, tensors, parameters, check)
-    return WrittenTask(target, task_class.name, count, step)
+    was_rounded = settings.precision == "float64"
+    return WrittenTask(target, task_class.name, count, step, was_rounded)
 
 
 def _has_label_sets(settings: FinetuningConfig) -> bool:

@@ -24,6 +24,7 @@ from electra_ref.training.finetuning.stored import StoredTask
 from electra_ref.training.finetuning.table import task_of
 from electra_ref.training.huggingface.configuration import (
     CONFIG,
+    OWN,
     load_configuration,
     read_configuration,
 )
@@ -37,7 +38,6 @@ from electra_ref.training.huggingface.tensors import (
 )
 from electra_ref.training.huggingface.tokenizer_files import read_tokenizer
 
-OWN = "electra_ref"  # a key of config.json
 FORM = "huggingface"  # of the heads of all classes
 
 
@@ -67,7 +67,8 @@ def open_fine_tuned(path: Path) -> StoredTask:
     read = read_configuration(path)
     found = load_configuration(path)
     with open_weights(path) as weights:
-        head = read_head(path / CONFIG, found, weights.files)
+        shapes = {name: entry.shape for name, entry in weights.entries.items()}
+        head = read_head(path / CONFIG, found, shapes)
         check_size(weights, read)
         tokenizer = read_tokenizer(path, int(read["vocab_size"]))
         own = _read_own_settings(path, found, head.kind)

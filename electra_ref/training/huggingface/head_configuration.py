@@ -60,18 +60,21 @@ def class_of(found: Mapping[str, Any], names: Collection[str]) -> TaskClass | No
     None if it is none of a task.
     """
     classes = {each.name: each for each in TASK_CLASSES.values()}
-    named = _architecture(found)
+    named = architecture(found)
     return classes.get(named) if named in classes else _class_by_tensors(names)
 
 
-def read_head(file: Path, found: Mapping[str, Any], names: Collection[str]) -> TaskHead:
+def read_head(
+    file: Path, found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> TaskHead:
     """Return the head that ``found``, the contents of ``file``, describes.
 
-    ``names`` are those of the tensors. Raises UserError for what is no head of a task, and for what
-    is not computed here, by name.
+    ``shapes`` are those of the tensors. Raises UserError for what is no head of a task, and for
+    what is not computed here, by name.
     """
-    task_class = _agreed_class(file, found, names)
-    labels, notes = _labels(file, found)
+    task_class = _agreed_class(file, found, shapes)
+    most = max((shape[0] for shape in shapes.values() if shape), default=0)
+    labels, notes = _labels(file, found, most)
     problem = _problem(file, found, len(labels)) if task_class.name == _SEQUENCE else None
     kind = _kind(task_class, problem)
     if kind == "multiple-choice":
@@ -112,7 +115,8 @@ def head_keys(head: Head, labels: Sequence[str], *, label_sets: bool) -> dict[st
     return keys
 
 
-def _architecture(found: Mapping[str, Any]) -> str | None:
+def architecture(found: Any) -> str | None:
+    """Return the class that ``found``, the contents of a config.json, names first."""
     named = found.get("architectures")
     return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
 
@@ -129,7 +133,7 @@ def _class_by_tensors(names: Collection[str]) -> TaskClass | None:
 
 def _agreed_class(file: Path, found: Mapping[str, Any], names: Collection[str]) -> TaskClass:
     """Return the class. Raises UserError if file and tensors disagree, or if there is none."""
-    task_class, named = class_of(found, names), _architecture(found)
+    task_class, named = class_of(found, names), architecture(found)
     known = ", ".join(dict.fromkeys(each.name for each in TASK_CLASSES.values()))
     if task_class is None:
         raise UserError(f"the model beside {file} has no head for a task; read are {known}")
@@ -165,12 +169,19 @@ def _kind(task_class: TaskClass, problem: str | None) -> str:
     return next(kind for kind, each in TASK_CLASSES.items() if each is task_class)
 
 
-def _labels(file: Path, found: Mapping[str, Any]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the names of the outputs, and notes. Raises UserError."""
+def _labels(file: Path, found: Mapping[str, Any], most: int) -> tuple[tuple[str, ...], list[str]]:
+    """Return the names of the outputs, and notes.
+
+    Raises UserError, also for more than ``most``: a name is made for each, without a token.
+    """
     by_id = found.get("id2label")
     count = found.get("num_labels")
     if by_id is None:
         count = _OUTPUTS if count is None else typed(file, "num_labels", count, int)
+        if int(count) > most:
+            raise UserError(
+                f"{file} has num_labels = {count}, more than any tensor beside it has rows"
+            )
         return tuple(_NO_NAME.format(i) for i in range(int(count))), []
     numbers = [str(i) for i in range(len(by_id))] if isinstance(by_id, dict) else []
     if not numbers or sorted(by_id) != sorted(numbers):

@@ -28,6 +28,11 @@ _TASKS = {
     "a positive logit says so. Fine-tuning begins with this network.",
     "generator": "It guesses the words behind [MASK].",
 }
+_PAIRED = (
+    "It reads a text twice in one row, [CLS] original [SEP] replaced [SEP], and tells, for each "
+    "token of the second half, whether it was replaced by another one: a positive logit says so. "
+    "Fine-tuning begins with this network."
+)
 _SETTINGS = (
     "objective", "sharing", "discriminator_input", "steps", "batch_size", "max_length",
     "learning_rate", "mask_probability", "lowercase", "strip_accents",
@@ -90,6 +95,11 @@ def model_card(
     return "\n".join(_lines(part, config, size, parameters, step, figures)) + "\n"
 
 
+def _task(part: str, config: PretrainingConfig) -> str:
+    is_paired = part == "discriminator" and config.reads_pairs
+    return _PAIRED if is_paired else _TASKS[part]
+
+
 def _lines(
     part: str,
     config: PretrainingConfig,
@@ -101,7 +111,7 @@ def _lines(
     yield from ("---", "library_name: transformers")
     if part == "generator":
         yield "pipeline_tag: fill-mask"
-    yield from ("tags:", "- electra", "---", "", f"# ELECTRA {part}", "", _TASKS[part], "")
+    yield from ("tags:", "- electra", "---", "", f"# ELECTRA {part}", "", _task(part, config), "")
     yield from ("```python", *loading_lines("path/of/this/folder", CLASSES[part]), "```", "")
     yield from size_lines(config, size, parameters)
     if figures is None:

@@ -27,6 +27,7 @@ from electra_ref.training.huggingface.configuration import (
     CLASSES,
     CONFIG,
     read_configuration,
+    read_input,
     settings_of_both,
     settings_of_one,
 )
@@ -79,12 +80,13 @@ def open_directory(path: Path) -> HuggingFaceModel:
         tokenizer = _common_tokenizer(path, folders, read)
         if len(folders) == 1:
             ((name, part),) = parts.items()
-            config = settings_of_one(path, part, read[name], tokenizer.settings)
+            own = read_input(folders[name]) if part == "discriminator" else {}
+            config = settings_of_one(path, part, read[name], {**tokenizer.settings, **own})
         else:
             sharing = _sharing(weights["discriminator"], weights["generator"])
-            config = settings_of_both(
-                path, read["discriminator"], read["generator"], sharing, tokenizer.settings
-            )
+            own = read_input(folders["discriminator"])
+            data = {**tokenizer.settings, **own}
+            config = settings_of_both(path, read["discriminator"], read["generator"], sharing, data)
         tensors = tensors_of(_networks(config, tokenizer))
         for name, each in weights.items():
             check_tensors(each, tensors[parts[name]])

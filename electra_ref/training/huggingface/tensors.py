@@ -26,6 +26,7 @@ from electra_ref.config.settings import Value
 from electra_ref.errors import UserError
 from electra_ref.model.parameters import FlatParameters
 from electra_ref.tensor_file import Entry, TensorFile, TensorFileError, listed, unlike
+from electra_ref.training.huggingface.head_configuration import architecture
 from electra_ref.training.huggingface.names import (
     BUFFERS,
     OUTPUT_BIAS,
@@ -169,7 +170,7 @@ def _indexed_shards(index: Path) -> dict[str, list[str]]:
         names: dict[str, Any] = json.loads(index.read_bytes())["weight_map"]
         shards: dict[str, list[str]] = {}
         for tensor, file in names.items():
-            if Path(file).name != file:
+            if Path(file).name != file or not file.isprintable():
                 raise ValueError(f"{file!r} is not the name of a file beside it")
             shards.setdefault(file, []).append(tensor)
     except OSError as error:
@@ -182,11 +183,11 @@ def _indexed_shards(index: Path) -> dict[str, list[str]]:
 def _rewriting_command(path: Path) -> str:
     """Return a shell command that has transformers write the directory anew, beside it."""
     try:
-        architectures = json.loads((path / "config.json").read_bytes()).get("architectures") or [""]
+        named = architecture(json.loads((path / "config.json").read_bytes()))
     except (OSError, ValueError, AttributeError, RecursionError):
-        architectures = [""]
+        named = None
     known = ("ElectraForMaskedLM", *(each.name for each in TASK_CLASSES.values()))
-    model = architectures[0] if architectures[0] in known else "ElectraForPreTraining"
+    model = named if named in known else "ElectraForPreTraining"
     code = (
         "import sys; from transformers import AutoTokenizer, "
         f"{model} as Model; [kind.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2]) "

@@ -127,7 +127,6 @@ def tokenizer_files(
 def _tokenizer(
     vocabulary: Sequence[str], ids: Mapping[str, int], lowercase: bool, strip_accents: bool
 ) -> dict[str, Any]:
-    first = [_special(CLS, 0), _sequence("A", 0), _special(SEP, 0)]
     return {
         "version": "1.0",
         "truncation": None,
@@ -143,8 +142,7 @@ def _tokenizer(
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": first,
-            "pair": [*first, _sequence("B", 1), _special(SEP, 1)],
+            **_row_templates(),
             "special_tokens": {
                 token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (CLS, SEP)
             },
@@ -158,6 +156,12 @@ def _tokenizer(
             "vocab": {token: i for i, token in enumerate(vocabulary)},
         },
     }
+
+
+def _row_templates() -> dict[str, list[dict[str, Any]]]:
+    """Return how a row of one text and one of two are put together."""
+    first = [_special(CLS, 0), _sequence("A", 0), _special(SEP, 0)]
+    return {"single": first, "pair": [*first, _sequence("B", 1), _special(SEP, 1)]}
 
 
 def _special(token: str, segment: int) -> dict[str, Any]:
@@ -233,6 +237,22 @@ def _check_tokenizer(file: Path, tokenizer: Mapping[str, Any]) -> None:
             raise UserError(
                 f"the {key} in {file} has {name} = {found!r}; only {wanted!r} is computed here"
             )
+    _check_special_tokens(file, _part(tokenizer, "post_processor"))
+
+
+def _check_special_tokens(file: Path, added: Mapping[str, Any]) -> None:
+    """Raise UserError unless a row gets [CLS] and [SEP], as ours do."""
+    kind, expected = added.get("type"), _row_templates()
+    if kind == "TemplateProcessing" and all(added.get(key) == expected[key] for key in expected):
+        return
+    tokens = [
+        pair[0] for key in ("cls", "sep") if isinstance(pair := added.get(key), list) and pair
+    ]
+    if kind != "BertProcessing" or tokens != [CLS, SEP]:
+        raise UserError(
+            f"the post_processor in {file} puts other special tokens around texts than "
+            f"{CLS} A {SEP} B {SEP}, and only these are computed here"
+        )
 
 
 def _part(tokenizer: Mapping[str, Any], key: str) -> Mapping[str, Any]:

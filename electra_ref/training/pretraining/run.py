@@ -163,15 +163,15 @@ def _recorded(
     Raises UserError if it is no run of pre-training, and for a setting that cannot change.
     """
     path, then = run.path, run.environment()
-    if IMPORTED in then:
-        raise UserError(
-            f"the model in {path} was imported and never trained, so there is nothing to "
-            f"resume; to train on from its weights: --init-from {path}"
-        )
     if kind_of(path) != PRETRAINING:
         raise UserError(
             f"the run in {path} is one of fine-tuning; to go on with it: "
             f"python -m electra_ref.finetune --resume --output-dir {shlex.quote(str(path))}"
+        )
+    if IMPORTED in then:
+        raise UserError(
+            f"the model in {path} was imported and never trained, so there is nothing to "
+            f"resume; to train on from its weights: --init-from {shlex.quote(str(path))}"
         )
     before = resolve_config(path=run.config)
     config = changed_configuration(

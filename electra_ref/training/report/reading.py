@@ -98,7 +98,7 @@ def read_run(path: Path, name: str) -> Run:
         settings=settings,
         config=config,
         environment=run.environment(),
-        data=_read_data(run),
+        data=_read_data(run, notes),
         curves=records.curves,
         newest=records.held_out[-1] if records.held_out else {},
         changes=records.changes,
@@ -169,8 +169,9 @@ def _add(found: _Records, record: dict[str, Any]) -> bool:
     elif split == SETTINGS:
         try:
             changed = record["changed"].items()
+            float(record["step"])  # it is drawn
             found.changes.extend([Change(record["step"], key, *values) for key, values in changed])
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, OverflowError):
             return False
     return isinstance(split, str)
 
@@ -221,13 +222,18 @@ def _is_probability(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value <= 1
 
 
-def _read_data(run: RunDirectory) -> list[str]:
+def _read_data(run: RunDirectory, notes: list[str]) -> list[str]:
     """Return what a run said of its data; nothing before they are prepared."""
     try:
         facts = json.loads(run.data.read_bytes())
         return list(_lines_of_data(facts))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        notes.append(f"{run.data.name} cannot be read: it is damaged")
+    except RecursionError:
+        notes.append(f"{run.data.name} cannot be read: it is nested too deeply")
+    return []
 
 
 def _lines_of_data(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -162,10 +162,17 @@ def _merged(
 
 def setting_text(value: object) -> str:
     """Return the value of a setting for people."""
+    try:
+        return _text(value)
+    except RecursionError:  # only in a file that somebody has changed
+        return "nested too deeply to show"
+
+
+def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        return ", ".join(map(setting_text, value)) or "none"
+        return ", ".join(map(_text, value)) or "none"
     return "none" if value in (None, {}) else json.dumps(value, ensure_ascii=False, default=str)
 
 
