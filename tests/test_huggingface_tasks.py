@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from electra_ref import convert, finetune
+from electra_ref import convert, finetune, train
 from electra_ref.backends import reference
 from electra_ref.errors import UserError
 from electra_ref.model.encoder import encoder_specs
@@ -654,6 +654,9 @@ def test_an_imported_run_cannot_be_resumed(
     assert finetune.main(["--resume", "--output-dir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.endswith(f"to train on from its weights: --model {tmp_path / 'run'}\n")
+    assert train.main(["--resume", "--output-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "is one of fine-tuning; to go on with it: python -m electra_ref.finetune" in error
 
 
 def test_double_precision_is_kept_by_a_run(directory_of: Callable[[str], Path]) -> None:
