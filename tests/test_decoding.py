@@ -291,7 +291,8 @@ def test_standard_input_is_checked_like_a_file(tmp_path: Path) -> None:
             gzip.compress(b"text", mtime=0),
             "^the content of standard input .* pipe it through gzip -dc$",
         ),
-        (archive("zip"), "^standard input is an archive"),
+        (archive("zip"), "^standard input is an archive.*; save it as a file; extract"),
+        (b"PAR1" + bytes(99), "a Parquet file, not text; save it as a file; let its name end in"),
     ):
         (tmp_path / "stdin").write_bytes(data)
         with open(tmp_path / "stdin", "rb") as stream:

@@ -659,6 +659,17 @@ def test_an_imported_run_cannot_be_resumed(
     assert "is one of fine-tuning; to go on with it: python -m electra_ref.finetune" in error
 
 
+def test_numbers_that_are_rounded_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for precision in ("float64", "float32"):
+        stored = draw_stored("tags", precision=precision)
+        run = write_run(tmp_path / precision, stored)
+        assert run_command("--from", run, "--to", tmp_path / f"hf {precision}") == 0
+        said = "rounded from float64 to float32" in capsys.readouterr().err
+        assert said == (precision == "float64")
+
+
 def test_double_precision_is_kept_by_a_run(directory_of: Callable[[str], Path]) -> None:
     folder = directory_of("tags")
 

@@ -155,6 +155,7 @@ def test_processes_that_differ_say_in_what() -> None:
             "the processes differ, and their results would drift apart: mkl is None in process 0, "
             "1 in process 1; "
         )
+        assert "the same versions, settings and data" in str(error.value)
 
     in_processes(3, compare)
     require_same(ALONE, {"numpy": "2.0"})
